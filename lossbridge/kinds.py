@@ -73,7 +73,7 @@ class Interval(NamedTuple):
     hi_open: bool
 
     def __contains__(self, value: object) -> bool:
-        if not isinstance(value, int | float) or math.isnan(value):
+        if not isinstance(value, int | float) or value != value:  # NaN
             return False
         above = value > self.lo if self.lo_open else value >= self.lo
         below = value < self.hi if self.hi_open else value <= self.hi
