@@ -5,7 +5,7 @@ A body is a few lines ``name = expression``. The grammar, loosest first::
     expression  a or b | a and b | not a | a < b (<= > >= == !=, not chained)
                 a + b | a - b | a * b | a / b | -a | a ** b | x[axis]
     atom        number | inf | true | false | name | (expression) | f(argument, ..., key=argument)
-    argument    expression | *axis | (expression, ...)    the last for a key only, such as wrt=(0, 1)
+    argument    expression | *axis | (expression, ...)   the last for a key only: wrt=(0, 1)
     scan        scan(axis, carry = expression, expression)
 
 Precedence is Python's: ``-a ** b`` is ``-(a ** b)`` and ``a ** -b ** c`` is ``a ** (-(b ** c))``.
@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, NoReturn, TypeAlias, Union
+from typing import Final, NoReturn, TypeAlias
 
 from lossbridge.errors import Phase, SpecError, shown
 from lossbridge.kinds import WORDS, check_name
@@ -126,9 +126,9 @@ class Scan:
     body: Expression
 
 
-Expression: TypeAlias = Union[
-    Number, Boolean, Name, Star, Tuple, Unary, Binary, Call, Index, Scan
-]
+Expression: TypeAlias = (
+    Number | Boolean | Name | Star | Tuple | Unary | Binary | Call | Index | Scan
+)
 
 
 @dataclass(frozen=True, slots=True)

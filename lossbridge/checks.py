@@ -1,0 +1,164 @@
+"""Checks shared by the parts of a specification; each raises a typed error that says what works."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from lossbridge.errors import SpecError, listed, shown, suggestion
+from lossbridge.kinds import Kind, check_name
+from lossbridge.text import MAX_INTEGER
+
+MAX_STRING: Final = 256
+MAX_SUMMARY: Final = 4096
+MAX_ENTRIES: Final = 64  # inputs, params, weights, ports, uses, references: each
+MAX_USES_DEPTH: Final = 8
+MAX_SPECS: Final = 256  # in one specification, each use counted, so sharing cannot double it
+MAX_EXPONENT: Final = 64.0
+MAX_SIZE: Final = 2**31 - 1
+MAX_EXTENSION: Final = 65536
+
+YIELDS: Final = ("per_element", "per_sample", "per_pair", "per_triplet", "scalar")
+REDUCTIONS: Final = ("mean", "sum", "none")
+NORMALIZERS: Final = ("elements", "batch", "weights", "valid", "target_length", "external")
+EMPTY: Final = ("nan", "zero")
+PRECISIONS: Final = ("at_least_float32", "at_least_float64")
+"""Dtype policies, narrow to wide."""
+
+INITS: Final = ("zeros", "ones", "normal", "uniform", "glorot_normal", "glorot_uniform")
+
+
+def literal(value: object, kind: Kind, what: str) -> float | int | bool:
+    """``value`` as the Python type of ``kind``, if it is in its domain."""
+    wanted = "true or false" if kind.dtype == "bool" else "a number"
+    if not isinstance(value, bool | int | float) or isinstance(value, bool) != (
+        kind.dtype == "bool"
+    ):
+        raise schema_error(
+            f"{what} must be {wanted}, for its kind is {kind}, but {shown(value)} was given",
+            "wrong_type",
+        )
+    # Infinity is refused for log_probability too: a parameter is a finite number.
+    finite = isinstance(value, int) or math.isfinite(value)
+    if not finite or value not in kind or (isinstance(value, int) and abs(value) >= MAX_INTEGER):
+        raise semantic_error(
+            f"{what} is {shown(str(value))}, but a {kind.name} is {kind.meaning}"
+            + ("" if finite else ", and finite")
+            + f"; {example(kind)} would do",
+            "domain",
+        )
+    if kind.dtype == "bool":
+        return bool(value)
+    return int(value) if kind.dtype == "int" else float(value)
+
+
+_EXAMPLES: Final = {"sign": "1.0", "log_probability": "-0.5", "flag": "True", "mask": "True"}
+
+
+def example(kind: Kind) -> str:
+    """A value of the kind, for messages."""
+    return _EXAMPLES.get(kind.name, "1" if kind.dtype == "int" else "1.0")
+
+
+def as_number(value: object) -> float | int | bool | None:
+    """Python and NumPy scalars as Python numbers; None for arrays and everything else."""
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    # NumPy's bool is the one scalar that registers with no abstract class.
+    if type(value).__name__ in ("bool", "bool_") and getattr(value, "shape", None) == ():
+        return bool(value)
+    return None
+
+
+def check_kind(kind: Kind, what: str) -> None:
+    instance(kind, Kind, what)
+    if kind.name == "maps":
+        raise schema_error(f"{what} is {kind}, but only a port's output can be maps", "kind")
+
+
+def instance(value: object, wanted: type, what: str) -> None:
+    if not isinstance(value, wanted):
+        raise schema_error(
+            f"{what} must be a {wanted.__name__}, but {shown(value)} was given", "wrong_type"
+        )
+
+
+def choice(value: object, options: tuple[str, ...], what: str) -> str:
+    if not isinstance(value, str):
+        raise schema_error(f"{what} must be a word, but {shown(value)} was given", "wrong_type")
+    if value not in options:
+        raise schema_error(
+            f"{what} is {shown(value)}, which must be one of {listed(options)}"
+            f"{suggestion(value, options)}",
+            "unknown_choice",
+        )
+    return value
+
+
+# Terminal escapes, and characters that hide text or change its direction. Line feeds may stay.
+_HIDDEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+)
+
+
+def prose(value: object, most: int, what: str) -> str:
+    if not isinstance(value, str):
+        raise schema_error(f"{what} must be text, but {shown(value)} was given", "wrong_type")
+    if len(value) > most:
+        raise schema_error(
+            f"{what} has {len(value)} characters, but at most {most} are read", "too_long"
+        )
+    found = _HIDDEN.search(value)
+    if found is not None or _has_surrogate(value):
+        character = shown(found[0]) if found is not None else "a lone surrogate"
+        raise schema_error(
+            f"{what} holds {character}, which a reader cannot see; leave it out",
+            "hidden_character",
+        )
+    return value
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def split_id(text: object) -> tuple[str | None, str, int]:
+    """Name space, name and version of ``"focal@1"`` or ``"acme/focal@1"``."""
+    found = None
+    if isinstance(text, str) and len(text) <= MAX_STRING:
+        found = re.fullmatch(r"(?:([^/@]+)/)?([^/@]+)@([1-9][0-9]{0,8})", text, re.ASCII)
+    if found is None:
+        raise schema_error(
+            f"{shown(text)} is not the id of a loss; an id is a name and a version, such as "
+            '"focal@1" in the catalogue or "acme/focal@1" elsewhere',
+            "id",
+        )
+    space, name, version = found.groups()
+    if space is not None:
+        check_name(space, "the name space of an id")
+    return space, check_name(name, "the name in an id"), int(version)
+
+
+def too_many(count: int, what: str) -> SpecError:
+    return schema_error(
+        f"{count} {what} were given, but at most {MAX_ENTRIES} are read", "too_many"
+    )
+
+
+def plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def schema_error(message: str, code: str) -> SpecError:
+    return SpecError(message, phase="schema", code=code)
+
+
+def semantic_error(message: str, code: str) -> SpecError:
+    return SpecError(message, phase="semantic", code=code)
