@@ -1,0 +1,3 @@
+"""The JAX backend: lowering table, wrapper and probe."""
+
+__all__: list[str] = []

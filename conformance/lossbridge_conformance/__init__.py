@@ -1,0 +1,1 @@
+"""Measure what the platforms compute against a certified oracle, and report it."""

@@ -1,0 +1,25 @@
+"""Native PyTorch losses: ``import lossbridge.torch as L``."""
+
+TYPE_CHECKING = False
+
+try:
+    import lossbridge_torch as _backend
+    from lossbridge_torch import *
+    from lossbridge_torch import __all__ as __all__
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in {"torch"}:
+        raise  # not the framework itself is missing, but something inside it or inside us
+    from lossbridge.errors import BackendUnavailable
+
+    raise BackendUnavailable(
+        "lossbridge.torch needs PyTorch, and there is no module named "
+        f"{error.name!r} here; install it with: pip install \"lossbridge[torch]\"",
+        name=error.name,
+    ) from error
+
+if not TYPE_CHECKING:  # a type checker that saw this would accept every misspelt name
+
+    def __getattr__(name: str) -> object:
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(_backend, name)

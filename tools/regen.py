@@ -1,0 +1,83 @@
+"""Rewrite every generated file, or with ``--check`` say which ones are out of date.
+
+Generated files are committed: a reader sees them without running anything, hatchling ships them,
+and a change of meaning shows in the diff. To add one, add a row to ``GENERATED``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A path relative to the repository, and the function that returns the text it must hold. Producers
+# import what they need when they are called, so that one broken module stops only its own files.
+Row: TypeAlias = tuple[str, Callable[[], str]]
+
+GENERATED: tuple[Row, ...] = ()
+
+
+def stale(rows: Iterable[Row], root: Path = ROOT) -> list[str]:
+    """Return the paths whose file is missing or differs from what its producer returns."""
+    return [path for path, produce in rows if current(root / path) != encoded(produce())]
+
+
+def regenerate(rows: Iterable[Row], root: Path = ROOT) -> list[str]:
+    """Bring every file up to date, and return the paths that were written."""
+    written = []
+    for path, produce in rows:
+        content = encoded(produce())
+        if current(root / path) != content:
+            write(root / path, content)
+            written.append(path)
+    return written
+
+
+def encoded(text: str) -> bytes:
+    """Return the bytes of a generated file: UTF-8, and the same line ends on every system."""
+    return text.encode("utf-8")
+
+
+def current(path: Path) -> bytes | None:
+    """Return what the file holds now, or None where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write all of the file or nothing: a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(name, 0o644)  # mkstemp's 0600 would be committed as an unreadable file
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run from the command line; the status is 1 if a check found something out of date."""
+    if arguments not in ([], ["--check"]):
+        print("usage: python tools/regen.py [--check]", file=sys.stderr)
+        return 2
+    check = bool(arguments)
+    changed = stale(GENERATED) if check else regenerate(GENERATED)
+    for path in changed:
+        print(f"{'out of date' if check else 'written'}: {path}")
+    print(f"{len(GENERATED)} generated files, {len(changed)} {'stale' if check else 'written'}")
+    return int(check and bool(changed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
