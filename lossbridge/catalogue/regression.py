@@ -1,0 +1,118 @@
+"""Regression: penalties of an error, element by element."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from lossbridge.ir import Expr
+from lossbridge.ops import cosh, exp, log, maximum, where, xlogy
+from lossbridge.trace import define, flag, non_negative, positive
+
+Real = Annotated[Expr, "real[*batch]"]
+
+
+@define("mse@1", name="MSELoss", references=["Gauss 1809, Theoria motus, section 179"])
+def mse(prediction: Real, target: Real) -> Expr:
+    """Penalise the squared error.
+
+    Edges: a squared error beyond the largest number of the dtype is inf.
+    """
+    return (prediction - target) ** 2
+
+
+@define("l1@1", name="L1Loss", references=["Laplace 1774, probability of causes of events"])
+def l1(prediction: Real, target: Real) -> Expr:
+    """Penalise the absolute error.
+
+    Edges: the gradient is 0 where prediction and target are equal.
+    """
+    return abs(prediction - target)
+
+
+@define("huber@1", params={"delta": positive(1.0)}, references=["Huber 1964, eq. 3.5"])
+def huber(prediction: Real, target: Real, *, delta: Expr) -> Expr:
+    """Penalise the error quadratically within ``delta`` of zero, and linearly beyond.
+
+    Edges: at an error of ``delta`` both branches have the gradient ``delta``.
+    """
+    error = abs(prediction - target)
+    return where(error <= delta, 0.5 * error**2, delta * (error - 0.5 * delta))
+
+
+@define("smooth_l1@1", params={"beta": non_negative(1.0)}, references=["Girshick 2015, eq. 3"])
+def smooth_l1(prediction: Real, target: Real, *, beta: Expr) -> Expr:
+    """Penalise the error linearly, and quadratically within ``beta`` of zero.
+
+    Edges: ``beta=0`` is the absolute error, with gradient 0 at 0.
+    """
+    error = abs(prediction - target)
+    return where(error < beta, 0.5 * error**2 / beta, error - 0.5 * beta)
+
+
+@define("log_cosh@1", references=["Green 1990, Bayesian reconstructions, section II"])
+def log_cosh(prediction: Real, target: Real) -> Expr:
+    """Penalise the error quadratically near zero and linearly far out, smoothly between.
+
+    Edges: the value is even and the gradient tanh of the error, never beyond -1 and 1.
+    """
+    return log(cosh(prediction - target))
+
+
+@define(
+    "poisson_nll@1",
+    name="PoissonNLLLoss",
+    params={"log_input": flag(True), "full": flag(False), "eps": positive(1e-8)},
+    references=["Cameron and Trivedi 2013, section 3.2; Stirling 1730 for the full form"],
+)
+def poisson_nll(
+    prediction: Real,
+    target: Annotated[Expr, "non_negative[*batch]"],
+    *,
+    log_input: Expr,
+    full: Expr,
+    eps: Expr,
+) -> Expr:
+    """Penalise a rate by the negative log-likelihood of counts under a Poisson distribution.
+
+    ``prediction`` is the log of the rate, or with ``log_input=False`` the rate, to which ``eps`` is
+    added inside the logarithm. ``full`` adds Stirling's approximation of log(target!) for targets
+    above 1.
+
+    Edges: the value is -inf or inf where the exponential or the product overflows.
+    """
+    rate = where(log_input, exp(prediction), prediction)
+    log_rate = where(log_input, prediction, log(prediction + eps))
+    stirling = where(
+        target > 1.0,
+        xlogy(target, target) - target + 0.5 * log(2.0 * math.pi * maximum(target, 1.0)),
+        0.0,
+    )
+    nll = rate - target * log_rate
+    return where(full, nll + stirling, nll)
+
+
+@define(
+    "gaussian_nll@1",
+    name="GaussianNLLLoss",
+    params={"full": flag(False), "eps": positive(1e-6)},
+    references=["Nix and Weigend 1994, eq. 4"],
+)
+def gaussian_nll(
+    prediction: Real,
+    target: Real,
+    var: Annotated[Expr, "non_negative[*batch]"],
+    *,
+    full: Expr,
+    eps: Expr,
+) -> Expr:
+    """Penalise a mean and a variance by the negative log-likelihood of a Gaussian target.
+
+    ``var`` below ``eps`` counts as ``eps``; ``full`` adds the constant log(2 pi) / 2.
+
+    Edges: below ``eps`` the variance has no gradient.
+    """
+    v = maximum(var, eps)
+    error = prediction - target
+    nll = 0.5 * (log(v) + error**2 / v)
+    return where(full, nll + 0.5 * math.log(2.0 * math.pi), nll)

@@ -1,0 +1,337 @@
+"""Graph -> source text of one function, through a platform's table.
+
+What a table entry gives is an expression over generated names; numbers are exact; nothing from a
+specification is ever spliced in. The source is real: it is registered with ``linecache`` so that
+tracebacks show it, and it is what ``eject`` writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from lossbridge.ir import Graph, Node, const_value, is_star
+
+Entry: TypeAlias = "str | Callable[[Emitter, Node, list[str]], str]"
+
+STATIC_ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "gt": ">",
+                     "ge": ">=", "eq": "==", "ne": "!="}
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """A platform's table: primitive -> native call.
+
+    ``table`` maps each primitive to a template over its operands (``"torch.exp({0})"``) or to a
+    function that returns the expression. ``helpers`` are the run-time functions that the table's
+    expressions call; ``eject`` copies their source. ``native`` names the composites that this
+    platform has a kernel for (the others arrive expanded).
+    """
+
+    name: str
+    table: Mapping[str, Entry]
+    imports: tuple[str, ...]
+    namespace: Mapping[str, Any]
+    helpers: tuple[Callable[..., Any], ...] = ()
+    native: frozenset[str] = frozenset()
+    literal: Callable[[float | int | bool], str] = repr
+    prologue: Callable[[str], tuple[str, ...]] = lambda first: ()
+    transpose: str = "{0}.transpose({1})"
+    squeeze: str = "{0}.squeeze({1})"
+    reshape_like: str = "{0}.reshape({1}.shape)"
+
+
+@dataclass
+class Emitter:
+    """Writes one function; knows where the axes lie and which values carry which axes."""
+
+    graph: Graph
+    lowering: Lowering
+    indent: str = "    "
+    lines: list[str] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    static: set[int] = field(default_factory=set)
+    rank: str | None = None  # expression for the rank of aligned values, where a group has any
+    counter: list[int] = field(default_factory=lambda: [0])
+
+    # --- axes
+    def _split(self) -> tuple[list[str], str | None, list[str]]:
+        layout = self.graph.layout
+        star = next((a for a in layout if is_star(a)), None)
+        if star is None:
+            return list(layout), None, []
+        at = layout.index(star)
+        return list(layout[:at]), star, list(layout[at + 1 :])
+
+    def dim(self, axis: str) -> int:
+        """The dimension of a named axis: from the left before the group, else from the right."""
+        left, _, right = self._split()
+        if axis in left:
+            return left.index(axis) - (len(left) if self._split()[1] is None else 0)
+        return right.index(axis) - len(right)
+
+    def dims(self, axes: tuple[str, ...]) -> str:
+        """A tuple expression of dimensions."""
+        left, star, right = self._split()
+        fixed = [str(self.dim(a)) for a in self.graph.layout if a in axes and not is_star(a)]
+        if star is None or star not in axes:
+            return f"({', '.join(fixed)},)"
+        group = f"*range({len(left)}, {self.rank} - {len(right)})"
+        return f"({', '.join([group, *fixed])},)"
+
+    def carrier(self, axis: str) -> str:
+        """A value already at hand that has this axis at full rank."""
+        star = self._split()[1]
+        best: str | None = None
+        for index, name in self.names.items():
+            node = self.graph.nodes[index]
+            if axis in node.type.axes and index not in self.static:
+                if star is None or star in node.type.axes:
+                    return name
+                best = best or name
+        if best is None:
+            raise AssertionError(f"no value carries axis {axis}")
+        return best
+
+    def like(self, axes: tuple[str, ...]) -> list[str]:
+        """Values at hand whose axes together are these."""
+        wanted = set(axes)
+        chosen: list[str] = []
+        covered: set[str] = set()
+        candidates = sorted(
+            (i for i in self.names if i not in self.static
+             and set(self.graph.nodes[i].type.axes) <= wanted),
+            key=lambda i: -len(self.graph.nodes[i].type.axes),
+        )
+        for index in candidates:
+            found = set(self.graph.nodes[index].type.axes)
+            if not found <= covered:
+                chosen.append(self.names[index])
+                covered |= found
+            if covered == wanted:
+                return chosen
+        raise AssertionError(f"no values carry the axes {axes}")
+
+    # --- names and lines
+    def fresh(self, prefix: str = "v") -> str:
+        self.counter[0] += 1
+        return f"{prefix}{self.counter[0]}"
+
+    def write(self, line: str) -> None:
+        self.lines.append(self.indent + line)
+
+    def operand(self, index: int) -> str:
+        return self.names[index]
+
+    # --- rows
+    def align(self, name: str, node: Node) -> str:
+        """The caller's array, brought to the layout: transposed, and singletons inserted."""
+        order: tuple[str, ...] = node.attr("order")
+        left, star, right = self._split()
+        source = [a for a in self.graph.layout if a in order]
+        if list(order) != source:
+            # A transposition moves named axes only; the group keeps its place among them.
+            if star in order:
+                raise AssertionError("an axis group keeps its place; declare the axes in order")
+            name = self.lowering.transpose.format(name, tuple(order.index(a) for a in source))
+        if not order or tuple(source) == self.graph.layout:
+            return name
+        parts: list[str] = []
+        for axis in left:
+            parts.append(":" if axis in order else "None")
+        if star is not None and star in order:
+            parts.append("...")
+        elif star is not None and any(a in order for a in left):
+            parts.append("...")
+        tail = [":" if a in order else "None" for a in right]
+        if star is None or star in order:
+            return f"{name}[{', '.join(parts + tail)}]"
+        if any(a in order for a in left):
+            # The group's singletons: its rank is known only when the function runs.
+            width = f"({self.rank} - {len(left) + len(right)})"
+            slots = ", ".join("slice(None)" if a in order else "None" for a in left)
+            rest = ", ".join("slice(None)" if a in order else "None" for a in right)
+            return f"{name}[({slots},) + (None,) * {width} + ({rest}{',' if rest else ''})]"
+        while tail and tail[0] == "None":
+            tail.pop(0)
+        return f"{name}[{', '.join(tail)}]" if "None" in tail else name
+
+    def row(self, index: int, node: Node) -> None:
+        if node.op == "const":
+            value = const_value(node)
+            self.names[index] = self.lowering.literal(value)
+            self.static.add(index)
+            return
+        args = [self.operand(a) for a in node.args]
+        static = bool(node.args) and all(a in self.static for a in node.args)
+        if static and node.op in STATIC_ARITHMETIC:
+            expression = f"({args[0]} {STATIC_ARITHMETIC[node.op]} {args[1]})"
+        elif static and node.op == "div":
+            expression = f"_ratio({args[0]}, {args[1]})"
+        elif static and node.op == "neg":
+            expression = f"(-{args[0]})"
+        elif static and node.op == "maximum":
+            expression = f"max({args[0]}, {args[1]})"
+        elif node.op == "where" and node.args[0] in self.static:
+            expression = f"({args[1]} if {args[0]} else {args[2]})"
+            static = all(a in self.static for a in node.args)
+        elif node.op == "broadcast":
+            expression = self.broadcast(node, args[0])
+            static = False
+        else:
+            static = False
+            entry = self.lowering.table[node.op]
+            expression = entry.format(*args) if isinstance(entry, str) else entry(self, node, args)
+        name = self.fresh()
+        self.write(f"{name} = {expression}")
+        self.names[index] = name
+        if static or node.op == "size":
+            self.static.add(index)
+
+    def broadcast(self, node: Node, x: str) -> str:
+        entry = self.lowering.table["broadcast"]
+        assert not isinstance(entry, str)
+        return entry(self, node, [x, *self.like(node.type.axes)])
+
+    def result(self, name: str, index: int) -> str:
+        """An output as the caller sees it: singletons dropped, axes in the declared order."""
+        node = self.graph.nodes[index]
+        expression = self.names[index]
+        if index in self.static:
+            tensor = self.lowering.table["constant"]
+            expression = tensor.format(expression) if isinstance(tensor, str) else tensor(
+                self, node, [expression])
+            if not node.type.axes:
+                return expression
+        axes = node.type.axes
+        if name.startswith("gradient_") or name.startswith("port_arg_"):
+            return expression
+        missing = tuple(a for a in self.graph.layout if a not in axes)
+        if not missing or not axes:
+            return expression
+        return self.lowering.squeeze.format(expression, self.dims(missing))
+
+
+def emit(graph: Graph, lowering: Lowering, name: str, doc: str = "") -> str:
+    """The source of a function from the graph's inputs, in order, to a tuple of its outputs."""
+    emitter = Emitter(graph, lowering)
+    inputs = [(n, i) for n, i in graph.inputs()]
+    arguments = {n: f"x{k}" for k, (n, _) in enumerate(inputs)}
+    head = f"def {name}({', '.join(arguments.values())}):"
+    note = [f"{arguments[n]}: {n} {graph.nodes[i].attr('kind')}" for n, i in inputs]
+    emitter.lines.append(head)
+    emitter.write(f'"""{doc or "Generated by lossbridge."}"""')
+    for line in note:
+        emitter.write(f"# {line}")
+    emit_rows(emitter, arguments)
+    emitter.write(f"return ({', '.join(_results(emitter, arguments))},)")
+    return "\n".join(emitter.lines) + "\n"
+
+
+def _results(emitter: Emitter, arguments: Mapping[str, str]) -> list[str]:
+    graph = emitter.graph
+    sources = dict(graph.inputs())
+    results: list[str] = []
+    for name, index in graph.outputs:
+        expression = emitter.result(name, index)
+        of = name.removeprefix("gradient_")
+        if name != of and of in sources:
+            node = graph.nodes[sources[of]]
+            order: tuple[str, ...] = node.attr("order")
+            source = [a for a in graph.layout if a in order]
+            if order and tuple(source) != graph.layout:
+                if list(order) != source:
+                    missing = tuple(a for a in graph.layout if a not in order)
+                    if missing:
+                        expression = emitter.lowering.squeeze.format(
+                            expression, emitter.dims(missing)
+                        )
+                    expression = emitter.lowering.transpose.format(
+                        expression, tuple(source.index(a) for a in order)
+                    )
+                else:
+                    expression = emitter.lowering.reshape_like.format(expression, arguments[of])
+            elif list(order) != source:
+                expression = emitter.lowering.transpose.format(
+                    expression, tuple(source.index(a) for a in order)
+                )
+        results.append(expression)
+    return results
+
+
+def emit_rows(emitter: Emitter, arguments: Mapping[str, str]) -> None:
+    """Prologue and one line a row."""
+    graph, lowering = emitter.graph, emitter.lowering
+    star = next((a for a in graph.layout if is_star(a)), None)
+    real_first: str | None = None
+    for name, index in graph.inputs():
+        node = graph.nodes[index]
+        if node.type.dtype == "real" and real_first is None:
+            real_first = arguments[name]
+        if star is not None and star in node.type.axes and emitter.rank is None:
+            extra = len(graph.layout) - len(node.attr("order"))
+            emitter.write(f"rank = {arguments[name]}.ndim + {extra}" if extra
+                          else f"rank = {arguments[name]}.ndim")
+            emitter.rank = "rank"
+    for line in lowering.prologue(real_first or "x0"):
+        emitter.write(line)
+    for name, index in graph.inputs():
+        expression = emitter.align(arguments[name], graph.nodes[index])
+        if expression != arguments[name]:
+            aligned = emitter.fresh("a")
+            emitter.write(f"{aligned} = {expression}")
+            expression = aligned
+        emitter.names[index] = expression
+    for index, node in enumerate(graph.nodes):
+        if node.op != "input":
+            emitter.row(index, node)
+
+
+def emit_body(outer: Emitter, node: Node, name: str) -> None:
+    """A nested function for the body of a recursion: (carry, captures...) -> carry."""
+    body: Graph = node.attr("body")
+    arguments = {n: f"{'p' if n == 'carry' else 'q'}{outer.fresh('')}" for n, _ in body.inputs()}
+    inner = Emitter(body, outer.lowering, outer.indent + "    ", outer.lines,
+                    counter=outer.counter, rank=outer.rank)
+    ordered = ["carry", *sorted((n for n in arguments if n != "carry"),
+                                key=lambda n: int(n[1:]))]
+    outer.write(f"def {name}({', '.join(arguments[n] for n in ordered)}):")
+    for n, index in body.inputs():
+        inner.names[index] = arguments[n]
+    for index, row in enumerate(body.nodes):
+        if row.op != "input":
+            inner.row(index, row)
+    inner.write(f"return {inner.names[body.output('carry')]}")
+
+
+def _ratio(a: float, b: float) -> float:
+    """a / b as IEEE has it: sizes are plain numbers, and an empty batch divides by 0."""
+    if b == 0:
+        return float("nan") if a == 0 or a != a else float("inf") * a
+    return a / b
+
+
+_SERIAL = [0]
+
+
+def load(source: str, lowering: Lowering, name: str) -> Callable[..., Any]:
+    """Compile emitted source; tracebacks show its lines."""
+    _SERIAL[0] += 1
+    filename = f"<lossbridge {lowering.name} {name} {_SERIAL[0]}>"
+    namespace: dict[str, Any] = {"_ratio": _ratio, **lowering.namespace}
+    namespace.update((h.__name__, h) for h in lowering.helpers)
+    exec(compile(source, filename, "exec"), namespace)  # our own text: generated names only
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    function: Callable[..., Any] = namespace[name]
+    return function
+
+
+def stand_alone(source: str, lowering: Lowering) -> str:
+    """Emitted source with its imports and helpers: imports only its framework."""
+    helpers = [textwrap.dedent(inspect.getsource(h)) for h in (_ratio, *lowering.helpers)]
+    head = "from __future__ import annotations\n\nimport math\n" + "\n".join(lowering.imports)
+    return "\n\n".join([head, *helpers, source])

@@ -1,0 +1,440 @@
+"""The graph: rows in topological order, numbered and shared by their builder.
+
+A :class:`Graph` is frozen data. Nodes refer to earlier rows by number, so equality and hashing are
+linear in the number of rows, however often a value is shared. :class:`Builder` hash-conses: the
+same operation on the same operands is the same row. :class:`Expr` is a handle on one row while a
+graph is being built; authors of losses write ordinary arithmetic on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from lossbridge.errors import ShapeError, SpecError
+
+Attr: TypeAlias = Any  # str, int, bool, tuple of those, or a nested Graph; always hashable
+
+MAX_NODES = 4096  # a graph larger than this is a denial of service, not a loss (numerics.md §4)
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """What a row holds: ``real``, ``int`` or ``bool``, over named axes in layout order."""
+
+    dtype: str
+    axes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(self.axes)}]" if self.axes else self.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One row: a primitive, the rows it reads, its attributes and its type."""
+
+    op: str
+    args: tuple[int, ...]
+    attrs: tuple[tuple[str, Attr], ...]
+    type: Type
+
+    def attr(self, name: str, default: Attr = None) -> Attr:
+        for key, value in self.attrs:
+            if key == name:
+                return value
+        return default
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Rows in topological order over a layout of named axes, with named outputs."""
+
+    layout: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[tuple[str, int], ...]
+
+    def output(self, name: str) -> int:
+        for key, index in self.outputs:
+            if key == name:
+                return index
+        raise KeyError(name)
+
+    def has_output(self, name: str) -> bool:
+        return any(key == name for key, _ in self.outputs)
+
+    def inputs(self) -> Iterator[tuple[str, int]]:
+        """Names and rows of the input nodes, in row order."""
+        for index, node in enumerate(self.nodes):
+            if node.op == "input":
+                yield node.attr("name"), index
+
+    def __str__(self) -> str:
+        return format_graph(self)
+
+
+def format_graph(graph: Graph) -> str:
+    """The graph as text, one row a line: what ``show --passes`` prints and snapshots hold."""
+    lines = [f"layout {', '.join(graph.layout)}"]
+    for index, node in enumerate(graph.nodes):
+        lines.append(f"%{index} = {format_node(node)} : {node.type}")
+    lines.extend(f"{name} = %{index}" for name, index in graph.outputs)
+    return "\n".join(lines) + "\n"
+
+
+def format_node(node: Node) -> str:
+    parts = [f"%{arg}" for arg in node.args]
+    for key, value in node.attrs:
+        if isinstance(value, Graph):
+            inner = "; ".join(
+                [f"%{i} = {format_node(n)}" for i, n in enumerate(value.nodes)]
+                + [f"{name} = %{i}" for name, i in value.outputs]
+            )
+            parts.append(f"{key}={{{inner}}}")
+        elif isinstance(value, tuple):
+            parts.append(f"{key}=[{', '.join(map(str, value))}]")
+        else:
+            parts.append(f"{key}={value}")
+    return f"{node.op}({', '.join(parts)})"
+
+
+# --- constants -------------------------------------------------------------------------------
+
+
+def encode_const(value: float | int | bool) -> str:
+    """A constant as text that keeps what ``==`` loses: the sign of zero, NaN, bool and int."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    return value.hex()
+
+
+def const_value(node: Node) -> float | int | bool:
+    """The Python value of a ``const`` row."""
+    text: str = node.attr("value")
+    if node.type.dtype == "bool":
+        return text == "true"
+    if node.type.dtype == "int":
+        return int(text)
+    return float.fromhex(text)
+
+
+# --- axes ------------------------------------------------------------------------------------
+
+
+def is_star(axis: str) -> bool:
+    return axis.startswith("*")
+
+
+def merge_layout(axes_lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """One order for all axes: first appearance, a new axis going just before the known ones that
+    follow it (so ``[i, d]`` then ``[j, d]`` gives ``i, j, d`` and nothing needs transposing)."""
+    layout: list[str] = []
+    for axes in axes_lists:
+        for position, axis in enumerate(axes):
+            if axis in layout:
+                continue
+            following = [layout.index(a) for a in axes[position + 1 :] if a in layout]
+            layout.insert(min(following) if following else len(layout), axis)
+    stars = [axis for axis in layout if is_star(axis)]
+    if len(stars) > 1:
+        raise SpecError(
+            f"a loss may have one axis group of any rank, but this one has {', '.join(stars)}; "
+            "name the other axes one by one",
+            phase="semantic",
+            code="two_stars",
+        )
+    return tuple(layout)
+
+
+# --- building --------------------------------------------------------------------------------
+
+Operand: TypeAlias = "Expr | float | int | bool"
+
+
+class Builder:
+    """Adds rows, gives equal rows the same number, and infers types from the table of ops."""
+
+    def __init__(self, layout: Sequence[str] = (), parent: Builder | None = None) -> None:
+        self.layout: list[str] = list(layout)
+        self.nodes: list[Node] = []
+        self.parent = parent
+        self.scan_axis: str | None = None
+        self.captures: list[tuple[Expr, Expr]] = []  # (outer value, inner input), scan bodies only
+        self.ports: dict[str, tuple[str, ...]] = {}  # axes of what each port returns
+        self._index: dict[tuple[Any, ...], int] = {}
+
+    # rows
+    def row(self, op: str, args: tuple[int, ...], attrs: tuple[tuple[str, Attr], ...],
+            type_: Type) -> Expr:
+        key = (op, args, attrs, type_)
+        index = self._index.get(key)
+        if index is None:
+            if self.size() >= MAX_NODES:
+                raise SpecError(
+                    f"this loss expands to more than {MAX_NODES} graph rows",
+                    phase="semantic",
+                    code="too_many_nodes",
+                )
+            index = len(self.nodes)
+            self.nodes.append(Node(op, args, attrs, type_))
+            self._index[key] = index
+        return Expr(self, index)
+
+    def size(self) -> int:
+        return len(self.nodes) + (self.parent.size() if self.parent is not None else 0)
+
+    def input(self, name: str, type_: Type, kind: str = "real") -> Expr:
+        axes = self.order(type_.axes)
+        # `order` is how the caller's array lies; the row itself is aligned to the layout.
+        attrs = (("kind", kind), ("name", name), ("order", tuple(type_.axes)))
+        return self.row("input", (), attrs, Type(type_.dtype, axes))
+
+    def const(self, value: float | int | bool, dtype: str | None = None) -> Expr:
+        if dtype is None:
+            dtype = "bool" if isinstance(value, bool) else "real"
+        if dtype == "real":
+            value = float(value)
+        elif dtype == "int":
+            value = int(value)
+        return self.row("const", (), (("value", encode_const(value)),), Type(dtype))
+
+    def op(self, name: str, *args: Operand, **attrs: Attr) -> Expr:
+        """Add one operation; operands may be numbers, or values of an enclosing builder."""
+        from lossbridge.ops import OPS
+
+        row = OPS[name]
+        operands = [self.lift(arg) for arg in args]
+        operands = row.coerce(self, operands)
+        type_ = row.infer(self, tuple(o.type for o in operands), attrs)
+        packed = tuple(sorted((k, v) for k, v in attrs.items() if v is not None))
+        return self.row(name, tuple(o.index for o in operands), packed, type_)
+
+    def lift(self, value: Operand) -> Expr:
+        """A number becomes a constant; a value of an enclosing graph is captured."""
+        if not isinstance(value, Expr):
+            return self.const(value)
+        if value.builder is self:
+            return value
+        if self.parent is None:
+            raise ShapeError(
+                "a value of one loss was used in another; compose losses with `uses`, "
+                "which inlines one specification in the other"
+            )
+        outer = self.parent.lift(value)
+        for known, inner in self.captures:
+            if known.index == outer.index:
+                return inner
+        axes = tuple(a for a in outer.type.axes if a != self.scan_axis)
+        inner = self.input(f"c{len(self.captures)}", Type(outer.type.dtype, axes), "capture")
+        self.captures.append((outer, inner))
+        return inner
+
+    # axes
+    def order(self, axes: Iterable[str]) -> tuple[str, ...]:
+        """These axes in layout order; an axis the layout does not know is an error."""
+        wanted = set(axes)
+        unknown = wanted.difference(self.layout)
+        if unknown:
+            raise SpecError(
+                f"unknown axis {', '.join(sorted(unknown))}; this loss has "
+                f"{', '.join(self.layout) or 'no axes'}",
+                phase="semantic",
+                code="unknown_axis",
+            )
+        return tuple(a for a in self.layout if a in wanted)
+
+    def add_axis(self, axis: str, after: str | None = None) -> None:
+        if axis not in self.layout:
+            where = self.layout.index(after) + 1 if after in self.layout else len(self.layout)
+            self.layout.insert(where, axis)
+            if self.parent is not None:
+                self.parent.add_axis(axis, after)
+
+    # finishing
+    def finish(self, **outputs: Expr) -> Graph:
+        """The rows that the outputs need, in an order that depends only on what they compute:
+        inputs as declared (also those nothing reads), then operands before their operation."""
+        order = [i for i, node in enumerate(self.nodes) if node.op == "input"]
+        seen = set(order)
+        for value in outputs.values():
+            stack = [(value.index, False)]
+            while stack:
+                index, ready = stack.pop()
+                if ready:
+                    order.append(index)
+                elif index not in seen:
+                    seen.add(index)
+                    stack.append((index, True))
+                    stack.extend((a, False) for a in reversed(self.nodes[index].args))
+        numbers = {old: new for new, old in enumerate(order)}
+        nodes = tuple(
+            Node(n.op, tuple(numbers[a] for a in n.args), n.attrs, n.type)
+            for n in (self.nodes[old] for old in order)
+        )
+        return Graph(
+            tuple(self.layout), nodes, tuple((k, numbers[v.index]) for k, v in outputs.items())
+        )
+
+
+def inline(builder: Builder, graph: Graph, inputs: dict[str, Expr]) -> list[Expr]:
+    """Add a graph's rows to a builder, with some inputs replaced; one handle per row."""
+    values: list[Expr] = []
+    for node in graph.nodes:
+        if node.op == "input":
+            name = node.attr("name")
+            values.append(
+                inputs[name]
+                if name in inputs
+                else builder.row("input", (), node.attrs, node.type)
+            )
+        elif node.op == "const":
+            values.append(builder.row("const", (), node.attrs, node.type))
+        else:
+            # Types are inferred anew, since the replacements may carry other axes.
+            values.append(builder.op(node.op, *(values[a] for a in node.args), **dict(node.attrs)))
+    return values
+
+
+class Expr:
+    """A value in a graph under construction; arithmetic on it adds rows."""
+
+    __slots__ = ("builder", "index")
+    __hash__ = None  # type: ignore[assignment]  # `==` builds a row, so hashing would mislead
+
+    def __init__(self, builder: Builder, index: int) -> None:
+        self.builder = builder
+        self.index = index
+
+    @property
+    def node(self) -> Node:
+        return self.builder.nodes[self.index]
+
+    @property
+    def type(self) -> Type:
+        return self.builder.nodes[self.index].type
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return self.type.axes
+
+    def _op(self, name: str, *args: Operand, **attrs: Attr) -> Expr:
+        return innermost(args).op(name, *args, **attrs)
+
+    def __add__(self, other: Operand) -> Expr:
+        return self._op("add", self, other)
+
+    def __radd__(self, other: Operand) -> Expr:
+        return self._op("add", other, self)
+
+    def __sub__(self, other: Operand) -> Expr:
+        return self._op("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Expr:
+        return self._op("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Expr:
+        return self._op("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Expr:
+        return self._op("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Expr:
+        return self._op("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Expr:
+        return self._op("div", other, self)
+
+    def __pow__(self, other: Operand) -> Expr:
+        return self._op("pow", self, other)
+
+    def __rpow__(self, other: Operand) -> Expr:
+        return self._op("pow", other, self)
+
+    def __neg__(self) -> Expr:
+        return self._op("neg", self)
+
+    def __abs__(self) -> Expr:
+        return self._op("abs", self)
+
+    def __lt__(self, other: Operand) -> Expr:
+        return self._op("lt", self, other)
+
+    def __le__(self, other: Operand) -> Expr:
+        return self._op("le", self, other)
+
+    def __gt__(self, other: Operand) -> Expr:
+        return self._op("gt", self, other)
+
+    def __ge__(self, other: Operand) -> Expr:
+        return self._op("ge", self, other)
+
+    def __eq__(self, other: Operand) -> Expr:  # type: ignore[override]
+        return self._op("eq", self, other)
+
+    def __ne__(self, other: Operand) -> Expr:  # type: ignore[override]
+        return self._op("ne", self, other)
+
+    def __and__(self, other: Operand) -> Expr:
+        return self._op("and", self, other)
+
+    def __or__(self, other: Operand) -> Expr:
+        return self._op("or", self, other)
+
+    def __invert__(self) -> Expr:
+        return self._op("not", self)
+
+    def __getitem__(self, axis: str) -> Expr:
+        """``x["i"]``: the same value with its first axis called ``i``."""
+        return self._op("rename", self, old=self.axes[0], new=axis)
+
+    def __bool__(self) -> bool:
+        raise SpecError(
+            "a loss is traced once for all inputs, so a value cannot decide an `if`; "
+            "write where(condition, a, b)",
+            phase="semantic",
+            code="branch_on_value",
+        )
+
+    def __repr__(self) -> str:
+        return f"Expr(%{self.index} = {format_node(self.node)} : {self.type})"
+
+
+def innermost(args: Iterable[Operand]) -> Builder:
+    """The builder an operation on these operands belongs to: the most deeply nested one."""
+    builders = [a.builder for a in args if isinstance(a, Expr)]
+    if not builders:
+        raise SpecError(
+            "this operation has no operand from the loss; write the number it gives instead",
+            phase="semantic",
+            code="no_operand",
+        )
+    return max(builders, key=_depth)
+
+
+def _depth(builder: Builder) -> int:
+    return sum(1 for _ in itertools.takewhile(bool, _ancestors(builder)))
+
+
+def _ancestors(builder: Builder | None) -> Iterator[bool]:
+    while builder is not None:
+        yield True
+        builder = builder.parent
+
+
+def is_const(expr: Expr, value: float | bool | None = None) -> bool:
+    """Whether a value is a literal constant (and, if given, that very number; NaN never equal)."""
+    node = expr.node
+    if node.op != "const":
+        return False
+    if value is None:
+        return True
+    found = const_value(node)
+    return isinstance(found, bool) == isinstance(value, bool) and found == value
+
+
+def finite_const(expr: Expr) -> bool:
+    return is_const(expr) and math.isfinite(float(const_value(expr.node)))

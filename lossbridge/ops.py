@@ -1,0 +1,1119 @@
+"""THE table of primitives: one row each, with everything the compiler knows about it.
+
+A row states the operand types it takes and gives, its derivative (with the subgradient at every
+kink), what its value lies between, and, for a composite, its expansion into simpler rows. The
+functions at the end are what authors of losses import.
+
+Conventions that frameworks disagree on, fixed here: ``abs`` and ``sign`` are 0 at 0; ties of
+``maximum``, ``minimum`` and ``amax`` split the gradient evenly; ``clip`` passes the gradient inside
+the closed interval; ``norm`` has gradient 0 at 0; ``take`` out of range is NaN in value and gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from lossbridge.errors import SpecError
+from lossbridge.ir import (
+    Attr,
+    Builder,
+    Expr,
+    Graph,
+    Operand,
+    Type,
+    const_value,
+    inline,
+    innermost,
+    is_const,
+)
+
+Vjp: TypeAlias = Callable[[list[Expr], Expr, Expr], "Sequence[Expr | None]"]
+Infer: TypeAlias = Callable[[Builder, "tuple[Type, ...]", "Mapping[str, Attr]"], Type]
+Expand: TypeAlias = Callable[..., Expr]
+Bounds: TypeAlias = Callable[..., "tuple[float, float]"]
+
+INF = math.inf
+LOG2 = math.log(2.0)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One primitive.
+
+    ``signature`` says what the operands are in expression text (``value``, ``axis``, ``axes``,
+    ``integer``, ``number``, ``port``); ``attrs`` names those that are not values. ``vjp(args, out,
+    g)`` gives the gradient of each operand (None: no gradient); what it gives may lack axes, which
+    means constant along them. ``expand`` rewrites a composite; ``bounds`` maps operand intervals to
+    the interval of the result.
+    """
+
+    name: str
+    signature: tuple[str, ...]
+    infer: Infer
+    doc: str
+    vjp: Vjp | None = None
+    attrs: tuple[str, ...] = ()
+    operands: str = "real"  # what values are coerced to: real, int, bool, same, any
+    elementwise: bool = True
+    expand: Expand | None = None
+    bounds: Bounds | None = None
+
+    def coerce(self, b: Builder, args: list[Expr]) -> list[Expr]:
+        """Make operand types agree, or say which one does not fit."""
+        count = self.signature.count("value")
+        if self.name not in VARIADIC and len(args) != count:
+            raise SpecError(
+                f"{self.name} takes {count} value(s), but was given {len(args)}",
+                phase="semantic",
+                code="arity",
+            )
+        if self.operands == "any":
+            return args
+        if self.operands == "same":  # comparisons: integers stay exact where both sides are
+            ints = [a.type.dtype == "int" or _is_integer_const(a) for a in args]
+            if all(ints) and any(a.type.dtype == "int" for a in args):
+                return [_as_int(b, a) for a in args]
+            return [_as_real(b, a, self.name) for a in args]
+        if self.operands == "real":
+            return [_as_real(b, a, self.name) for a in args]
+        if self.operands == "int":
+            return [_as_int(b, a) for a in args]
+        if self.operands == "bool":
+            for a in args:
+                if a.type.dtype != "bool":
+                    raise SpecError(
+                        f"{self.name} takes conditions, but was given a {a.type.dtype} value; "
+                        "compare it first, e.g. x > 0",
+                        phase="semantic",
+                        code="type",
+                    )
+        return args
+
+
+VARIADIC = {"scan", "apply", "derivative"}
+
+
+def _is_integer_const(e: Expr) -> bool:
+    return is_const(e) and e.type.dtype == "real" and float(const_value(e.node)).is_integer()
+
+
+def _as_int(b: Builder, e: Expr) -> Expr:
+    if e.type.dtype == "int":
+        return e
+    if _is_integer_const(e):
+        return b.const(int(float(const_value(e.node))), "int")
+    raise SpecError(
+        f"an integer was expected here, but the value is {e.type}",
+        phase="semantic",
+        code="type",
+    )
+
+
+def _as_real(b: Builder, e: Expr, op: str) -> Expr:
+    if e.type.dtype == "real":
+        return e
+    if e.type.dtype == "bool":
+        raise SpecError(
+            f"{op} takes numbers, but was given a condition; use where(c, 1, 0) or indicator(c)",
+            phase="semantic",
+            code="type",
+        )
+    if is_const(e):
+        return b.const(float(const_value(e.node)))
+    return b.op("to_real", e)
+
+
+# --- type rules --------------------------------------------------------------------------------
+
+
+def _union(b: Builder, types: Sequence[Type]) -> tuple[str, ...]:
+    return b.order(axis for t in types for axis in t.axes)
+
+
+def _elementwise(dtype: str) -> Infer:
+    return lambda b, types, attrs: Type(dtype, _union(b, types))
+
+
+def _where(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    if types[0].dtype != "bool":
+        raise SpecError("the first operand of where must be a condition", phase="semantic",
+                        code="type")
+    return Type(types[1].dtype, _union(b, types))
+
+
+def _need_axes(name: str, type_: Type, axes: Sequence[str]) -> None:
+    missing = [a for a in axes if a not in type_.axes]
+    if missing or len(set(axes)) != len(axes):
+        raise SpecError(
+            f"{name} over {', '.join(axes)}: the value has axes "
+            f"{', '.join(type_.axes) or '(none)'}",
+            phase="semantic",
+            code="unknown_axis" if missing else "duplicate_axis",
+        )
+
+
+def _reduce(name: str, dtype: str | None = None) -> Infer:
+    def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+        _need_axes(name, types[0], attrs["axes"])
+        return Type(dtype or types[0].dtype,
+                    tuple(a for a in types[0].axes if a not in attrs["axes"]))
+
+    return rule
+
+
+def _keep(name: str) -> Infer:
+    def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+        axes = attrs.get("axes") or ((attrs["axis"],) if "axis" in attrs else ())
+        _need_axes(name, types[0], axes)
+        return types[0]
+
+    return rule
+
+
+def _dot(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    for t in types:
+        _need_axes("dot", t, attrs["axes"])
+    return Type("real", tuple(a for a in _union(b, types) if a not in attrs["axes"]))
+
+
+def _take(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    _need_axes("take", types[0], (attrs["axis"],))
+    if types[1].dtype != "int":
+        raise SpecError(
+            f"take needs an integer index, but it is {types[1]}", phase="semantic", code="type"
+        )
+    if attrs["axis"] in types[1].axes:
+        raise SpecError(
+            f"take along {attrs['axis']}: the index itself has that axis; rename it first",
+            phase="semantic",
+            code="axis_kept",
+        )
+    rest = [a for a in types[0].axes if a != attrs["axis"]]
+    return Type(types[0].dtype, b.order([*rest, *types[1].axes]))
+
+
+def _rename(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    old, new = attrs["old"], attrs["new"]
+    _need_axes("rename", types[0], (old,))
+    if new in types[0].axes:
+        raise SpecError(f"rename to {new}: the value has that axis already", phase="semantic",
+                        code="duplicate_axis")
+    if old.startswith("*") != new.startswith("*"):
+        raise SpecError("an axis group can only be renamed to an axis group", phase="semantic",
+                        code="axis_group")
+    b.add_axis(new, old)
+    return Type(types[0].dtype, b.order(new if a == old else a for a in types[0].axes))
+
+
+def _broadcast(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    return Type(types[0].dtype, b.order([*types[0].axes, *attrs["axes"]]))
+
+
+def _axis_only(dtype: str, keeps: bool) -> Infer:
+    def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+        axes = b.order((attrs["axis"],))
+        return Type(dtype, axes if keeps else ())
+
+    return rule
+
+
+def _range(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    if types[0].axes:
+        raise SpecError("range(axis, n): n must be a single number", phase="semantic", code="type")
+    b.add_axis(attrs["axis"])
+    return Type("int", (attrs["axis"],))
+
+
+def _attach(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    return types[0]
+
+
+def _scan(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    body: Graph = attrs["body"]
+    out = body.nodes[body.output("carry")].type
+    return Type(out.dtype, b.order([*out.axes, attrs["axis"]]))
+
+
+def _port(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    return Type("real", b.order(attrs["axes"]))
+
+
+def _segments(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    return Type("int", b.order(attrs["axes"]))
+
+
+# --- derivative helpers ------------------------------------------------------------------------
+
+
+def total(x: Expr, axes: Sequence[str], like: Expr) -> Expr:
+    """Sum over ``axes`` of a value that is constant along those of them that it lacks."""
+    have = tuple(a for a in axes if a in x.axes)
+    if have:
+        x = sum(x, *have)
+    for axis in axes:
+        if axis not in have and axis in like.axes:
+            x = x * x.builder.op("size", axis=axis)
+    return x
+
+
+def unbroadcast(g: Expr, out: Expr, arg: Expr) -> Expr:
+    """The gradient of an operand that was broadcast by name: summed over the added axes."""
+    return total(g, [a for a in out.axes if a not in arg.axes], out)
+
+
+def _safe_denominator(x: Expr) -> Expr:
+    """x with its zeros replaced by 1, for quotients whose zero case is selected away after."""
+    return where(x == 0.0, 1.0, x)
+
+
+def _d_maximum(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    a, b = args
+    tie = 0.5 * g
+    return (
+        where(a > b, g, where(a == b, tie, 0.0)),
+        where(b > a, g, where(a == b, tie, 0.0)),
+    )
+
+
+def _d_minimum(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    a, b = args
+    tie = 0.5 * g
+    return (
+        where(a < b, g, where(a == b, tie, 0.0)),
+        where(b < a, g, where(a == b, tie, 0.0)),
+    )
+
+
+def _d_clip(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, lo, hi = args
+    # At an end of the interval the gradient belongs to x, so the ends get it strictly outside.
+    return (
+        where((x >= lo) & (x <= hi), g, 0.0),
+        where(x < lo, g, 0.0),
+        where(x > hi, g, 0.0),
+    )
+
+
+def _d_pow(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, y = args
+    if is_const(y, 1.0):
+        dx = g
+    elif is_const(y, 0.0):
+        dx = 0.0 * g
+    else:
+        dx = g * (y * x ** (y - 1.0))
+    # x**y at x = 0 has a finite derivative in y (0 for y > 0) although log(0) is not finite.
+    dy = where(x == 0.0, 0.0, g * (out * log(where(x == 0.0, 1.0, x))))
+    return dx, dy
+
+
+def _d_sqrt(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    (x,) = args
+    if out.node.attr("at_zero") == "zero":
+        return (where(x == 0.0, 0.0, g * (0.5 / _safe_denominator(out))),)
+    return (g * (0.5 / out),)
+
+
+def _d_xlogy(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, y = args
+    both = (x == 0.0) & (y == 0.0)
+    return (
+        where(both, 0.0, g * log(where(both, 1.0, y))),
+        where(x == 0.0, 0.0, g * (x / where(x == 0.0, 1.0, y))),
+    )
+
+
+def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    a, b = args
+    # Two -inf give -inf - -inf = NaN; neither then has any weight.
+    finite_a, finite_b = a != -INF, b != -INF
+    return (
+        where(finite_a, g * sigmoid(where(finite_a, a, 0.0) - b), 0.0),
+        where(finite_b, g * sigmoid(where(finite_b, b, 0.0) - a), 0.0),
+    )
+
+
+def _d_amax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    (x,) = args
+    mask = x == out
+    ties = sum(indicator(mask), *out.node.attr("axes"))
+    return (where(mask, g / ties, 0.0),)
+
+
+def _d_dot(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    a, b = args
+
+    def side(this: Expr, other: Expr) -> Expr:
+        extra = tuple(axis for axis in out.axes if axis not in this.axes)
+        both = tuple(axis for axis in extra if axis in g.axes and axis in other.axes)
+        value = dot(g, other, *both) if both else g * other
+        return total(value, [axis for axis in extra if axis not in both], out)
+
+    return side(a, b), side(b, a)
+
+
+def _d_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    (x,) = args
+    axes = out.node.attr("axes")
+    q = softmax_complement(x, *axes)
+    gp = g * out
+    # p (g - sum g p), with the own term taken out of the sum: exact when one p is nearly 1.
+    return (out * (g * q - (total(gp, axes, x) - gp)),)
+
+
+def _d_softmax_complement(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    (x,) = args
+    axes = out.node.attr("axes")
+    p = softmax(x, *axes)
+    gp = g * p
+    return (-(p * (g * out - (total(gp, axes, x) - gp))),)
+
+
+def _d_log_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    (x,) = args
+    axes = out.node.attr("axes")
+    p, q = softmax(x, *axes), softmax_complement(x, *axes)
+    # g - p sum(g) cancels when p is near 1 (gradient 0 past a margin of 16 in float32).
+    return (g * q - p * (total(g, axes, x) - g),)
+
+
+def _d_normalize(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    (x,) = args
+    axes = out.node.attr("axes")
+    n = norm(x, *axes)
+    along = total(g * out, axes, x)
+    return (where(n == 0.0, 0.0, (g - out * along) / _safe_denominator(n)),)
+
+
+def _d_take(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, index = args
+    axis = out.node.attr("axis")
+    hit = x.builder.op("iota", axis=axis) == index
+    extra = tuple(a for a in out.axes if a not in x.axes)
+    in_range = (index >= 0) & (to_real(index) < x.builder.op("size", axis=axis))
+    if extra and all(a in g.axes for a in extra):
+        # A contraction: the one-hot product summed over `extra` would be large as an array.
+        bad = sum(where(in_range, 0.0, math.nan) + 0.0 * g, *extra)
+        return dot(where(in_range, g, 0.0), indicator(hit), *extra) + bad, None
+    # Out of range nothing is hit, so the one selection also spreads the NaN.
+    spread = where(hit, g, where(in_range, 0.0, math.nan))
+    return total(spread, extra, out), None
+
+
+def _d_pick(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, index = args
+    hit = x.builder.op("iota", axis=out.node.attr("axis")) == index
+    return where(hit, g, 0.0), None
+
+
+def _d_rename(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    old, new = out.node.attr("old"), out.node.attr("new")
+    if new not in g.axes:
+        return (g,)
+    return (g.builder.op("rename", g, old=new, new=old),)
+
+
+def _d_shift(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    axis, by = out.node.attr("axis"), out.node.attr("by")
+    return (shift(broadcast(g, axis), axis, -by, 0.0),)
+
+
+def _d_flip(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    axis = out.node.attr("axis")
+    return (flip(broadcast(g, axis), axis),)
+
+
+def _d_attach(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    value, _, gradient = args
+    # Several inputs are stated by nesting; the innermost value itself has no other gradient.
+    return (g if value.node.op == "attach_gradient" else None), g * gradient, None
+
+
+def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    """The adjoint of a recursion is the same kind of recursion, run the other way.
+
+    With carries C_t = f(C_{t-1}, x_t): D_t = G_t + (df/dC at t+1)^T D_{t+1}, a scan; what x_t gets
+    is (df/dx at t)^T D_t, for all steps at once.
+    """
+    from lossbridge.passes.differentiate import pull_back
+
+    b = out.builder
+    axis, reverse = out.node.attr("axis"), bool(out.node.attr("reverse"))
+    body: Graph = out.node.attr("body")
+    step = -1 if reverse else 1
+    init, captures = args[0], args[1:]
+    g = broadcast(g, *out.axes)
+
+    def later(x: Expr) -> Expr:  # x at the step that reads this one's carry
+        return shift(x, axis, -step, 0.0) if axis in x.axes else x
+
+    inner = Builder(b.layout, parent=b)
+    inner.scan_axis = axis
+    carry = inner.input("carry", Type("real", body.nodes[body.output("carry")].type.axes), "carry")
+    names = {f"c{k}": inner.lift(later(c)) for k, c in enumerate(captures)}
+    replay = inline(inner, body, {"carry": inner.lift(out), **names})
+    back = pull_back(
+        inner, replay[body.output("carry")], carry, [replay[_input_row(body, "carry")]]
+    )[0]
+    total_d = inner.lift(g) + back if back is not None else inner.lift(g) + 0.0 * carry
+    d = _make_scan(b, inner, axis, 0.0 * _first(out, axis, reverse), carry, total_d,
+                   reverse=not reverse)
+
+    # All steps at once: the body over whole arrays, the carry being the previous step's.
+    position = b.op("iota", axis=axis)
+    edge = (
+        position == 0
+        if not reverse
+        else to_real(position) == b.op("size", axis=axis) - 1.0
+    )
+    previous = where(edge, init, shift(out, axis, step, 0.0))
+    whole = inline(
+        b, body, {"carry": previous, **{f"c{k}": c for k, c in enumerate(captures)}}
+    )
+    grads = pull_back(
+        b,
+        whole[body.output("carry")],
+        d,
+        [previous, *captures],
+    )
+    d_init = None if grads[0] is None else total(where(edge, grads[0], 0.0), [axis], out)
+    result: list[Expr | None] = [
+        None if d_init is None else unbroadcast(d_init, _first(out, axis, reverse), init)
+    ]
+    for c, gradient in zip(captures, grads[1:], strict=True):
+        if gradient is None:
+            result.append(None)
+        else:
+            missing = [a for a in out.axes if a not in c.axes]
+            result.append(total(gradient, missing, out))
+    return result
+
+
+def _first(x: Expr, axis: str, reverse: bool) -> Expr:
+    """One step of ``x``, for its shape and dtype."""
+    return take(x, x.builder.const(0, "int"), axis)
+
+
+def _input_row(graph: Graph, name: str) -> int:
+    for key, index in graph.inputs():
+        if key == name:
+            return index
+    raise KeyError(name)
+
+
+def _make_scan(b: Builder, inner: Builder, axis: str, init: Expr, carry: Expr, result: Expr,
+               *, reverse: bool) -> Expr:
+    body = inner.finish(carry=result)
+    captured = [outer for outer, _ in inner.captures]
+    return b.op("scan", init, *captured, axis=axis, body=body, reverse=reverse or None)
+
+
+# --- expansions of composites ------------------------------------------------------------------
+
+
+def _x_mean(x: Expr, axes: tuple[str, ...]) -> Expr:
+    n: Expr | None = None
+    for axis in axes:
+        size = x.builder.op("size", axis=axis)
+        n = size if n is None else n * size
+    return sum(x, *axes) / n if n is not None else x
+
+
+def _x_sigmoid(x: Expr) -> Expr:
+    e = exp(-abs_(x))
+    return where(x >= 0.0, 1.0, e) / (1.0 + e)
+
+
+def _x_softplus(x: Expr) -> Expr:
+    return maximum(x, 0.0) + log1p(exp(-abs_(x)))
+
+
+def safe_max(x: Expr, axes: tuple[str, ...]) -> Expr:
+    """The maximum, or 0 where that is infinite: -inf - -inf would be NaN."""
+    m = amax(x, *axes)
+    return where(abs_(m) == INF, 0.0, m)
+
+
+def _x_logsumexp(x: Expr, axes: tuple[str, ...]) -> Expr:
+    m = safe_max(x, axes)
+    return m + log(sum(exp(x - m), *axes))
+
+
+def _x_softmax(x: Expr, axes: tuple[str, ...]) -> Expr:
+    e = exp(x - safe_max(x, axes))
+    return e / sum(e, *axes)
+
+
+def _rest(x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr, Expr, Expr]:
+    """Shifted logits, where the maxima are, and the sum of the others with one maximum left out.
+
+    log(sum exp) as log1p of what is left keeps full relative accuracy where one class dominates:
+    log(1 + 2e-9) is 0 in float32, log1p(2e-9) is not.
+    """
+    m = safe_max(x, axes)
+    d = x - m
+    e = exp(d)
+    top = x == m
+    ties = sum(indicator(top), *axes)
+    return d, e, top, (ties - 1.0) + sum(where(top, 0.0, e), *axes)
+
+
+def _x_log_softmax(x: Expr, axes: tuple[str, ...]) -> Expr:
+    d, _, _, rest = _rest(x, axes)
+    return d - log1p(rest)
+
+
+def _x_softmax_complement(x: Expr, axes: tuple[str, ...]) -> Expr:
+    _, e, top, rest = _rest(x, axes)
+    s = 1.0 + rest
+    return where(top, rest, s - e) / s
+
+
+def _scaled(x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr, Expr]:
+    """Scale by the largest component, so that squares neither overflow nor vanish."""
+    m = amax(abs_(x), *axes)
+    s = where((m == 0.0) | (m == INF), 1.0, m)
+    r = x / s
+    return s, r, sum(r * r, *axes)
+
+
+def _x_norm(x: Expr, axes: tuple[str, ...]) -> Expr:
+    s, _, q = _scaled(x, axes)
+    return s * sqrt(q)
+
+
+def _x_normalize(x: Expr, axes: tuple[str, ...]) -> Expr:
+    _, r, q = _scaled(x, axes)
+    return r / sqrt(_safe_denominator(q))
+
+
+def _x_log_cosh(x: Expr) -> Expr:
+    a = abs_(x)
+    e = expm1(minimum(a, 1.0))
+    sinh = 0.5 * (e + e / (e + 1.0))
+    return where(a < 1.0, 0.5 * log1p(sinh * sinh), (a - LOG2) + log1p(exp(-2.0 * a)))
+
+
+def _x_log1mexp(u: Expr) -> Expr:
+    return where(u < LOG2, log(-expm1(-u)), log1p(-exp(-u)))
+
+
+def _x_kl_phi(t: Expr) -> Expr:
+    """(1+t) log1p(t) - t = t s + (1+t) 2 s^3 (1/3 + s^2/5 + ...), s = t/(2+t), where it cancels."""
+    near = abs_(t) < 0.5
+    u = where(near, t, 0.0)
+    s = u / (2.0 + u)
+    s2 = s * s
+    tail = t.builder.const(1.0 / 37.0)
+    for k in range(35, 1, -2):
+        tail = tail * s2 + 1.0 / k
+    series = u * s + (1.0 + u) * (2.0 * s * (s2 * tail))
+    far = xlogy(1.0 + t, 1.0 + t) - t
+    return where(near, series, far)
+
+
+def _x_xlogy(x: Expr, y: Expr) -> Expr:
+    return where(x == 0.0, 0.0, x * log(y))
+
+
+def _x_logaddexp(a: Expr, b: Expr) -> Expr:
+    m = maximum(a, b)
+    return where(abs_(m) == INF, m, m + log1p(exp(-abs_(a - b))))
+
+
+def _x_compare(a: Expr, b: Expr) -> Expr:
+    # Not sign(a - b): a platform that flushes subnormals makes 1.5e-38 - 1.4e-38 zero.
+    return where(a == b, 0.0, where(a > b, 1.0, where(a < b, -1.0, math.nan)))
+
+
+def _x_sign(x: Expr) -> Expr:
+    return compare(x, 0.0)
+
+
+def _x_cosh(x: Expr) -> Expr:
+    return 0.5 * (exp(x) + exp(-x))
+
+
+# --- bounds ------------------------------------------------------------------------------------
+
+
+def _span(*corners: float) -> tuple[float, float]:
+    if any(math.isnan(c) for c in corners):
+        return -INF, INF
+    return min(corners), max(corners)
+
+
+def _b_mul(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    def times(x: float, y: float) -> float:
+        return 0.0 if x == 0.0 or y == 0.0 else x * y
+
+    return _span(*(times(x, y) for x in a for y in b))
+
+
+def _b_exp(a: tuple[float, float]) -> tuple[float, float]:
+    def safe(x: float) -> float:
+        return INF if x > 700.0 else math.exp(x)
+
+    return safe(a[0]), safe(a[1])
+
+
+def _b_abs(a: tuple[float, float]) -> tuple[float, float]:
+    lo, hi = abs(a[0]), abs(a[1])
+    return (0.0 if a[0] <= 0.0 <= a[1] else min(lo, hi)), max(lo, hi)
+
+
+def _b_sub(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    return _span(a[0] - b[1], a[1] - b[0])
+
+
+def _b_add(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    return _span(a[0] + b[0], a[1] + b[1])
+
+
+UNIT = (0.0, 1.0)
+HALF_LINE = (0.0, INF)
+
+
+# --- the table ---------------------------------------------------------------------------------
+
+V1, V2, V3 = ("value",), ("value", "value"), ("value", "value", "value")
+REAL = _elementwise("real")
+BOOL = _elementwise("bool")
+INT = _elementwise("int")
+
+
+def _unary(name: str, doc: str, d: Callable[[Expr, Expr], Operand] | None, *,
+           expand: Expand | None = None, bounds: Bounds | None = None) -> Op:
+    vjp: Vjp | None = None
+    if d is not None:
+        rule = d
+
+        def vjp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+            return (g * rule(args[0], out),)
+
+    return Op(name, V1, REAL, doc, vjp, expand=expand, bounds=bounds)
+
+
+def _compare_row(name: str, doc: str) -> Op:
+    return Op(name, V2, BOOL, doc, operands="same")
+
+
+_ROWS = (
+    # leaves; their types are given, never inferred
+    Op("input", (), REAL, "a named input", operands="any", elementwise=False),
+    Op("const", (), REAL, "a number", operands="any", elementwise=False),
+    # elementwise, one operand
+    Op("neg", V1, REAL, "-x", lambda a, o, g: (-g,), bounds=lambda a: (-a[1], -a[0])),
+    _unary("abs", "|x|; gradient 0 at 0", lambda x, o: sign(x), bounds=_b_abs),
+    _unary("sign", "-1, 0 or 1; no gradient", None, expand=_x_sign, bounds=lambda a: (-1.0, 1.0)),
+    _unary("exp", "e**x", lambda x, o: o, bounds=_b_exp),
+    _unary("expm1", "e**x - 1, accurate near 0", lambda x, o: exp(x),
+           bounds=lambda a: (-1.0 if a[0] < 0.0 else 0.0, INF)),
+    Op("log", V1, REAL, "natural logarithm", lambda a, o, g: (g / a[0],)),
+    Op("log1p", V1, REAL, "log(1 + x), accurate near 0", lambda a, o, g: (g / (1.0 + a[0]),),
+       bounds=lambda a: (0.0 if a[0] >= 0.0 else -INF, INF)),
+    Op("sqrt", V1, REAL, "square root; at_zero='zero' states a gradient 0 at 0", _d_sqrt,
+       bounds=lambda a: HALF_LINE),
+    _unary("sigmoid", "1 / (1 + exp(-x))", lambda x, o: o * sigmoid(-x), expand=_x_sigmoid,
+           bounds=lambda a: UNIT),
+    _unary("softplus", "log(1 + exp(x))", lambda x, o: sigmoid(x), expand=_x_softplus,
+           bounds=lambda a: HALF_LINE),
+    # 1 - tanh**2 cancels where |x| > 9 in float32.
+    _unary("tanh", "hyperbolic tangent",
+           lambda x, o: 4.0 * (sigmoid(2.0 * x) * sigmoid(-2.0 * x)),
+           bounds=lambda a: (-1.0, 1.0)),
+    _unary("sin", "sine", lambda x, o: cos(x), bounds=lambda a: (-1.0, 1.0)),
+    _unary("cos", "cosine", lambda x, o: -sin(x), bounds=lambda a: (-1.0, 1.0)),
+    _unary("cosh", "hyperbolic cosine", lambda x, o: 0.5 * (expm1(x) - expm1(-x)), expand=_x_cosh,
+           bounds=lambda a: (1.0, INF)),
+    _unary("log_cosh", "log(cosh(x)), accurate everywhere", lambda x, o: tanh(x),
+           expand=_x_log_cosh, bounds=lambda a: HALF_LINE),
+    _unary("log1mexp", "log(1 - exp(-x)) for x > 0", lambda x, o: exp(-x) / -expm1(-x),
+           expand=_x_log1mexp),
+    _unary("kl_phi", "(1 + x) log(1 + x) - x for x >= -1, accurate near 0",
+           lambda x, o: log1p(x), expand=_x_kl_phi, bounds=lambda a: HALF_LINE),
+    # elementwise, two operands
+    Op("add", V2, REAL, "x + y", lambda a, o, g: (g, g), bounds=_b_add),
+    Op("sub", V2, REAL, "x - y", lambda a, o, g: (g, -g), bounds=_b_sub),
+    Op("mul", V2, REAL, "x y", lambda a, o, g: (g * a[1], g * a[0]), bounds=_b_mul),
+    Op("div", V2, REAL, "x / y", lambda a, o, g: (g / a[1], -(g * (o / a[1]))),
+       bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 and b[0] >= 0.0 else (-INF, INF)),
+    Op("pow", V2, REAL, "x ** y", _d_pow,
+       bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 else (-INF, INF)),
+    Op("maximum", V2, REAL, "the larger; ties split the gradient evenly", _d_maximum,
+       bounds=lambda a, b: (max(a[0], b[0]), max(a[1], b[1]))),
+    Op("minimum", V2, REAL, "the smaller; ties split the gradient evenly", _d_minimum,
+       bounds=lambda a, b: (min(a[0], b[0]), min(a[1], b[1]))),
+    Op("compare", V2, REAL, "the sign of x - y, by comparison; no gradient", expand=_x_compare,
+       bounds=lambda a, b: (-1.0, 1.0)),
+    Op("xlogy", V2, REAL, "x log(y), 0 where x is 0", _d_xlogy, expand=_x_xlogy),
+    Op("logaddexp", V2, REAL, "log(exp(x) + exp(y))", _d_logaddexp, expand=_x_logaddexp),
+    # conditions and selection
+    _compare_row("lt", "x < y"),
+    _compare_row("le", "x <= y"),
+    _compare_row("gt", "x > y"),
+    _compare_row("ge", "x >= y"),
+    _compare_row("eq", "x == y"),
+    _compare_row("ne", "x != y"),
+    Op("and", V2, BOOL, "both conditions", operands="bool"),
+    Op("or", V2, BOOL, "either condition", operands="bool"),
+    Op("not", V1, BOOL, "the opposite condition", operands="bool"),
+    Op("where", V3, _where, "x where the condition holds, else y",
+       lambda a, o, g: (None, where(a[0], g, 0.0), where(a[0], 0.0, g)), operands="any",
+       bounds=lambda c, a, b: (min(a[0], b[0]), max(a[1], b[1]))),
+    Op("clip", V3, REAL, "x held between two ends; gradient inside the closed interval", _d_clip,
+       bounds=lambda a, lo, hi: (max(a[0], lo[0]), min(a[1], hi[1]))),
+    Op("indicator", V1, REAL, "1 where the condition holds, else 0", operands="bool",
+       bounds=lambda a: UNIT),
+    Op("to_real", V1, REAL, "an integer as a real number", operands="int"),
+    Op("mod", V2, INT, "remainder of non-negative integers", operands="int"),
+    Op("intdiv", V2, INT, "quotient of non-negative integers", operands="int"),
+    # reductions
+    Op("sum", ("value", "axes"), _reduce("sum"), "sum over axes", lambda a, o, g: (g,),
+       attrs=("axes",), elementwise=False,
+       bounds=lambda a: HALF_LINE if a[0] >= 0.0 else (-INF, INF)),
+    Op("mean", ("value", "axes"), _reduce("mean"), "mean over axes", None, attrs=("axes",),
+       elementwise=False, expand=_x_mean, bounds=lambda a: a),
+    Op("amax", ("value", "axes"), _reduce("amax"), "largest value; ties split evenly", _d_amax,
+       attrs=("axes",), elementwise=False, bounds=lambda a: a),
+    Op("any", ("value", "axes"), _reduce("any"), "whether any condition holds", attrs=("axes",),
+       operands="bool", elementwise=False),
+    Op("all", ("value", "axes"), _reduce("all"), "whether all conditions hold", attrs=("axes",),
+       operands="bool", elementwise=False),
+    Op("dot", ("value", "value", "axes"), _dot, "sum of products over axes", _d_dot,
+       attrs=("axes",), elementwise=False),
+    Op("logsumexp", ("value", "axes"), _reduce("logsumexp"), "log of the sum of exponentials",
+       lambda a, o, g: (g * softmax(a[0], *o.node.attr("axes")),), attrs=("axes",),
+       elementwise=False, expand=_x_logsumexp),
+    Op("softmax", ("value", "axes"), _keep("softmax"), "exponentials that sum to 1", _d_softmax,
+       attrs=("axes",), elementwise=False, expand=_x_softmax, bounds=lambda a: UNIT),
+    Op("softmax_complement", ("value", "axes"), _keep("softmax_complement"),
+       "1 - softmax, accurate where one class dominates", _d_softmax_complement, attrs=("axes",),
+       elementwise=False, expand=_x_softmax_complement, bounds=lambda a: UNIT),
+    Op("log_softmax", ("value", "axes"), _keep("log_softmax"),
+       "log of softmax, accurate where one class dominates", _d_log_softmax, attrs=("axes",),
+       elementwise=False, expand=_x_log_softmax, bounds=lambda a: (-INF, 0.0)),
+    Op("norm", ("value", "axes"), _reduce("norm"), "Euclidean norm; gradient 0 at 0",
+       lambda a, o, g: (g * normalize(a[0], *o.node.attr("axes")),), attrs=("axes",),
+       elementwise=False, expand=_x_norm, bounds=lambda a: HALF_LINE),
+    Op("normalize", ("value", "axes"), _keep("normalize"), "x / |x|, 0 at 0", _d_normalize,
+       attrs=("axes",), elementwise=False, expand=_x_normalize, bounds=lambda a: (-1.0, 1.0)),
+    # axes
+    Op("size", ("axis",), _axis_only("real", keeps=False),
+       "length of an axis; of a group the product, or its leading axis", attrs=("axis",),
+       elementwise=False, bounds=lambda: HALF_LINE),
+    Op("iota", ("axis",), _axis_only("int", keeps=True), "0, 1, 2, ... along an axis",
+       attrs=("axis",), elementwise=False),
+    Op("range", ("axis", "value"), _range, "0 ... n-1 along a new axis of length n",
+       attrs=("axis",), elementwise=False),
+    Op("rename", ("value", "axis", "axis"), _rename, "the same value, an axis renamed", _d_rename,
+       attrs=("old", "new"), operands="any", elementwise=False, bounds=lambda a: a),
+    Op("broadcast", ("value", "axes"), _broadcast, "repeat along axes", lambda a, o, g: (g,),
+       attrs=("axes",), operands="any", elementwise=False, bounds=lambda a: a),
+    Op("shift", ("value", "axis", "integer", "number"), _keep("shift"),
+       "x[k - by] along an axis, `fill` outside", _d_shift, attrs=("axis", "by", "fill"),
+       operands="any", elementwise=False),
+    Op("flip", ("value", "axis"), _keep("flip"), "an axis reversed", _d_flip, attrs=("axis",),
+       operands="any", elementwise=False, bounds=lambda a: a),
+    Op("take", ("value", "value", "axis"), _take, "the entry at an integer index; NaN outside",
+       _d_take, attrs=("axis",), operands="any", elementwise=False, bounds=lambda a, i: a),
+    Op("pick", ("value", "value", "axis"), _take,
+       "take, where another term of the same sum makes the gradient NaN outside", _d_pick,
+       attrs=("axis",), operands="any", elementwise=False,
+       expand=lambda x, i, axis: take(x, i, axis), bounds=lambda a, i: a),
+    Op("scan", ("axis", "value"), _scan, "all carries of a recursion along an axis", _d_scan,
+       attrs=("axis", "body", "reverse"), elementwise=False),
+    # gradients stated rather than derived; functions supplied by the user
+    Op("stop_gradient", V1, REAL, "x, as a constant", bounds=lambda a: a),
+    Op("attach_gradient", V3, _attach, "a value with a stated gradient in x", _d_attach,
+       elementwise=False),
+    Op("apply", ("port", "value"), _port, "the value of a port", attrs=("port", "axes"),
+       elementwise=False),
+    Op("derivative", ("port", "value"), _port, "a derivative of the sum of a port's value",
+       attrs=("port", "axes", "wrt"), elementwise=False),
+    Op("segments", ("port",), _segments, "which map each element of a port's maps belongs to",
+       attrs=("port", "axes"), elementwise=False),
+)
+
+OPS: Mapping[str, Op] = {row.name: row for row in _ROWS}
+
+
+# --- what authors of losses import -------------------------------------------------------------
+
+
+def _apply(name: str, *args: Operand, **attrs: Attr) -> Expr:
+    return innermost(args).op(name, *args, **attrs)
+
+
+def abs_(x: Operand) -> Expr:
+    return _apply("abs", x)
+
+
+def sign(x: Operand) -> Expr:
+    return _apply("sign", x)
+
+
+def exp(x: Operand) -> Expr:
+    return _apply("exp", x)
+
+
+def expm1(x: Operand) -> Expr:
+    return _apply("expm1", x)
+
+
+def log(x: Operand) -> Expr:
+    return _apply("log", x)
+
+
+def log1p(x: Operand) -> Expr:
+    return _apply("log1p", x)
+
+
+def sqrt(x: Operand, *, at_zero: str | None = None) -> Expr:
+    return _apply("sqrt", x, at_zero=at_zero)
+
+
+def sigmoid(x: Operand) -> Expr:
+    return _apply("sigmoid", x)
+
+
+def softplus(x: Operand) -> Expr:
+    return _apply("softplus", x)
+
+
+def tanh(x: Operand) -> Expr:
+    return _apply("tanh", x)
+
+
+def sin(x: Operand) -> Expr:
+    return _apply("sin", x)
+
+
+def cos(x: Operand) -> Expr:
+    return _apply("cos", x)
+
+
+def cosh(x: Operand) -> Expr:
+    return _apply("cosh", x)
+
+
+def log_cosh(x: Operand) -> Expr:
+    return _apply("log_cosh", x)
+
+
+def log1mexp(x: Operand) -> Expr:
+    return _apply("log1mexp", x)
+
+
+def kl_phi(x: Operand) -> Expr:
+    return _apply("kl_phi", x)
+
+
+def maximum(x: Operand, y: Operand) -> Expr:
+    return _apply("maximum", x, y)
+
+
+def minimum(x: Operand, y: Operand) -> Expr:
+    return _apply("minimum", x, y)
+
+
+def compare(x: Operand, y: Operand) -> Expr:
+    return _apply("compare", x, y)
+
+
+def xlogy(x: Operand, y: Operand) -> Expr:
+    return _apply("xlogy", x, y)
+
+
+def logaddexp(x: Operand, y: Operand) -> Expr:
+    return _apply("logaddexp", x, y)
+
+
+def where(condition: Operand, x: Operand, y: Operand) -> Expr:
+    b = innermost((condition, x, y))
+    operands = [b.lift(v) for v in (condition, x, y)]
+    dtypes = {o.type.dtype for o in operands[1:]}
+    if dtypes == {"int", "real"}:
+        integral = all(o.type.dtype == "int" or _is_integer_const(o) for o in operands[1:])
+        convert = _as_int if integral else (lambda b, e: _as_real(b, e, "where"))
+        operands[1:] = [convert(b, o) for o in operands[1:]]
+    elif len(dtypes) > 1:
+        raise SpecError(
+            f"where chooses between {' and '.join(sorted(dtypes))}; both sides must be of one type",
+            phase="semantic",
+            code="type",
+        )
+    return b.op("where", *operands)
+
+
+def clip(x: Operand, lo: Operand, hi: Operand) -> Expr:
+    return _apply("clip", x, lo, hi)
+
+
+def indicator(condition: Operand) -> Expr:
+    return _apply("indicator", condition)
+
+
+def to_real(x: Operand) -> Expr:
+    return _apply("to_real", x)
+
+
+def mod(x: Operand, n: Operand) -> Expr:
+    return _apply("mod", x, n)
+
+
+def intdiv(x: Operand, n: Operand) -> Expr:
+    return _apply("intdiv", x, n)
+
+
+def sum(x: Operand, *axes: str) -> Expr:
+    return _apply("sum", x, axes=axes) if axes else innermost((x,)).lift(x)
+
+
+def mean(x: Operand, *axes: str) -> Expr:
+    return _apply("mean", x, axes=axes)
+
+
+def amax(x: Operand, *axes: str) -> Expr:
+    return _apply("amax", x, axes=axes)
+
+
+def any_(x: Operand, *axes: str) -> Expr:
+    return _apply("any", x, axes=axes)
+
+
+def all_(x: Operand, *axes: str) -> Expr:
+    return _apply("all", x, axes=axes)
+
+
+def dot(x: Operand, y: Operand, *axes: str) -> Expr:
+    return _apply("dot", x, y, axes=axes)
+
+
+def logsumexp(x: Operand, *axes: str) -> Expr:
+    return _apply("logsumexp", x, axes=axes)
+
+
+def softmax(x: Operand, *axes: str) -> Expr:
+    return _apply("softmax", x, axes=axes)
+
+
+def softmax_complement(x: Operand, *axes: str) -> Expr:
+    return _apply("softmax_complement", x, axes=axes)
+
+
+def log_softmax(x: Operand, *axes: str) -> Expr:
+    return _apply("log_softmax", x, axes=axes)
+
+
+def norm(x: Operand, *axes: str) -> Expr:
+    return _apply("norm", x, axes=axes)
+
+
+def normalize(x: Operand, *axes: str) -> Expr:
+    return _apply("normalize", x, axes=axes)
+
+
+def rename(x: Operand, old: str, new: str) -> Expr:
+    return _apply("rename", x, old=old, new=new)
+
+
+def broadcast(x: Expr, *axes: str) -> Expr:
+    missing = tuple(a for a in axes if a not in x.axes)
+    return _apply("broadcast", x, axes=missing) if missing else x
+
+
+def shift(x: Operand, axis: str, by: int, fill: float) -> Expr:
+    return _apply("shift", x, axis=axis, by=by, fill=fill)
+
+
+def flip(x: Operand, axis: str) -> Expr:
+    return _apply("flip", x, axis=axis)
+
+
+def take(x: Operand, index: Operand, axis: str) -> Expr:
+    return _apply("take", x, index, axis=axis)
+
+
+def stop_gradient(x: Operand) -> Expr:
+    return _apply("stop_gradient", x)
+
+
+def attach_gradient(value: Operand, x: Operand, gradient: Operand) -> Expr:
+    """``value``, whose gradient in ``x`` is stated instead of derived."""
+    return _apply("attach_gradient", value, x, gradient)
+
+
+def size(like: Operand, axis: str) -> Expr:
+    """The length of an axis, as a real number; ``like`` is any value of the loss."""
+    return innermost((like,)).op("size", axis=axis)
+
+
+def iota(like: Operand, axis: str) -> Expr:
+    """0, 1, 2, ... along an axis; ``like`` is any value of the loss."""
+    return innermost((like,)).op("iota", axis=axis)
+
+
+def range_(axis: str, n: Operand) -> Expr:
+    """0 ... n-1 along a new axis of length ``n`` (a real number, e.g. from :func:`size`)."""
+    return _apply("range", n, axis=axis)
+
+
+def scan(axis: str, init: Operand, step: Callable[[Expr], Expr], like: Expr) -> Expr:
+    """All carries of ``carry = step(carry)`` along ``axis``, starting from ``init``.
+
+    Inside ``step`` a value that has ``axis`` is seen one step at a time. ``like`` has the axes of
+    the carry (``init`` may be broadcast to it).
+    """
+    b = innermost((init, like))
+    start = b.lift(init)
+    axes = [a for a in like.axes if a != axis]
+    inner = Builder(b.layout, parent=b)
+    inner.scan_axis = axis
+    carry = inner.input("carry", Type("real", b.order([*start.axes, *axes])), "carry")
+    result = step(carry)
+    if result.axes != carry.axes:
+        raise SpecError(
+            f"scan: the carry has axes {carry.axes}, but a step gives {result.axes}",
+            phase="semantic",
+            code="carry_type",
+        )
+    return _make_scan(b, inner, axis, broadcast(start, *carry.axes), carry, result, reverse=False)
+
+
+def apply(port: str, *args: Operand) -> Expr:
+    """The value of a port on these operands."""
+    return _port_op("apply", port, args, None)
+
+
+def derivative(port: str, *args: Operand, wrt: int | tuple[int, ...] = 0) -> Expr:
+    """The derivative of the sum of a port's value in its operands ``wrt``, one after the other."""
+    positions = (wrt,) if isinstance(wrt, int) else tuple(wrt)
+    return _port_op("derivative", port, args, positions)
+
+
+def segments(b: Builder, port: str) -> Expr:
+    """For each element of a port's concatenated maps, the number of the map it belongs to."""
+    return b.op("segments", port=port, axes=("pixels",))
+
+
+def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...] | None) -> Expr:
+    b = innermost(args)
+    ports = b.ports
+    if port not in ports:
+        raise SpecError(
+            f"{op}: this loss has no port {port!r}; it has {', '.join(ports) or 'none'}",
+            phase="semantic",
+            code="unknown_port",
+        )
+    if wrt is None:
+        axes = ports[port]
+    else:
+        if not wrt or not all(0 <= w < len(args) for w in wrt):
+            raise SpecError(f"derivative of {port}: no operand {wrt}", phase="semantic",
+                            code="arity")
+        axes = b.lift(args[wrt[-1]]).axes
+    return b.op(op, *args, port=port, axes=axes, wrt=wrt)

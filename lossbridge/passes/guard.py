@@ -1,0 +1,66 @@
+"""A selection never shields a bad branch.
+
+The gradient of ``where(c, a, b)`` reaches the branch not taken as 0, and 0 times an overflowed
+derivative is NaN (Huber at an error of 1e20 in float32: e * e is inf). So selections move outwards,
+past the products, and choose last.
+"""
+
+from __future__ import annotations
+
+from lossbridge import ops
+from lossbridge.ir import Expr, Graph, is_const
+from lossbridge.passes.canonicalise import arg, drop_broadcast, fold, simplify
+from lossbridge.rewrite import rewrite
+
+
+def _cut(x: Expr) -> tuple[Expr, Expr, bool] | None:
+    """``(condition, value, True)`` of where(c, v, 0), or with False of where(c, 0, v)."""
+    if x.node.op != "where":
+        return None
+    if is_const(arg(x, 2), 0.0):
+        return arg(x, 0), arg(x, 1), True
+    if is_const(arg(x, 1), 0.0):
+        return arg(x, 0), arg(x, 2), False
+    return None
+
+
+def _again(c: Expr, value: Expr, first: bool) -> Expr:
+    return ops.where(c, value, 0.0) if first else ops.where(c, 0.0, value)
+
+
+def _product(v: Expr) -> Expr | None:
+    a, b = arg(v, 0), arg(v, 1)
+    for x, y in ((a, b), (b, a)):
+        cut = _cut(x)
+        if cut is not None and not is_const(cut[1]):
+            return _again(cut[0], cut[1] * y, cut[2])
+    return None
+
+
+def _quotient(v: Expr) -> Expr | None:
+    cut = _cut(arg(v, 0))
+    return None if cut is None or is_const(cut[1]) else _again(cut[0], cut[1] / arg(v, 1), cut[2])
+
+
+def _negated(v: Expr) -> Expr | None:
+    cut = _cut(arg(v, 0))
+    return None if cut is None or is_const(cut[1]) else _again(cut[0], -cut[1], cut[2])
+
+
+def _total(v: Expr) -> Expr | None:
+    left, right = _cut(arg(v, 0)), _cut(arg(v, 1))
+    if left is None or right is None or left[0].index != right[0].index:
+        return None
+    c, a, b = left[0], left[1], right[1]
+    if left[2] == right[2]:
+        return _again(c, a + b, left[2])
+    return ops.where(c, a, b) if left[2] else ops.where(c, b, a)
+
+
+STEPS = {"mul": (_product,), "div": (_quotient,), "neg": (_negated,), "add": (_total,)}
+
+
+def guard(graph: Graph) -> Graph:
+    """Move selections outwards, so that nothing is multiplied after it was selected away."""
+    return rewrite(graph, {k: v for k, v in STEPS.items()},
+                   anything=(fold, drop_broadcast, simplify))

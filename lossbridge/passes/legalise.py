@@ -1,0 +1,62 @@
+"""Expand the composites that a platform has no better kernel for, and apply the dtype policy.
+
+The dtype policy itself (compute and accumulate in at least float32, one rounding at the end) is
+carried out by the platform's wrapper, which knows the arrays; the graph says it in ``numerics``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from lossbridge import ops
+from lossbridge.ir import Expr, Graph
+from lossbridge.passes.canonicalise import canonicalise
+from lossbridge.rewrite import Step, rewrite
+
+
+def _expander(name: str, expand: Callable[..., Expr]) -> Step:
+    def step(value: Expr) -> Expr | None:
+        args = [Expr(value.builder, a) for a in value.node.args]
+        axes: Any = value.node.attr("axes") or value.node.attr("axis")
+        return expand(*args, axes) if axes is not None else expand(*args)
+
+    return step
+
+
+def _scaled_softmax(value: Expr) -> Expr | None:
+    """a softmax(x), a constant along the classes, as (a / sum) e: one pass less over the classes.
+
+    The sum lies between 1 and the number of classes, so the quotient loses nothing.
+    """
+    for k in (0, 1):
+        a, p = Expr(value.builder, value.node.args[k]), Expr(value.builder, value.node.args[1 - k])
+        if p.node.op != "softmax":
+            continue
+        axes: tuple[str, ...] = p.node.attr("axes")
+        if not set(axes) & set(a.axes):
+            x = Expr(value.builder, p.node.args[0])
+            e = ops.exp(x - ops.safe_max(x, axes))
+            return (a / ops.sum(e, *axes)) * e
+    return None
+
+
+def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
+    """Composites become primitives, except those in ``native``; inside recursions too."""
+    steps = {
+        name: (_expander(name, row.expand),)
+        for name, row in ops.OPS.items()
+        if row.expand is not None and name not in native
+    }
+
+    def inner(value: Expr) -> Expr | None:
+        body: Graph = value.node.attr("body")
+        done = legalise(body, native)
+        if done == body:
+            return None
+        attrs = {**dict(value.node.attrs), "body": done}
+        return value.builder.op("scan", *(Expr(value.builder, a) for a in value.node.args), **attrs)
+
+    if "softmax" not in native:
+        steps["mul"] = (_scaled_softmax,)
+    return canonicalise(rewrite(graph, {**steps, "scan": (inner,)}))

@@ -1,0 +1,322 @@
+"""From a specification to the graphs that a backend runs.
+
+``plan`` binds static parameters, appends the reduction, runs the passes and derives the forms that
+a platform may ask for: the value alone, the value with the gradients of unit incoming gradient (one
+graph, sharing subexpressions), the gradients of any incoming gradient, and the tangent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from lossbridge import ops
+from lossbridge.errors import ArgumentError
+from lossbridge.ir import Builder, Expr, Graph, Type, inline
+from lossbridge.passes.canonicalise import bind, canonicalise
+from lossbridge.passes.differentiate import differentiate, push_forward
+from lossbridge.passes.guard import guard
+from lossbridge.passes.legalise import legalise
+from lossbridge.passes.stabilise import stabilise
+from lossbridge.spec import NORMALIZERS, REDUCTIONS, Spec
+from lossbridge.trace import build_graph
+from lossbridge.verify import verify
+
+Numbers = tuple[tuple[str, float | int | bool], ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a call decides: the reduction, and which optional arguments it brings."""
+
+    reduction: str | None = None
+    normalizer: str | None = None
+    sample_weight: bool = False
+    mask: bool = False
+
+
+@lru_cache(maxsize=1024)
+def spec_graph(spec: Spec) -> Graph:
+    """The graph of a specification as written, verified."""
+    return verify(build_graph(spec))
+
+
+def index_axes(spec: Spec) -> tuple[str, ...]:
+    """The axes of the unreduced value: what sample weights and masks run over."""
+    graph = spec_graph(spec)
+    return graph.nodes[graph.output("value")].type.axes
+
+
+def reduced_graph(spec: Spec, options: Options) -> Graph:
+    """The graph as written with its reduction appended; outputs ``value`` only.
+
+    ======================  ======================================================
+    normaliser              divisor (w: sample weight, m: mask, c: the body's count)
+    ======================  ======================================================
+    ``elements``            number of values; with a mask, of those selected
+    ``batch``               length of the leading axis
+    ``weights``             sum of w c over the selected values
+    ``valid``               number of selected values with c above 0
+    ``target_length``       each value over max(c, 1), then as ``elements``
+    ``external``            the call's ``normalizer_count``
+    ======================  ======================================================
+
+    The numerator is always the sum of w times the value over the selected ones.
+    """
+    kind = options.reduction or spec.reduction.kind
+    normalizer = options.normalizer or spec.reduction.normalizer
+    if kind not in REDUCTIONS:
+        raise ArgumentError(
+            f"reduction={kind!r} was given; it is one of {', '.join(map(repr, REDUCTIONS))}"
+        )
+    if normalizer not in NORMALIZERS:
+        raise ArgumentError(
+            f"normalizer={normalizer!r} was given; it is one of "
+            f"{', '.join(map(repr, NORMALIZERS))}"
+        )
+    graph = spec_graph(spec)
+    b = Builder(graph.layout)
+    values = inline(b, graph, {})
+    value = values[graph.output("value")]
+    count = values[graph.output("count")] if graph.has_output("count") else b.const(1.0)
+    axes = value.axes
+    weight = b.input("sample_weight", Type("real", axes)) if options.sample_weight else None
+    mask = b.input("mask", Type("bool", axes), "mask") if options.mask else None
+    if kind == "mean" and normalizer == "target_length":
+        value = value / ops.maximum(count, 1.0)
+
+    def selected(x: Expr) -> Expr:
+        return x if mask is None else ops.where(mask, x, 0.0)
+
+    def times(x: Expr) -> Expr:
+        return x if weight is None else weight * x
+
+    numerator = selected(times(value))
+    if kind == "none":
+        return b.finish(value=numerator)
+    total = ops.sum(numerator, *axes)
+    if kind == "sum" or not axes:
+        return b.finish(value=total)
+    if normalizer == "external":
+        divisor = b.input("normalizer_count", Type("real", ()), "positive")
+    elif normalizer == "weights":
+        divisor = ops.total(selected(times(count)), axes, value)
+    elif normalizer == "valid":
+        some = count > 0.0
+        if mask is not None:
+            some = some & mask
+        divisor = ops.total(ops.indicator(some), axes, value)
+    elif normalizer == "batch":
+        divisor = b.op("size", axis=axes[0], leading=True)
+    elif mask is not None:
+        divisor = ops.sum(ops.indicator(mask), *axes)
+    else:
+        divisor = ops.total(b.const(1.0), axes, value)
+    result = total / divisor
+    if spec.empty == "zero":
+        result = ops.where(divisor == 0.0, 0.0, result)
+    return b.finish(value=result)
+
+
+@dataclass(frozen=True)
+class PortCall:
+    """One call of a user's function: what it is given, and what the rest reads it as."""
+
+    name: str  # the input of the later pieces that holds what it returns
+    port: str
+    wrt: tuple[int, ...] | None  # None: the value; else the derivatives to take
+    arguments: Graph  # outputs port_arg_0, port_arg_1, ...
+    segments: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The forms of one loss under one set of options, verified and legalised on demand."""
+
+    spec: Spec
+    options: Options
+    written: Graph  # reduced, parameters bound, before any pass
+    calls: tuple[PortCall, ...]
+    piece: Graph  # what is left after the calls, before any pass
+    native: frozenset[str]
+    fired: tuple[str, ...]
+
+    @cached_property
+    def stable(self) -> Graph:
+        return _prepare(self.piece)
+
+    @cached_property
+    def plain(self) -> Graph:
+        """Inputs -> value."""
+        return self._finish(self.stable)
+
+    def fused(self, wrt: tuple[str, ...]) -> Graph:
+        """Inputs -> value, and the gradient in each of ``wrt`` of unit incoming gradient."""
+        return self._finish(_derived(self.stable, wrt, False, True))
+
+    def gradient(self, wrt: tuple[str, ...]) -> Graph:
+        """Inputs -> gradients of unit incoming gradient."""
+        return self._finish(_derived(self.stable, wrt, False, False))
+
+    def pullback(self, wrt: tuple[str, ...]) -> Graph:
+        """Inputs and ``upstream`` -> gradients."""
+        return self._finish(_derived(self.stable, wrt, True, False))
+
+    def pushforward(self, wrt: tuple[str, ...]) -> Graph:
+        """Inputs and ``tangent_NAME`` -> ``tangent``."""
+        return self._finish(_polish(push_forward(self.stable, "value", wrt)))
+
+    def _finish(self, graph: Graph) -> Graph:
+        return verify(guard(legalise(graph, self.native)))
+
+    @cached_property
+    def differentiable(self) -> tuple[str, ...]:
+        """Inputs that a gradient can be asked for: all real ones."""
+        return tuple(
+            name for name, index in self.piece.inputs()
+            if self.piece.nodes[index].type.dtype == "real"
+        )
+
+    @cached_property
+    def value_axes(self) -> tuple[str, ...]:
+        return self.piece.nodes[self.piece.output("value")].type.axes
+
+    def separable(self, wrt: tuple[str, ...]) -> bool:
+        """Whether scaling the saved gradient by the incoming one is the whole backward pass.
+
+        True for a scalar value, and where each value depends on its own index alone.
+        """
+        axes = set(self.value_axes)
+        if not axes:
+            return True
+        graph = self.stable
+        moving: set[int] = set()
+        for index, node in enumerate(graph.nodes):
+            if node.op == "input":
+                if node.attr("name") in wrt:
+                    if not axes <= set(node.type.axes):
+                        return False
+                    moving.add(index)
+                continue
+            if not any(a in moving for a in node.args):
+                continue
+            moving.add(index)
+            touched = set(node.attr("axes") or ())
+            touched |= {node.attr(k) for k in ("axis", "old", "new") if node.attr(k)}
+            if touched & axes:
+                return False
+        return True
+
+
+@lru_cache(maxsize=4096)
+def _prepare(graph: Graph) -> Graph:
+    return verify(stabilise(canonicalise(verify(graph))))
+
+
+def _polish(graph: Graph) -> Graph:
+    return verify(guard(stabilise(canonicalise(verify(graph)))))
+
+
+@lru_cache(maxsize=4096)
+def _derived(graph: Graph, wrt: tuple[str, ...], upstream: bool, keep: bool) -> Graph:
+    return _polish(differentiate(graph, "value", wrt, upstream=upstream, keep=keep))
+
+
+@lru_cache(maxsize=1024)
+def plan(spec: Spec, numbers: Numbers = (), options: Options = Options(),
+         native: frozenset[str] = frozenset()) -> Plan:
+    """Bind static parameters and prepare every form; the same arguments give the same object."""
+    written = canonicalise(bind(reduced_graph(spec, options), dict(numbers)))
+    written = _drop_bound(written, {name for name, _ in numbers})
+    calls, piece = cut_ports(written)
+    fired: list[str] = []
+    stabilise(piece, fired)
+    return Plan(spec, options, written, calls, piece, native, tuple(fired))
+
+
+def _drop_bound(graph: Graph, names: Collection[str]) -> Graph:
+    from lossbridge.passes.differentiate import _without_input
+
+    for name in names:
+        if any(n == name for n, _ in graph.inputs()):
+            graph = _without_input(graph, name)
+    return graph
+
+
+def trail(spec: Spec, numbers: Numbers = (), options: Options = Options(),
+          wrt: tuple[str, ...] | None = None) -> list[tuple[str, Graph]]:
+    """The graph after each pass, for ``show --passes`` and the snapshots."""
+    p = plan(spec, numbers, options)
+    wrt = wrt if wrt is not None else tuple(
+        n for n in p.differentiable if n in spec.inputs and spec.inputs[n].dtype == "real"
+    )[:1]
+    steps: list[tuple[str, Graph]] = [("written", p.piece)]
+    steps.append(("canonicalise", canonicalise(p.piece)))
+    steps.append(("stabilise", stabilise(steps[-1][1])))
+    steps.append(("differentiate", differentiate(steps[-1][1], "value", wrt)))
+    steps.append(("stabilise gradient", stabilise(canonicalise(steps[-1][1]))))
+    steps.append(("guard", guard(steps[-1][1])))
+    steps.append(("legalise", guard(legalise(steps[-1][1]))))
+    return steps
+
+
+# --- ports -----------------------------------------------------------------------------------------
+
+
+def cut_ports(graph: Graph) -> tuple[tuple[PortCall, ...], Graph]:
+    """Take the calls of ports out: what they return becomes an input of the rest.
+
+    No port may run inside a custom-gradient function: torch would drop the gradients of its
+    parameters without a word, and JAX and TensorFlow would raise.
+    """
+    calls: list[PortCall] = []
+    b = Builder(graph.layout)
+    values: list[Expr] = []
+    for node in graph.nodes:
+        if node.op in ("input", "const"):
+            values.append(b.row(node.op, (), node.attrs, node.type))
+            continue
+        args = [values[a] for a in node.args]
+        if node.op not in ("apply", "derivative", "segments"):
+            values.append(b.op(node.op, *args, **dict(node.attrs)))
+            continue
+        name = f"port{len(calls)}"
+        if node.op == "segments":
+            kind, wrt = "integer", None
+        else:
+            kind, wrt = "real", node.attr("wrt")
+        arguments = b.finish(**{f"port_arg_{k}": a for k, a in enumerate(args)})
+        calls.append(PortCall(name, node.attr("port"), wrt, arguments, node.op == "segments"))
+        values.append(b.input(name, Type(node.type.dtype, node.attr("axes")), kind))
+    outputs = {name: values[index] for name, index in graph.outputs}
+    return tuple(calls), _prune(b.finish(**outputs), {c.name for c in calls})
+
+
+def _prune(graph: Graph, keep: Collection[str]) -> Graph:
+    return graph
+
+
+def inline_ports(graph: Graph, ports: Mapping[str, Callable[[Builder, list[Expr]], Expr]]) -> Graph:
+    """Replace calls of ports by graphs, derivatives by their derived graphs (for the oracle)."""
+    from lossbridge.passes.differentiate import pull_back
+
+    b = Builder(graph.layout)
+    values: list[Expr] = []
+    for node in graph.nodes:
+        if node.op in ("input", "const"):
+            values.append(b.row(node.op, (), node.attrs, node.type))
+            continue
+        args = [values[a] for a in node.args]
+        if node.op == "apply":
+            values.append(ports[node.attr("port")](b, args))
+        elif node.op == "derivative":
+            out = ports[node.attr("port")](b, args)
+            for position in node.attr("wrt"):
+                gradient = pull_back(b, out, b.const(1.0), [args[position]])[0]
+                out = ops.broadcast(b.const(0.0) if gradient is None else gradient,
+                                    *args[position].axes)
+            values.append(out)
+        else:
+            values.append(b.op(node.op, *args, **dict(node.attrs)))
+    return b.finish(**{name: values[index] for name, index in graph.outputs})

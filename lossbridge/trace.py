@@ -1,0 +1,645 @@
+"""Tracing: a Python function over :class:`~lossbridge.ir.Expr` becomes a specification, and the
+text of a specification becomes a graph."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import FrameType
+from typing import Any
+
+from lossbridge import ops, text
+from lossbridge.errors import SpecError
+from lossbridge.ir import (
+    Builder,
+    Expr,
+    Graph,
+    Node,
+    Operand,
+    Type,
+    const_value,
+    merge_layout,
+)
+from lossbridge.kinds import Kind
+from lossbridge.rewrite import BINARY, UNARY
+from lossbridge.spec import Param, Port, Reduction, Spec, Weight
+
+# --- what a specification declares ---------------------------------------------------------------
+
+
+def declare(b: Builder, spec: Spec) -> dict[str, Expr]:
+    """One input row for each name a body may use; also tells the builder of the ports."""
+    values: dict[str, Expr] = {}
+    for name, kind in declarations(spec):
+        # The row keeps the axes in the caller's order; `Builder.input` aligns the type.
+        values[name] = b.input(name, Type(kind.dtype, kind.axes), str(kind))
+    return values
+
+
+def declarations(spec: Spec) -> list[tuple[str, Kind]]:
+    """Inputs, parameters, weights and the step, in this order."""
+    found = list(spec.inputs.items())
+    found += [(name, param.kind) for name, param in spec.params.items()]
+    found += [(name, weight.kind) for name, weight in spec.weights.items()]
+    if spec.step:
+        found.append(("step", Kind("real")))
+    return found
+
+
+def spec_layout(spec: Spec) -> tuple[str, ...]:
+    """The canonical order of all axes that a specification names."""
+    lists = [kind.axes for _, kind in declarations(spec)]
+    for port in spec.ports.values():
+        lists.extend(kind.axes for kind in port.inputs)
+        lists.append(port_axes(port, None))
+    return merge_layout(lists)
+
+
+def port_axes(port: Port, name: str | None) -> tuple[str, ...]:
+    """The axes of what a port returns; maps are concatenated along an axis ``pixels``."""
+    if port.output.name == "maps":
+        return (*port.output.axes, "pixels")
+    return port.output.axes
+
+
+# --- text -> graph -------------------------------------------------------------------------------
+
+
+def build_graph(spec: Spec) -> Graph:
+    """The graph of a specification as written, before any pass."""
+    b = Builder(spec_layout(spec))
+    b.ports = {name: port_axes(port, name) for name, port in spec.ports.items()}
+    values: dict[str, Expr] = declare(b, spec)
+    reader = _Reader(b, spec)
+    results: dict[str, Expr] = {}
+    for assignment in text.parse_body(spec.body):
+        value = reader.read(assignment.expr, values)
+        if assignment.name in ("value", "count"):
+            results[assignment.name] = value
+        if assignment.name in values:
+            raise SpecError(
+                f"the body assigns {assignment.name}, which is an input; choose another name",
+                phase="semantic",
+                code="duplicate_name",
+            )
+        values[assignment.name] = value
+    if "value" not in results:
+        raise SpecError(
+            "the body must assign `value`, e.g. \"value = (prediction - target) ** 2\"",
+            phase="semantic",
+            code="no_value",
+        )
+    graph = b.finish(**results)
+    check_results(spec, graph)
+    return graph
+
+
+def check_results(spec: Spec, graph: Graph) -> None:
+    """The result must be a number for each index that the specification says it yields."""
+    node = graph.nodes[graph.output("value")]
+    if node.type.dtype != "real":
+        raise SpecError(f"`value` must be real, but is {node.type}", phase="semantic", code="type")
+    if (spec.yields == "scalar") != (not node.type.axes):
+        raise SpecError(
+            f"this loss says it yields {spec.yields}, but its value has axes "
+            f"{', '.join(node.type.axes) or '(none)'}",
+            phase="semantic",
+            code="yields",
+        )
+    if graph.has_output("count"):
+        count = graph.nodes[graph.output("count")]
+        if not set(count.type.axes) <= set(node.type.axes):
+            raise SpecError(
+                f"`count` has axes {', '.join(count.type.axes)}, which `value` lacks",
+                phase="semantic",
+                code="yields",
+            )
+
+
+class _Reader:
+    """Evaluates expression trees into rows."""
+
+    def __init__(self, b: Builder, spec: Spec) -> None:
+        self.b = b
+        self.spec = spec
+
+    def read(self, tree: text.Expression, names: Mapping[str, Expr]) -> Expr:
+        b = self.b
+        if isinstance(tree, text.Number):
+            return b.const(float(tree.value))
+        if isinstance(tree, text.Boolean):
+            return b.const(tree.value)
+        if isinstance(tree, text.Name):
+            if tree.name not in names:
+                raise SpecError(
+                    f"unknown name {tree.name}; known here: {', '.join(names)}",
+                    phase="semantic",
+                    code="unknown_name",
+                )
+            return b.lift(names[tree.name])
+        if isinstance(tree, text.Unary):
+            return b.op(UNARY[tree.op], self.read(tree.x, names))
+        if isinstance(tree, text.Binary):
+            return b.op(BINARY[tree.op], self.read(tree.a, names), self.read(tree.b, names))
+        if isinstance(tree, text.Index):
+            x = self.read(tree.x, names)
+            if not x.axes:
+                raise SpecError("[...] renames the first axis of a value, but this one has none",
+                                phase="semantic", code="unknown_axis")
+            return b.op("rename", x, old=x.axes[0], new=tree.axis)
+        if isinstance(tree, text.Scan):
+            return self._scan(tree, names)
+        if isinstance(tree, text.Call):
+            return self._call(tree, names)
+        raise SpecError("an axis or a tuple stands where a value is needed", phase="semantic",
+                        code="type")
+
+    def _scan(self, tree: text.Scan, names: Mapping[str, Expr]) -> Expr:
+        b = self.b
+        init = self.read(tree.init, names)
+        inner = Builder(b.layout, parent=b)
+        inner.scan_axis = b.order((tree.axis,))[0]
+        carry = inner.input("carry", Type("real", init.axes), "carry")
+        reader = _Reader(inner, self.spec)
+        result = reader.read(tree.body, {**names, tree.carry: carry})
+        if result.axes != carry.axes:
+            raise SpecError(
+                f"scan: the carry starts with axes {', '.join(carry.axes)}, but a step gives "
+                f"{', '.join(result.axes)}; broadcast the start",
+                phase="semantic",
+                code="carry_type",
+            )
+        return ops._make_scan(b, inner, tree.axis, init, carry, result, reverse=False)
+
+    def _call(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
+        if tree.name in self.spec.uses:
+            return self._use(tree, names)
+        row = ops.OPS.get(tree.name)
+        if row is None or not row.signature:
+            raise SpecError(f"unknown function {tree.name}", phase="semantic", code="unknown_op")
+        if tree.name in ("apply", "derivative", "segments"):
+            return self._port(tree, names)
+        values: list[Operand] = []
+        attrs: dict[str, Any] = {}
+        pending = list(tree.args)
+        free = list(row.attrs)
+        for what in row.signature:
+            if what == "axes":
+                axes = tuple(_axis(a) for a in pending)
+                pending.clear()
+                self.b.order(axes)
+                attrs[free.pop(0)] = axes
+                continue
+            if not pending:
+                raise _arity(tree, row)
+            item = pending.pop(0)
+            if what == "value":
+                values.append(self.read(item, names))
+            elif what == "axis":
+                attrs[free.pop(0)] = _axis(item)
+            else:
+                attrs[free.pop(0)] = _literal(item, integer=what == "integer")
+        if pending:
+            raise _arity(tree, row)
+        for key, value in tree.keywords:
+            if key == "at_zero" and row.name == "sqrt" and isinstance(value, text.Name):
+                attrs[key] = value.name
+            else:
+                raise SpecError(f"{tree.name} takes no keyword {key}", phase="semantic",
+                                code="keyword")
+        if tree.name == "where":
+            return ops.where(*values)
+        return self.b.op(tree.name, *values, **attrs)
+
+    def _port(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
+        if not tree.args or not isinstance(tree.args[0], text.Name):
+            raise _arity(tree, ops.OPS[tree.name])
+        port = tree.args[0].name
+        known = self.spec.ports.get(port)
+        if known is None:
+            raise SpecError(
+                f"unknown port {port}; this loss has {', '.join(self.spec.ports) or 'none'}",
+                phase="semantic",
+                code="unknown_port",
+            )
+        if tree.name == "segments":
+            return ops.segments(self.b, port)
+        values = [self.read(a, names) for a in tree.args[1:]]
+        if len(values) != len(known.inputs):
+            raise _arity(tree, ops.OPS[tree.name])
+        wrt: tuple[int, ...] = (0,)
+        for key, value in tree.keywords:
+            if key != "wrt":
+                raise SpecError(f"{tree.name} takes no keyword {key}", phase="semantic",
+                                code="keyword")
+            items = value.items if isinstance(value, text.Tuple) else (value,)
+            wrt = tuple(int(_literal(i, integer=True)) for i in items)
+        if tree.name == "apply":
+            return ops.apply(port, *values)
+        return ops.derivative(port, *values, wrt=wrt)
+
+    def _use(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
+        """Inline another specification: its reduced value on these operands."""
+        from lossbridge.plan import Options, reduced_graph
+        from lossbridge.ir import inline
+
+        used = self.spec.uses[tree.name]
+        operands = [self.read(a, names) for a in tree.args]
+        given = dict(zip(used.inputs, operands, strict=False))
+        given.update((key, self.read(value, names)) for key, value in tree.keywords)
+        missing = [name for name in used.inputs if name not in given]
+        if missing or len(operands) > len(used.inputs):
+            raise SpecError(
+                f"{tree.name} takes {', '.join(used.inputs)}; missing {', '.join(missing)}",
+                phase="semantic",
+                code="arity",
+            )
+        inner = reduced_graph(used, Options())
+        # The axes of what is used keep their own names, prefixed by its name here.
+        renamed = _map_axes(inner, given)
+        for axis in renamed.layout:
+            self.b.add_axis(axis)
+        return inline(self.b, renamed, given)[renamed.output("value")]
+
+
+def _map_axes(graph: Graph, given: Mapping[str, Expr]) -> Graph:
+    """The graph with its axes called as in the operands it is given."""
+    names: dict[str, str] = {}
+    for name, index in graph.inputs():
+        if name in given:
+            order: tuple[str, ...] = graph.nodes[index].attr("order")
+            found = given[name].node.attr("order") or given[name].axes
+            if len(found) != len(order):
+                raise SpecError(
+                    f"{name} needs axes {', '.join(order)}, but the operand has "
+                    f"{', '.join(found)}",
+                    phase="semantic",
+                    code="unknown_axis",
+                )
+            for own, theirs in zip(order, found, strict=True):
+                if names.setdefault(own, theirs) != theirs:
+                    raise SpecError(
+                        f"axis {own} is both {names[own]} and {theirs}",
+                        phase="semantic",
+                        code="axis_conflict",
+                    )
+
+    def swap(axes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(names.get(a, a) for a in axes)
+
+    def attr(key: str, value: Any) -> Any:
+        if key in ("axes", "order"):
+            return swap(value)
+        if key in ("axis", "old", "new"):
+            return names.get(value, value)
+        return value
+
+    nodes = tuple(
+        Node(n.op, n.args, tuple((k, attr(k, v)) for k, v in n.attrs),
+             Type(n.type.dtype, swap(n.type.axes)))
+        for n in graph.nodes
+    )
+    return Graph(swap(graph.layout), nodes, graph.outputs)
+
+
+def _arity(tree: text.Call, row: ops.Op) -> SpecError:
+    return SpecError(
+        f"{text.unparse(tree)}: {tree.name} takes ({', '.join(row.signature)})",
+        phase="semantic",
+        code="arity",
+    )
+
+
+def _axis(tree: text.Expression) -> str:
+    if isinstance(tree, text.Name):
+        return tree.name
+    if isinstance(tree, text.Star):
+        return "*" + tree.name
+    raise SpecError(f"an axis is needed where {text.unparse(tree)} stands", phase="semantic",
+                    code="axis")
+
+
+def _literal(tree: text.Expression, *, integer: bool) -> float | int:
+    negative = isinstance(tree, text.Unary) and tree.op == "-"
+    inner = tree.x if isinstance(tree, text.Unary) else tree
+    if not isinstance(inner, text.Number):
+        raise SpecError(f"a number is needed where {text.unparse(tree)} stands", phase="semantic",
+                        code="literal")
+    number = -inner.value if negative else inner.value
+    if not integer:
+        return float(number)
+    if float(number) != int(number):
+        raise SpecError(f"an integer is needed where {number} stands", phase="semantic",
+                        code="literal")
+    return int(number)
+
+
+# --- graph -> text -------------------------------------------------------------------------------
+
+_OPERATOR = {name: symbol for symbol, name in BINARY.items()}
+LONG = 60  # characters; a longer operand gets a line of its own
+
+
+def to_body(graph: Graph, names: Mapping[int, str] | None = None) -> tuple[str, ...]:
+    """Expression text that builds this graph again, one assignment a line.
+
+    Values used twice, and long ones, get a line; ``names`` suggests what to call them.
+    """
+    suggested = dict(names or {})
+    uses: dict[int, int] = {}
+    for node in graph.nodes:
+        for a in node.args:
+            uses[a] = uses.get(a, 0) + 1
+    taken = {node.attr("name") for node in graph.nodes if node.op == "input"}
+    taken |= {"value", "count"} | set(ops.OPS) | set(graph.layout)
+    results = {index: name for name, index in graph.outputs}
+    fresh = (f"t{k}" for k in range(1, len(graph.nodes) + 2))
+    lines: list[str] = []
+    trees: list[text.Expression] = []
+
+    def local(index: int) -> str:
+        name = suggested.get(index)
+        if name is None or name in taken or not text_name(name):
+            name = next(n for n in fresh if n not in taken)
+        taken.add(name)
+        return name
+
+    for index, node in enumerate(graph.nodes):
+        tree = _tree(graph, node, [trees[a] for a in node.args])
+        if node.op not in ("input", "const") and index not in results and (
+            uses.get(index, 0) > 1 or index in suggested or len(text.unparse(tree)) > LONG
+        ):
+            name = local(index)
+            lines.append(f"{name} = {text.unparse(tree)}")
+            tree = text.Name(name)
+        elif index in results and uses.get(index, 0) > 0:
+            lines.append(f"{results[index]} = {text.unparse(tree)}")
+            tree = text.Name(results[index])
+        trees.append(tree)
+    assigned = {line.split(" = ", 1)[0] for line in lines}
+    for name, index in graph.outputs:
+        if name not in assigned:
+            lines.append(f"{name} = {text.unparse(trees[index])}")
+    return tuple(lines)
+
+
+def text_name(name: str) -> bool:
+    """Whether a Python local may stand as a name in a body."""
+    try:
+        tree = text.parse_expression(name)
+    except SpecError:
+        return False
+    return isinstance(tree, text.Name) and not (name[0] == "v" and name[1:].isdigit())
+
+
+def _axis_tree(axis: str) -> text.Expression:
+    return text.Star(axis[1:]) if axis.startswith("*") else text.Name(axis)
+
+
+def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Expression:
+    if node.op == "input":
+        return text.Name(node.attr("name"))
+    if node.op == "const":
+        value = const_value(node)
+        return text.Boolean(value) if isinstance(value, bool) else text.number(value)
+    if node.op in _OPERATOR:
+        return text.Binary(_OPERATOR[node.op], args[0], args[1])
+    if node.op in ("neg", "not"):
+        return text.Unary("-" if node.op == "neg" else "not", args[0])
+    if node.op == "to_real":
+        return text.Call("to_real", (args[0],))
+    if node.op == "scan":
+        return _scan_tree(node, args)
+    if node.op in ("apply", "derivative", "segments"):
+        keywords: tuple[tuple[str, text.Expression], ...] = ()
+        if node.op == "derivative":
+            positions = tuple(text.Number(w) for w in node.attr("wrt"))
+            keywords = (("wrt", positions[0] if len(positions) == 1 else text.Tuple(positions)),)
+        return text.Call(node.op, (text.Name(node.attr("port")), *args), keywords)
+    row = ops.OPS[node.op]
+    items: list[text.Expression] = []
+    operands, attrs = iter(args), iter(row.attrs)
+    for what in row.signature:
+        if what == "value":
+            items.append(next(operands))
+        elif what == "axes":
+            items.extend(_axis_tree(a) for a in node.attr(next(attrs)))
+        elif what == "axis":
+            items.append(_axis_tree(node.attr(next(attrs))))
+        else:
+            items.append(text.number(node.attr(next(attrs))))
+    at_zero = node.attr("at_zero")
+    keys = (("at_zero", text.Name(at_zero)),) if at_zero is not None else ()
+    return text.Call(node.op, tuple(items), keys)
+
+
+def _scan_tree(node: Node, args: list[text.Expression]) -> text.Expression:
+    body: Graph = node.attr("body")
+    if node.attr("reverse"):
+        raise ValueError("a reversed recursion arises in derivatives only and has no text")
+    trees: list[text.Expression] = []
+    for inner in body.nodes:
+        if inner.op == "input":
+            name = inner.attr("name")
+            trees.append(text.Name("carry") if name == "carry" else args[1 + int(name[1:])])
+        else:
+            trees.append(_tree(body, inner, [trees[a] for a in inner.args]))
+    return text.Scan(node.attr("axis"), "carry", args[0], trees[body.output("carry")])
+
+
+# --- Python -> specification ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A loss defined in Python: traced to a :class:`Spec` when first asked for."""
+
+    id: str
+    function: Callable[..., Any] = field(repr=False)
+    name: str
+    params: Mapping[str, Param] = field(repr=False)
+    weights: Mapping[str, Weight] = field(repr=False)
+    ports: Mapping[str, Port] = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return inspect.getdoc(self.function) or ""
+
+    @cached_property
+    def inputs(self) -> dict[str, Kind]:
+        hints = typing.get_type_hints(self.function, include_extras=True)
+        signature = inspect.signature(self.function)
+        found: dict[str, Kind] = {}
+        for name in signature.parameters:
+            if name in self.params or name in self.weights or name in self.ports or name == "step":
+                continue
+            metadata = getattr(hints.get(name), "__metadata__", None)
+            if not metadata:
+                raise SpecError(
+                    f"{self.id}: annotate {name} with its kind and axes, e.g. "
+                    f'{name}: Annotated[Expr, "real[*batch]"]',
+                    phase="semantic",
+                    code="annotation",
+                )
+            found[name] = Kind.parse(metadata[0])
+        return found
+
+    @cached_property
+    def spec(self) -> Spec:
+        head = Spec(
+            loss=self.id,
+            summary=(self.__doc__.splitlines() or [""])[0],
+            inputs=self.inputs,
+            params=self.params,
+            weights=self.weights,
+            ports=self.ports,
+            body=("value = 0",),
+            **self.settings,
+        )
+        b = Builder(spec_layout(head))
+        b.ports = {name: port_axes(port, name) for name, port in head.ports.items()}
+        values: dict[str, Any] = dict(declare(b, head))
+        values.update((name, name) for name in head.ports)
+        parameters = inspect.signature(self.function).parameters
+        locals_, result = _call_and_watch(
+            self.function, {name: values[name] for name in parameters}
+        )
+        outputs = (
+            {"value": result[0], "count": result[1]}
+            if isinstance(result, tuple)
+            else {"value": result}
+        )
+        lifted = {key: b.lift(value) for key, value in outputs.items()}
+        graph = b.finish(**lifted)
+        numbers = _renumber(b, lifted)
+        names = {
+            numbers[value.index]: name
+            for name, value in locals_.items()
+            if isinstance(value, Expr) and value.builder is b and value.index in numbers
+        }
+        from lossbridge.spec import replace_body
+
+        return replace_body(head, to_body(graph, names))
+
+
+def _renumber(b: Builder, outputs: Mapping[str, Expr]) -> dict[int, int]:
+    """Where each row of a builder lands in the finished graph."""
+    graph_rows: dict[tuple[Any, ...], int] = {}
+    graph = b.finish(**outputs)
+    numbers: dict[int, int] = {}
+    for index, node in enumerate(graph.nodes):
+        graph_rows[(node.op, node.args, node.attrs, node.type)] = index
+    for index, node in enumerate(b.nodes):
+        if all(a in numbers for a in node.args):
+            key = (node.op, tuple(numbers[a] for a in node.args), node.attrs, node.type)
+            if key in graph_rows:
+                numbers[index] = graph_rows[key]
+    return numbers
+
+
+def _call_and_watch(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[
+    dict[str, Any], Any
+]:
+    """Call a function and return its local variables too: their names go into the body."""
+    found: dict[str, Any] = {}
+    code = function.__code__  # type: ignore[attr-defined]
+
+    def watch(frame: FrameType, event: str, arg: object) -> None:
+        if event == "return" and frame.f_code is code:
+            found.update(frame.f_locals)
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        result = function(**arguments)
+    finally:
+        sys.setprofile(before)
+    return found, result
+
+
+def define(
+    id: str,
+    *,
+    name: str | None = None,
+    params: Mapping[str, Param] | None = None,
+    weights: Mapping[str, Weight] | None = None,
+    ports: Mapping[str, str | Port] | None = None,
+    step: bool = False,
+    yields: str = "per_element",
+    reduction: Reduction | None = None,
+    normalizer: str | None = None,
+    empty: str = "nan",
+    references: Sequence[str] = (),
+    uses: Mapping[str, Spec] | None = None,
+) -> Callable[[Callable[..., Any]], Definition]:
+    """Make a loss of a function: ``@define("focal@1", params={"gamma": non_negative(2.0)})``.
+
+    The function takes the inputs, annotated ``Annotated[Expr, "real[*batch]"]``, and by keyword the
+    parameters, weights and ports; it returns the value, or the value and the count.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Definition:
+        chosen = reduction or Reduction("mean", normalizer or "elements")
+        return Definition(
+            id=id,
+            function=function,
+            name=name or class_name(id),
+            params=dict(params or {}),
+            weights=dict(weights or {}),
+            ports={
+                key: port if isinstance(port, Port) else Port.parse(port)
+                for key, port in (ports or {}).items()
+            },
+            settings={
+                "step": step,
+                "yields": yields,
+                "reduction": chosen,
+                "empty": empty,
+                "references": tuple(references),
+                "uses": dict(uses or {}),
+            },
+        )
+
+    return wrap
+
+
+def class_name(id: str) -> str:
+    """``smooth_l1@1`` -> ``SmoothL1Loss``."""
+    bare = id.rsplit("/", 1)[-1].split("@", 1)[0]
+    return "".join(part[:1].upper() + part[1:] for part in bare.split("_")) + "Loss"
+
+
+# --- parameter kinds ------------------------------------------------------------------------------
+
+
+def real(value: float | None = None, axes: str = "") -> Param:
+    return _param("real", value, axes)
+
+
+def positive(value: float | None = None, axes: str = "") -> Param:
+    return _param("positive", value, axes)
+
+
+def non_negative(value: float | None = None, axes: str = "") -> Param:
+    return _param("non_negative", value, axes)
+
+
+def probability(value: float | None = None, axes: str = "") -> Param:
+    return _param("probability", value, axes)
+
+
+def integer(value: int | None = None) -> Param:
+    return _param("integer", value, "")
+
+
+def flag(value: bool | None = None) -> Param:
+    return _param("flag", value, "")
+
+
+def _param(kind: str, value: float | int | bool | None, axes: str) -> Param:
+    return Param(Kind.parse(f"{kind}[{axes}]" if axes else kind), value)
