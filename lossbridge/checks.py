@@ -78,12 +78,14 @@ def as_number(value: object) -> float | int | bool | None:
 
 
 def check_kind(kind: Kind, what: str) -> None:
+    """Refuse what is no kind, and maps, which only a port returns."""
     instance(kind, Kind, what)
     if kind.name == "maps":
         raise schema_error(f"{what} is {kind}, but only a port's output can be maps", "kind")
 
 
 def instance(value: object, wanted: type, what: str) -> None:
+    """Refuse a value of another type; Python callers can make one without a file."""
     if not isinstance(value, wanted):
         raise schema_error(
             f"{what} must be a {wanted.__name__}, but {shown(value)} was given", "wrong_type"
@@ -91,6 +93,7 @@ def instance(value: object, wanted: type, what: str) -> None:
 
 
 def choice(value: object, options: tuple[str, ...], what: str) -> str:
+    """``value`` if it is one of these words."""
     if not isinstance(value, str):
         raise schema_error(f"{what} must be a word, but {shown(value)} was given", "wrong_type")
     if value not in options:
@@ -109,6 +112,7 @@ _HIDDEN = re.compile(
 
 
 def prose(value: object, most: int, what: str) -> str:
+    """``value`` if it is text that a terminal or a page shows as it is."""
     if not isinstance(value, str):
         raise schema_error(f"{what} must be text, but {shown(value)} was given", "wrong_type")
     if len(value) > most:
@@ -147,18 +151,22 @@ def split_id(text: object) -> tuple[str | None, str, int]:
 
 
 def too_many(count: int, what: str) -> SpecError:
+    """The error for a section with too many entries."""
     return schema_error(
         f"{count} {what} were given, but at most {MAX_ENTRIES} are read", "too_many"
     )
 
 
 def plain(value: object) -> object:
+    """A mapping as a dict, for a message."""
     return dict(value) if isinstance(value, Mapping) else value
 
 
 def schema_error(message: str, code: str) -> SpecError:
+    """An error about what a specification looks like."""
     return SpecError(message, phase="schema", code=code)
 
 
 def semantic_error(message: str, code: str) -> SpecError:
+    """An error about what a specification means."""
     return SpecError(message, phase="semantic", code=code)

@@ -71,7 +71,7 @@ class UnsupportedError(LossbridgeError):
     """The platform cannot do what was asked; the message gives the reason and another way."""
 
 
-class BackendUnavailable(LossbridgeError, ImportError):
+class BackendUnavailable(LossbridgeError, ImportError):  # noqa: N818 - says it already
     """A platform was named whose framework is not installed, or is too old."""
 
 

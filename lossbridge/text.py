@@ -52,6 +52,8 @@ class Number:
             )
         if self.value != self.value:
             raise ValueError("Number cannot hold NaN, since the language has no word for it")
+        if isinstance(self.value, int) and self.value >= MAX_INTEGER:
+            raise ValueError(f"Number holds integers below 2**53, but {self.value} was given")
 
 
 @dataclass(frozen=True, slots=True)
