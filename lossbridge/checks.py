@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from lossbridge.errors import SpecError, listed, shown, suggestion
@@ -45,7 +44,7 @@ def literal(value: object, kind: Kind, what: str) -> float | int | bool:
     finite = isinstance(value, int) or math.isfinite(value)
     if not finite or value not in kind or (isinstance(value, int) and abs(value) >= MAX_INTEGER):
         raise semantic_error(
-            f"{what} is {shown(str(value))}, but a {kind.name} is {kind.meaning}"
+            f"{what} is {shown(value)}, but a {kind.name} is {kind.meaning}"
             + ("" if finite else ", and finite")
             + f"; {example(kind)} would do",
             "domain",
@@ -155,11 +154,6 @@ def too_many(count: int, what: str) -> SpecError:
     return schema_error(
         f"{count} {what} were given, but at most {MAX_ENTRIES} are read", "too_many"
     )
-
-
-def plain(value: object) -> object:
-    """A mapping as a dict, for a message."""
-    return dict(value) if isinstance(value, Mapping) else value
 
 
 def schema_error(message: str, code: str) -> SpecError:

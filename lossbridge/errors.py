@@ -80,15 +80,20 @@ class OutputError(LossbridgeError, OSError):
 
 
 def shown(value: object) -> str:
-    """Untrusted text for a message: quoted, ASCII, short.
+    """Untrusted data for a message: ASCII, on one line, short; text in quotes.
 
     A name from a stranger's file may hold terminal escapes or a megabyte; neither may reach a
     screen through an error.
     """
+    if isinstance(value, list | dict | tuple | set):
+        # Printing half a million entries to show sixty characters would take a second.
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"  # Python refuses to print 5,000 digits
     text = value if isinstance(value, str) else repr(value)
     if len(text) > _SHOWN_CHARACTERS:
         text = text[:_SHOWN_CHARACTERS] + "..."
-    return ascii(text)
+    return ascii(text) if isinstance(value, str) else ascii(text)[1:-1]
 
 
 def listed(names: Iterable[str]) -> str:

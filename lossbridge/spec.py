@@ -45,7 +45,6 @@ from lossbridge.checks import (
     example,
     instance,
     literal,
-    plain,
     prose,
     schema_error,
     semantic_error,
@@ -178,10 +177,11 @@ class Weight(msgspec.Struct, frozen=True, eq=False):
         force_setattr(self, "sizes", self._checked_sizes())
 
     def _checked_sizes(self) -> Table[str | int]:
-        if not isinstance(self.sizes, Mapping) or set(self.sizes) != set(self.kind.axes):
+        instance(self.sizes, Mapping, "the sizes of a weight")
+        if set(self.sizes) != set(self.kind.axes):
             raise schema_error(
                 f"a weight states the size of each of its axes, {listed(self.kind.axes)}, but "
-                f"{shown(plain(self.sizes))} was given; write "
+                f"sizes of {listed(map(shown, self.sizes))} were given; write "
                 '"sizes": {"classes": "num_classes"}',
                 "sizes",
             )
@@ -792,13 +792,13 @@ def _check_version(data: dict[str, Json], where: str) -> None:
         )
     if version > FORMAT:
         raise schema_error(
-            f"{where} is in version {shown(str(version))} of the format, but this release reads "
+            f"{where} is in version {shown(version)} of the format, but this release reads "
             f"version {FORMAT}; install a newer lossbridge, or save the loss for version {FORMAT}",
             "newer_version",
         )
     if version != FORMAT:
         raise schema_error(
-            f"there is no version {shown(str(version))} of the format; this release reads version "
+            f"there is no version {shown(version)} of the format; this release reads version "
             f"{FORMAT}",
             "version",
         )

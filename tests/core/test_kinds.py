@@ -86,7 +86,7 @@ def test_the_limits_themselves_are_allowed() -> None:
 def test_a_kind_made_in_python_meets_the_same_checks() -> None:
     for arguments in (("real", "classes"), ("real", None, ("a", "a")), ("index",), ("float",)):
         with pytest.raises(SpecError):
-            Kind(*arguments)  # type: ignore[arg-type]
+            Kind(*arguments)
     with pytest.raises(SpecError):
         Kind("real", None, ["batch"])  # type: ignore[arg-type]
 

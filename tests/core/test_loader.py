@@ -47,7 +47,7 @@ from lossbridge.spec import (
 )
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "hostile.json").read_text("utf-8"))
-SECONDS = 1.0
+SECONDS = 1.0  # of the processor, which a busy machine does not stretch
 
 
 def document(vector: dict[str, Any]) -> bytes:
@@ -55,10 +55,10 @@ def document(vector: dict[str, Any]) -> bytes:
     if "base64" in vector:
         return base64.b64decode(vector["base64"])
     if "text" in vector:
-        return vector["text"].encode("utf-8")
+        return str(vector["text"]).encode("utf-8")
     if "repeat" in vector:
-        middle = vector["repeat"] * vector["times"]
-        return (vector["before"] + middle + vector["after"]).encode("utf-8")
+        middle = str(vector["repeat"]) * int(vector["times"])
+        return f"{vector['before']}{middle}{vector['after']}".encode()
     data = copy.deepcopy(VECTORS["base"])
     for path, *value in vector["edit"]:
         place = data
@@ -75,17 +75,17 @@ def base(**changes: Any) -> Spec:
     return loads(document({"edit": [[[key], value] for key, value in changes.items()]}))
 
 
-def by_id(section: str) -> Any:
+def by_id(section: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("vector", VECTORS[section], ids=lambda v: v["id"])
 
 
 @by_id("hostile")
 def test_hostile_bytes_give_the_stated_error_in_time(vector: dict[str, Any]) -> None:
     raw = document(vector)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(SpecError) as caught:
         loads(raw)
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert (caught.value.phase, caught.value.code) == (vector["phase"], vector["code"])
     message = str(caught.value)
     assert message.isascii(), "an error must not carry a stranger's characters to a terminal"
@@ -175,14 +175,14 @@ def test_mutated_documents_load_or_give_a_typed_error(seed: int) -> None:
     raw = document({"edit": []})
     for _ in range(150):
         changed = mutations(raw, rng)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             spec = loads(changed)
         except LossbridgeError:
             pass
         else:
             assert loads(dumps(spec)) == spec
-        assert time.perf_counter() - start < SECONDS, changed
+        assert time.process_time() - start < SECONDS, changed
 
 
 NAMES = ["logits", "labels", "gamma", "p", "classes", "batch", "k", "0", "1.5", "true", "inf"]
@@ -215,14 +215,14 @@ def test_grammatical_nonsense_gives_a_typed_error(seed: int) -> None:
     for _ in range(150):
         lines = [f"p = {random_expression(rng, 3)}", f"value = {random_expression(rng, 3)}"]
         raw = document({"edit": [[["body"], lines]]})
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             spec = loads(raw)
         except LossbridgeError:
             pass
         else:
             assert loads(dumps(spec)) == spec
-        assert time.perf_counter() - start < SECONDS, lines
+        assert time.process_time() - start < SECONDS, lines
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -413,7 +413,11 @@ def test_bind_passes_arrays_through_unread() -> None:
     assert base().bind(gamma=array)["gamma"] is array
 
 
-@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, 10**400, -(10**400)])
+@pytest.mark.parametrize(
+    "value",
+    [-1.0, math.nan, math.inf, 10**400, -(10**5000)],
+    ids=lambda v: "large" if abs(v) > 1e300 else str(v),
+)
 def test_bind_refuses_values_outside_the_domain(value: float) -> None:
     with pytest.raises(DomainError, match="gamma"):
         base().bind(gamma=value)
@@ -499,10 +503,10 @@ def matches(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
         pattern = schema.get("pattern", "").replace("$", r"\Z")
         return len(value) <= schema.get("maxLength", 1 << 30) and bool(re.search(pattern, value))
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return schema.get("minimum", -math.inf) <= value <= schema.get("maximum", math.inf)
+        return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
     if isinstance(value, list):
         length_fits = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 1 << 30)
-        return length_fits and all(matches(v, schema.get("items", {}), root) for v in value)
+        return bool(length_fits) and all(matches(v, schema.get("items", {}), root) for v in value)
     if isinstance(value, dict):
         return object_matches(value, schema, root)
     return True

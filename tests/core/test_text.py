@@ -333,10 +333,10 @@ def test_canonical_body_keeps_a_carry_in_its_scope() -> None:
 
 
 def refused(text: str) -> str:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(SpecError) as caught:
         parse_expression(text)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     return caught.value.code
 
 
