@@ -19,7 +19,9 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
 nox.options.sessions = ["lint", "types", "tests(newest)"]
 
-both = nox.parametrize("constraints", [nox.param(NEWEST, id="newest"), nox.param(FLOOR, id="floor")])
+both = nox.parametrize(
+    "constraints", [nox.param(NEWEST, id="newest"), nox.param(FLOOR, id="floor")]
+)
 
 
 def install(session: nox.Session, constraints: Path, *requirements: str) -> None:

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     here = arguments[:1] == ["--here"]
     job, *further = arguments[1:] if here else arguments or ["--help"]
     if job in ("-h", "--help"):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0
     if job not in JOBS:
         print(f"run.py: no job {job!r}; there are {', '.join(JOBS)}", file=sys.stderr)
@@ -99,7 +99,7 @@ def fingerprint() -> str:
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts it may have an older one
         sys.exit("run.py: needs Python 3.11 or newer, and this is " + sys.version.split()[0])
     try:
         sys.exit(main(sys.argv[1:]))

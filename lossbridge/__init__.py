@@ -10,15 +10,16 @@ here is the language: specifications as data, and the means to write and read th
 # `typing`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from lossbridge.ir import Expr
     from lossbridge.spec import Spec, dump, dumps, load, loads
-    from lossbridge.trace import Expr, define
+    from lossbridge.trace import define
 
 __version__ = "0.1.0"
 
 __all__ = ["Expr", "Spec", "__version__", "define", "dump", "dumps", "load", "loads"]
 
 _HOMES = {
-    "Expr": "lossbridge.trace",
+    "Expr": "lossbridge.ir",
     "Spec": "lossbridge.spec",
     "define": "lossbridge.trace",
     "dump": "lossbridge.spec",

@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 
     raise BackendUnavailable(
         "lossbridge.jax needs JAX, and there is no module named "
-        f"{error.name!r} here; install it with: pip install \"lossbridge[jax]\"",
+        f'{error.name!r} here; install it with: pip install "lossbridge[jax]"',
         name=error.name,
     ) from error
 

@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 
     raise BackendUnavailable(
         "lossbridge.keras needs Keras on TensorFlow, and there is no module named "
-        f"{error.name!r} here; install it with: pip install \"lossbridge[tensorflow]\"",
+        f'{error.name!r} here; install it with: pip install "lossbridge[tensorflow]"',
         name=error.name,
     ) from error
 

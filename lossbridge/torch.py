@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 
     raise BackendUnavailable(
         "lossbridge.torch needs PyTorch, and there is no module named "
-        f"{error.name!r} here; install it with: pip install \"lossbridge[torch]\"",
+        f'{error.name!r} here; install it with: pip install "lossbridge[torch]"',
         name=error.name,
     ) from error
 
