@@ -28,6 +28,7 @@ def platform(name: str) -> tuple[Train, Losses]:
     """The platform's ``train`` and its own losses, prediction first, mean over elements."""
     if name == "torch":
         import torch
+
         from lossbridge_torch.train import train as torch_train
 
         return torch_train, {
@@ -39,6 +40,7 @@ def platform(name: str) -> tuple[Train, Losses]:
     if name == "keras":
         import keras
         import tensorflow as tf
+
         from lossbridge_keras.train import train as keras_train
 
         def prediction_first(loss: Any) -> Callable[[Any, Any], Any]:
@@ -58,6 +60,7 @@ def platform(name: str) -> tuple[Train, Losses]:
     if name == "jax":
         import jax.numpy as jnp
         import optax
+
         from lossbridge_jax.train import train as jax_train
 
         def mean_of(loss: Any) -> Callable[[Any, Any], Any]:
