@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lossbridge_conformance.results import (
     DTYPE_ORDER,
+    FAILING,
     MODE_ORDER,
     PLATFORM_ORDER,
     Cell,
@@ -124,7 +125,7 @@ def _panel(key: str, names: tuple[str, str, str], runs: Sequence[Run]) -> Panel:
     for run in ordered:
         style = _stroke_style(run)
         if run.curve.track == "aligned" and run.label != REFERENCE:
-            # Equal curves cover each other: each next one is thinner, so that all can be seen.
+            # Equal curves cover each other: each next one has longer gaps, so that all can be seen.
             style += f" nest{min(aligned, 3)}"
             aligned += 1
         variant = f" {run.curve.variant}" if run.curve.variant != "" else ""
@@ -362,7 +363,7 @@ class Bar:
     width: float
     height: float
     strength: float
-    over: bool
+    look: str
     label: str
 
 
@@ -448,6 +449,8 @@ def _bars(
     for number, held in sorted(bins.items()):
         start = number * BIN
         beyond = start >= limit
+        statuses = {cell.status for cell in held}
+        kind = "over" if statuses & FAILING else "marked" if "XFAIL" in statuses else "fill"
         name = f"{start:g} bits or more" if beyond else f"{start:g} to {start + BIN:g} bits"
         bars.append(
             Bar(
@@ -455,8 +458,9 @@ def _bars(
                 y=top,
                 width=STRIP_WIDTH * BIN / limit - 1,
                 height=(STRIP_ROW - 4) / 2 - 1,
-                strength=0.35 + 0.65 * math.sqrt(len(held) / most),
-                over=any(cell.status in {"FAIL", "NAN", "RAISES", "XPASS"} for cell in held),
+                # One failure among many cells must not be the faintest mark of the map.
+                strength=1.0 if kind != "fill" else 0.35 + 0.65 * math.sqrt(len(held) / most),
+                look=kind,
                 label=f"{quantity}, {name}: {len(held)} cells",
             )
         )

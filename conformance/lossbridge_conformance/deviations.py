@@ -142,7 +142,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 def _bounds(deviation: Deviation) -> tuple[float, float]:
     if deviation.min_bits is None or deviation.max_bits is None:  # `check` refuses these on reading
-        raise ResultsError("semantic", f"deviation {shown(deviation.id)} lacks min_bits or max_bits")
+        raise ResultsError(
+            "semantic", f"deviation {shown(deviation.id)} lacks min_bits or max_bits"
+        )
     return deviation.min_bits, deviation.max_bits
 
 

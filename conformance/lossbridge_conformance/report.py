@@ -182,7 +182,7 @@ def verdict_text(cell: Cell) -> str:
         "XFAIL": "recorded deviation",
         "XPASS": "better than its recorded deviation",
         "UNTESTED": "not tested",
-        "CRASH": "lost: the worker died",
+        "CRASH": "the worker died",
     }[cell.status]
     if cell.bits is None:
         return words
@@ -322,13 +322,14 @@ def markdown(report: Report, limit: int = MARKDOWN_LIMIT) -> str:
     ]
     if summary.missing:
         head += [f"Missing: {', '.join(code(name) for name in summary.missing[:20])}", ""]
-    head += [f"- {code(note, 400)}" for note in report.merged.notes[:20]]
+    if report.merged.notes:
+        head += [*(f"- {code(note, 400)}" for note in report.merged.notes[:20]), ""]
     measured = "; ".join(
         f"{code(source.label)} {code(_versions_text(source.versions))}"
         for source in report.merged.sources[:20]
     )
-    head += ["", f"Measured: {measured}", ""]
-    parts = [("\n".join(head), [""], "")]
+    head.append(f"Measured: {measured}\n")
+    parts: list[tuple[str, Sequence[str], str]] = [("\n".join(head), (), "")]
 
     failing = [row for row in report.merged.rows if row.cell.status not in NOT_TESTED]
     failing.sort(key=lambda row: badness(row.cell), reverse=True)
@@ -391,8 +392,9 @@ def _fitted(parts: Sequence[tuple[str, Sequence[str], str]], limit: int) -> str:
                 return "\n".join(text) + "\n"
             text.append(row)
             used += size
-        text.append("")
-        used += 1
+        if rows:
+            text.append("")
+            used += 1
     return "\n".join(text).rstrip("\n") + "\n"
 
 
@@ -569,7 +571,7 @@ _HEX = re.compile(r"[+-]?0x[0-9a-f](?:\.[0-9a-f]{0,40})?p[+-]?[0-9]{1,5}", re.AS
 def _value_text(value: Any) -> tuple[str, str]:
     shown = _laid_out(value, _decimal, [SHOWN_NUMBERS])
     exact = _laid_out(value, str, [SHOWN_NUMBERS])
-    return printable(shown), "" if shown == exact else printable(exact)
+    return printable(shown), printable(exact) if shown != exact and "0x" in exact else ""
 
 
 def _decimal(value: object) -> str:
@@ -691,7 +693,10 @@ def _grid_cell(
     else:
         failed = sum(row.cell.status in FAILING for row in rows)
         tested = sum(row.cell.status not in NOT_TESTED for row in rows)
-        lines = [f"{tested - failed}/{tested}" if tested else chart.NONE]
+        if tested < 2:
+            lines = [_quantity_text(rows, worst.cell.quantity)]
+        else:
+            lines = [f"{tested - failed}/{tested}"]
     evidence = [row for row in sorted(rows, key=_row_badness, reverse=True) if row.case]
     shown = [row for row in evidence if row.cell.status in FAILING][:3] or evidence[:1]
     where = " · ".join(part for part in (group.name, group.mode, printable(sub, 60)) if part)
@@ -736,6 +741,7 @@ def html(report: Report) -> str:
     environment.filters["bits"] = bits_text
     environment.filters["short"] = lambda name: _ABBREVIATED.get(name, name)
     environment.filters["link"] = safe_link
+    environment.filters["words"] = lambda name: re.split(r"(?<=[a-z])(?=[A-Z])|(?<=_)", name)
     rows = report.merged.rows
     by_track = {
         track: [row for row in rows if row.cell.track == track]

@@ -233,8 +233,9 @@ def load_json(data: bytes, origin: str) -> Any:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise ResultsError(
             "parse",
-            f"{origin} is not complete JSON ({plain(error)}); a worker writes its file in one step, so "
-            "this one was cut short or edited: run `python -m lossbridge conformance` again",
+            f"{origin} is not complete JSON ({plain(error)}); a worker writes its file in one "
+            "step, so this one was cut short or edited; `python -m lossbridge conformance` makes "
+            "it again",
         ) from error
 
 
@@ -258,7 +259,8 @@ def decode(data: bytes, origin: str = "the results") -> Results:
     except (msgspec.ValidationError, RecursionError) as error:
         raise ResultsError(
             "schema",
-            f"{origin} does not follow {SCHEMA_NAME}: {plain(error)}; the schema is {SCHEMA_FILE.name}",
+            f"{origin} does not follow {SCHEMA_NAME}: {plain(error)}; the schema is "
+            f"{SCHEMA_FILE.name}",
         ) from error
     check(results, origin)
     return results
@@ -321,8 +323,8 @@ def check(results: Results, origin: str) -> None:
         if cell.worst_case is not None and cell.worst_case not in results.cases:
             raise ResultsError(
                 "semantic",
-                f"{origin}: cell {shown(cell.id)} names worst case {shown(cell.worst_case)}, which `cases` "
-                "does not hold",
+                f"{origin}: cell {shown(cell.id)} names worst case {shown(cell.worst_case)}, "
+                "which `cases` does not hold",
             )
     runs: set[str] = set()
     for curve in results.curves:
