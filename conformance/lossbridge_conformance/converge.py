@@ -621,6 +621,11 @@ def reference(task: Task, settings: Settings | None = None) -> Curve:
     defaults are worth without that framework.
     """
     meaning = settings or task.settings or ALIGNED[task.optimizer]
+    if task.loss not in _KNOWN:
+        raise ValueError(
+            f"no reference run for {task.loss!r}: its formula is not known here "
+            f"(known: {', '.join(_KNOWN)}); compare the platforms with each other"
+        )
     formula = _KNOWN[task.loss]
     parameters = [value.astype(np.float64) for value in task.initial]
     means = [np.zeros_like(value) for value in parameters]

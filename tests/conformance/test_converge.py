@@ -158,6 +158,8 @@ def test_unknown_names_say_what_is_known() -> None:
         tasks("aligend")
     with pytest.raises(ValueError, match="fallback"):
         replace(_one("MSELoss", "sgd"), loss="acme/x@1").evaluate([np.zeros((10, 1)), np.zeros(1)])
+    with pytest.raises(ValueError, match="no reference run"):
+        converge.reference(replace(_one("MSELoss", "sgd"), loss="acme/x@1"))
 
 
 # --- the evaluation and the reference ------------------------------------------------------------
