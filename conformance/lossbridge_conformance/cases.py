@@ -32,10 +32,10 @@ Array: TypeAlias = NDArray[Any]
 STRATA = ("practical", "full", "special")
 # The format each group is drawn in, and how many cases each stratum of it has.
 GROUPS: dict[str, tuple[str, dict[str, int]]] = {
-    "single": ("float32", {"practical": 24, "full": 24, "special": 40}),
-    "double": ("float64", {"full": 12, "special": 20}),
-    "float16": ("float16", {"practical": 12, "full": 12, "special": 24}),
-    "bfloat16": ("bfloat16", {"practical": 12, "full": 12, "special": 24}),
+    "single": ("float32", {"practical": 24, "full": 24, "special": 56}),
+    "double": ("float64", {"full": 12, "special": 24}),
+    "float16": ("float16", {"practical": 12, "full": 12, "special": 36}),
+    "bfloat16": ("bfloat16", {"practical": 12, "full": 12, "special": 36}),
 }
 SERVES: dict[str, tuple[str, ...]] = {
     "float64": ("single", "double"),
@@ -45,6 +45,7 @@ SERVES: dict[str, tuple[str, ...]] = {
 }
 SIZE = 4  # length of an axis in ordinary cases: small, and a power of two
 LARGER = (33, 3)  # length of axes, and number of samples, of the larger practical cases
+LARGER_DEPENDENT = (9, 1)  # the same where every axis is one: all of them grow together
 LABELS = ("index", "binary", "sign")
 DEPENDENT_SHARE = 4  # a call that is one case costs as much as a batch; make fewer of those
 
@@ -180,10 +181,11 @@ def generate(spec: Spec) -> tuple[Call, ...]:
             if (group, stratum) == ("single", "practical") and any(
                 plan.shape(name) for name in kinds
             ):
-                large = _Plan(kinds, sample, {"": LARGER[0], **fixed})
+                length, count = LARGER if sample is not None else LARGER_DEPENDENT
+                large = _Plan(kinds, sample, {"": length, **fixed})
                 rows = [
                     ((*flags, "large"), inputs)
-                    for flags, inputs in _rows(large, draw, stratum, LARGER[1])
+                    for flags, inputs in _rows(large, draw, stratum, count)
                 ]
                 name = f"{spec.id}/{group}/large"
                 calls.extend(_calls(large, name, group, stratum, rows))
@@ -248,12 +250,14 @@ def _special(plan: _Plan, draw: Draw, count: int) -> list[Row]:
 
 
 def _spread(queue: list[Row], share: int) -> list[Row]:
-    """Evenly spaced entries, the first and the last among them."""
-    if len(queue) <= share:
-        return queue
-    if share <= 1:
-        return queue[:share]
-    return [queue[round(i * (len(queue) - 1) / (share - 1))] for i in range(share)]
+    """As many entries as there is room for, each flag once before any flag twice."""
+    seen: dict[tuple[str, ...], int] = {}
+    ranked: list[tuple[int, int]] = []
+    for position, (flags, _) in enumerate(queue):
+        seen[flags] = seen.get(flags, -1) + 1
+        ranked.append((seen[flags], position))
+    chosen = {position for _, position in sorted(ranked)[:share]}
+    return [row for position, row in enumerate(queue) if position in chosen]
 
 
 def _benign(plan: _Plan, variant: int) -> dict[str, Array]:

@@ -224,15 +224,7 @@ def _score(
 
 def _answers(truth: Rounded, accepted: Sequence[Rounded]) -> list[Rounded]:
     """The truth, the ways an undecided branch may fall, and further accepted answers."""
-    ways = [
-        Rounded(
-            truth.dtype, way, way, np.abs(way) < FORMATS[truth.dtype].min_normal, np.isinf(way),
-            way == 0.0, truth.undecided, np.sign(way).astype(np.int8),
-            np.full(way.shape, -math.inf),
-        )
-        for way in truth.alternatives
-    ]  # fmt: skip
-    return [truth, *ways, *accepted]
+    return [truth, *truth.alternatives, *accepted]
 
 
 def _best(results: Sequence[Judged]) -> Judged:

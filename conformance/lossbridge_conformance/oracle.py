@@ -89,7 +89,7 @@ class Rounded:
     undecided: NDArray[np.bool_]
     sign: NDArray[np.int8]
     beyond: Floats
-    alternatives: tuple[Floats, ...] = ()
+    alternatives: tuple[Rounded, ...] = ()
 
 
 # --- evaluation --------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def round_to(result: OracleResult | Objects, dtype: str) -> Rounded:
         open_.astype(bool),
         sign.astype(np.int8),
         beyond.astype(np.float64),
-        tuple(round_to(way, dtype).value for way in ways),
+        tuple(round_to(way, dtype) for way in ways),
     )
 
 
