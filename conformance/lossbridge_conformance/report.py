@@ -241,7 +241,7 @@ def junit(report: Report) -> bytes:
     suites: dict[str, list[Row]] = {}
     for row in report.merged.rows:
         suites.setdefault(row.label, []).append(row)
-    totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    totals: dict[str, int] = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     seconds = {source.label: source.seconds for source in report.merged.sources}
     for label, rows in suites.items():
         tally = {

@@ -184,7 +184,7 @@ def test_a_planted_failure_shows_everywhere() -> None:
     assert "the tail cancels" in head
     assert len([a for a in page.having("button") if "hit fail" in (a.get("class") or "")]) == 1
     assert "20, 0" in page.text
-    assert "2.06115362e-09" in page.text
+    assert "2.0611536e-09" in page.text
     assert "0x1.1b48652b79c37p-29" in page.text
     text = report.markdown(run)
     assert "❌ | `focal@1` | `gradient` | `float16` | `torch` | `compiled`" in text
