@@ -121,6 +121,8 @@ _KINDS: Final[dict[str, _Facts]] = {
     ),
     "integer": _Facts(_LINE, dtype="int", meaning="an integer"),
     "flag": _Facts(_UNIT, dtype="bool", values=(0, 1), meaning="true or false"),
+    # One array for each leaf of a parameter tree; a loss of a tree is the sum over its leaves.
+    "tree": _Facts(_LINE, meaning="a tree of parameters, each leaf an array"),
     # Only a port returns maps: a list of feature maps, each with its own further axes.
     "maps": _Facts(_LINE, meaning="a list of feature maps"),
 }

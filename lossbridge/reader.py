@@ -16,6 +16,7 @@ from lossbridge.text import parse_number
 
 MAX_BYTES: Final = 1 << 20
 MAX_NESTING: Final = 64
+MAX_CONTAINERS: Final = 1 << 16  # the largest specification has fewer; a file of "{}," has 340,000
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
@@ -90,11 +91,18 @@ def _raw(data: object) -> bytes:
 
 
 def _check_nesting(raw: bytes) -> None:
-    depth = 0
+    depth = opened = 0
     for found in _BRACKETS.finditer(raw):
         token = found[0]
         if token in (b"[", b"{"):
             depth += 1
+            opened += 1
+            if opened > MAX_CONTAINERS:
+                raise _error(
+                    f"the text has more than {MAX_CONTAINERS} arrays and objects; a specification "
+                    "has a few for each of its parts",
+                    "too_many_values",
+                )
             if depth > MAX_NESTING:
                 raise _error(
                     f"brackets are nested more than {MAX_NESTING} deep at byte {found.start()}; a "

@@ -63,6 +63,7 @@ from lossbridge.errors import (
 from lossbridge.kinds import Kind, axis_name, check_name, format_signature, parse_signature
 from lossbridge.reader import MAX_BYTES, Json, read_json, too_large
 from lossbridge.text import (
+    MAX_AST_NODES,
     MAX_LINE,
     MAX_LINES,
     RESULTS,
@@ -374,7 +375,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def _check_axes(self) -> None:
         axes = dict.fromkeys(axis for kind in self.declared_kinds() for axis in kind.axes)
         stars = [axis for axis in axes if axis.startswith("*")]
-        if len(stars) > 1:
+        # A loss made of others hands each its own inputs, and their groups never meet.
+        if len(stars) > 1 and not self.uses:
             raise semantic_error(
                 f"a loss may have one axis group of any rank, but this one has {listed(stars)}; "
                 "name the other axes one by one",
@@ -444,6 +446,13 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 "no_value",
             )
         self._check_locals(assigned)
+        if self.expanded_nodes > MAX_AST_NODES:
+            raise semantic_error(
+                f"with the losses it calls written out, the body has {self.expanded_nodes} "
+                f"operations, names and numbers, but at most {MAX_AST_NODES} are read; give what "
+                "is called twice with the same arguments a name",
+                "too_many_nodes",
+            )
         # The same id must mean the same loss throughout, or its name would say nothing.
         known: dict[str, str] = {}
         for spec in _tree(self):
@@ -485,6 +494,17 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def assignments(self) -> tuple[Assignment, ...]:
         """The body as syntax trees."""
         return parse_body(self.body)
+
+    @functools.cached_property
+    def expanded_nodes(self) -> int:
+        """The size of the body with every call of a used loss written out.
+
+        Equal rows of a graph are shared, so its size does not bound the work of building it: sixty
+        equal calls, eight losses deep, make few rows in 60**7 steps.
+        """
+        nodes = [node for a in self.assignments for node in walk(a.expr)]
+        calls = [node.name for node in nodes if isinstance(node, Call) and node.name in self.uses]
+        return len(nodes) + sum(self.uses[name].expanded_nodes for name in calls)
 
     @property
     def id(self) -> str:
