@@ -128,6 +128,35 @@ class Emitter:
         return self.names[index]
 
     # --- rows
+    def rows(self) -> None:
+        """Every row once, each after its operands and after a value that tells its sizes."""
+        waiting = [i for i, node in enumerate(self.graph.nodes) if node.op != "input"]
+        while waiting:
+            later: list[int] = []
+            for index in waiting:
+                node = self.graph.nodes[index]
+                if all(a in self.names for a in node.args) and self._sized(node):
+                    self.row(index, node)
+                else:
+                    later.append(index)
+            if later == waiting:
+                raise AssertionError("no value at hand tells the sizes that the rest needs")
+            waiting = later
+
+    def _sized(self, node: Node) -> bool:
+        if node.op in ("iota", "size"):
+            wanted = {node.attr("axis")}
+        elif node.op == "broadcast":
+            wanted = set(node.type.axes)
+        else:
+            return True
+        have: set[str] = set()
+        for index in self.names:
+            found = self.graph.nodes[index].type.axes
+            if index not in self.static and (node.op != "broadcast" or set(found) <= wanted):
+                have.update(found)
+        return wanted <= have
+
     def align(self, name: str, node: Node) -> str:
         """The caller's array, brought to the layout: transposed, and singletons inserted."""
         order: tuple[str, ...] = node.attr("order")
@@ -286,9 +315,7 @@ def emit_rows(emitter: Emitter, arguments: Mapping[str, str]) -> None:
             emitter.write(f"{aligned} = {expression}")
             expression = aligned
         emitter.names[index] = expression
-    for index, node in enumerate(graph.nodes):
-        if node.op != "input":
-            emitter.row(index, node)
+    emitter.rows()
 
 
 def emit_body(outer: Emitter, node: Node, name: str) -> None:
@@ -302,9 +329,7 @@ def emit_body(outer: Emitter, node: Node, name: str) -> None:
     outer.write(f"def {name}({', '.join(arguments[n] for n in ordered)}):")
     for n, index in body.inputs():
         inner.names[index] = arguments[n]
-    for index, row in enumerate(body.nodes):
-        if row.op != "input":
-            inner.row(index, row)
+    inner.rows()
     inner.write(f"return {inner.names[body.output('carry')]}")
 
 

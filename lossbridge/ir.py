@@ -129,7 +129,9 @@ def is_star(axis: str) -> bool:
     return axis.startswith("*")
 
 
-def merge_layout(axes_lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
+def merge_layout(
+    axes_lists: Iterable[Sequence[str]], *, groups: int = 1
+) -> tuple[str, ...]:
     """One order for all axes: first appearance, a new axis going just before the known ones that
     follow it (so ``[i, d]`` then ``[j, d]`` gives ``i, j, d`` and nothing needs transposing)."""
     layout: list[str] = []
@@ -140,7 +142,7 @@ def merge_layout(axes_lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
             following = [layout.index(a) for a in axes[position + 1 :] if a in layout]
             layout.insert(min(following) if following else len(layout), axis)
     stars = [axis for axis in layout if is_star(axis)]
-    if len(stars) > 1:
+    if len(stars) > groups:
         raise SpecError(
             f"a loss may have one axis group of any rank, but this one has {', '.join(stars)}; "
             "name the other axes one by one",
@@ -148,6 +150,23 @@ def merge_layout(axes_lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
             code="two_stars",
         )
     return tuple(layout)
+
+
+def restrict(graph: Graph) -> Graph:
+    """The graph without the inputs and the axes that nothing needs."""
+    used = {a for node in graph.nodes for a in node.args} | {i for _, i in graph.outputs}
+    keep = [i for i, node in enumerate(graph.nodes) if i in used]
+    axes = {a for i in keep for a in graph.nodes[i].type.axes}
+    numbers = {old: new for new, old in enumerate(keep)}
+    nodes = tuple(
+        Node(n.op, tuple(numbers[a] for a in n.args), n.attrs, n.type)
+        for n in (graph.nodes[i] for i in keep)
+    )
+    return Graph(
+        tuple(a for a in graph.layout if a in axes),
+        nodes,
+        tuple((name, numbers[i]) for name, i in graph.outputs),
+    )
 
 
 # --- building --------------------------------------------------------------------------------

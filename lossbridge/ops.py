@@ -72,7 +72,7 @@ class Op:
             )
         if self.operands == "any":
             return args
-        if self.operands == "same":  # comparisons: integers stay exact where both sides are
+        if self.operands in ("same", "arithmetic"):  # comparisons: integers stay exact where both sides are
             ints = [a.type.dtype == "int" or _is_integer_const(a) for a in args]
             if all(ints) and any(a.type.dtype == "int" for a in args):
                 return [_as_int(b, a) for a in args]
@@ -93,7 +93,7 @@ class Op:
         return args
 
 
-VARIADIC = {"scan", "apply", "derivative"}
+VARIADIC = {"scan", "apply", "derivative", "use"}
 
 
 def _is_integer_const(e: Expr) -> bool:
@@ -135,6 +135,12 @@ def _union(b: Builder, types: Sequence[Type]) -> tuple[str, ...]:
 
 def _elementwise(dtype: str) -> Infer:
     return lambda b, types, attrs: Type(dtype, _union(b, types))
+
+
+def _arithmetic(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    """Sums and products of integers are integers."""
+    dtype = "int" if all(t.dtype == "int" for t in types) else "real"
+    return Type(dtype, _union(b, types))
 
 
 def _where(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
@@ -243,6 +249,10 @@ def _port(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Typ
 
 def _segments(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
     return Type("int", b.order(attrs["axes"]))
+
+
+def _use(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    return Type("real", ())
 
 
 # --- derivative helpers ------------------------------------------------------------------------
@@ -427,9 +437,9 @@ def _d_flip(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 
 def _d_attach(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
-    value, _, gradient = args
-    # Several inputs are stated by nesting; the innermost value itself has no other gradient.
-    return (g if value.node.op == "attach_gradient" else None), g * gradient, None
+    gradient = args[2]
+    # The value's own gradients stay; its author stops those in x (see stop_gradient).
+    return g, g * gradient, None
 
 
 def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -459,8 +469,8 @@ def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
         inner, replay[body.output("carry")], carry, [replay[_input_row(body, "carry")]]
     )[0]
     total_d = inner.lift(g) + back if back is not None else inner.lift(g) + 0.0 * carry
-    d = _make_scan(b, inner, axis, 0.0 * _first(out, axis, reverse), carry, total_d,
-                   reverse=not reverse)
+    nothing = broadcast(b.const(0.0), *carry.axes)
+    d = _make_scan(b, inner, axis, nothing, carry, total_d, reverse=not reverse)
 
     # All steps at once: the body over whole arrays, the carry being the previous step's.
     position = b.op("iota", axis=axis)
@@ -481,7 +491,7 @@ def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     )
     d_init = None if grads[0] is None else total(where(edge, grads[0], 0.0), [axis], out)
     result: list[Expr | None] = [
-        None if d_init is None else unbroadcast(d_init, _first(out, axis, reverse), init)
+        None if d_init is None else unbroadcast(d_init, nothing, init)
     ]
     for c, gradient in zip(captures, grads[1:], strict=True):
         if gradient is None:
@@ -490,11 +500,6 @@ def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
             missing = [a for a in out.axes if a not in c.axes]
             result.append(total(gradient, missing, out))
     return result
-
-
-def _first(x: Expr, axis: str, reverse: bool) -> Expr:
-    """One step of ``x``, for its shape and dtype."""
-    return take(x, x.builder.const(0, "int"), axis)
 
 
 def _input_row(graph: Graph, name: str) -> int:
@@ -736,9 +741,9 @@ _ROWS = (
     _unary("kl_phi", "(1 + x) log(1 + x) - x for x >= -1, accurate near 0",
            lambda x, o: log1p(x), expand=_x_kl_phi, bounds=lambda a: HALF_LINE),
     # elementwise, two operands
-    Op("add", V2, REAL, "x + y", lambda a, o, g: (g, g), bounds=_b_add),
-    Op("sub", V2, REAL, "x - y", lambda a, o, g: (g, -g), bounds=_b_sub),
-    Op("mul", V2, REAL, "x y", lambda a, o, g: (g * a[1], g * a[0]), bounds=_b_mul),
+    Op("add", V2, _arithmetic, "x + y", lambda a, o, g: (g, g), operands="arithmetic", bounds=_b_add),
+    Op("sub", V2, _arithmetic, "x - y", lambda a, o, g: (g, -g), operands="arithmetic", bounds=_b_sub),
+    Op("mul", V2, _arithmetic, "x y", lambda a, o, g: (g * a[1], g * a[0]), operands="arithmetic", bounds=_b_mul),
     Op("div", V2, REAL, "x / y", lambda a, o, g: (g / a[1], -(g * (o / a[1]))),
        bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 and b[0] >= 0.0 else (-INF, INF)),
     Op("pow", V2, REAL, "x ** y", _d_pow,
@@ -825,7 +830,7 @@ _ROWS = (
        attrs=("axis",), operands="any", elementwise=False,
        expand=lambda x, i, axis: take(x, i, axis), bounds=lambda a, i: a),
     Op("scan", ("axis", "value"), _scan, "all carries of a recursion along an axis", _d_scan,
-       attrs=("axis", "body", "reverse"), elementwise=False),
+       attrs=("axis", "body", "reverse"), operands="any", elementwise=False),
     # gradients stated rather than derived; functions supplied by the user
     Op("stop_gradient", V1, REAL, "x, as a constant", bounds=lambda a: a),
     Op("attach_gradient", V3, _attach, "a value with a stated gradient in x", _d_attach,
@@ -836,6 +841,10 @@ _ROWS = (
        attrs=("port", "axes", "wrt"), elementwise=False),
     Op("segments", ("port",), _segments, "which map each element of a port's maps belongs to",
        attrs=("port", "axes"), elementwise=False),
+    Op("map_sizes", ("port",), _port, "how many elements each of a port's maps has",
+       attrs=("port", "axes"), elementwise=False),
+    Op("use", ("value",), _use, "the reduced value of a loss this one uses",
+       attrs=("name", "keys"), operands="any", elementwise=False),
 )
 
 OPS: Mapping[str, Op] = {row.name: row for row in _ROWS}
@@ -1095,9 +1104,14 @@ def derivative(port: str, *args: Operand, wrt: int | tuple[int, ...] = 0) -> Exp
     return _port_op("derivative", port, args, positions)
 
 
-def segments(b: Builder, port: str) -> Expr:
+def segments(like: Operand, port: str) -> Expr:
     """For each element of a port's concatenated maps, the number of the map it belongs to."""
-    return b.op("segments", port=port, axes=("pixels",))
+    return innermost((like,)).op("segments", port=port, axes=("pixels",))
+
+
+def map_sizes(like: Operand, port: str) -> Expr:
+    """The number of elements of each of a port's maps; ``like`` is any value of the loss."""
+    return innermost((like,)).op("map_sizes", port=port, axes=("maps",))
 
 
 def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...] | None) -> Expr:
@@ -1110,7 +1124,7 @@ def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...]
             code="unknown_port",
         )
     if wrt is None:
-        axes = ports[port]
+        axes = b.order(ports[port])
     else:
         if not wrt or not all(0 <= w < len(args) for w in wrt):
             raise SpecError(f"derivative of {port}: no operand {wrt}", phase="semantic",

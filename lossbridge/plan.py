@@ -13,7 +13,16 @@ from functools import cached_property, lru_cache
 
 from lossbridge import ops
 from lossbridge.errors import ArgumentError
-from lossbridge.ir import Builder, Expr, Graph, Type, inline
+from lossbridge.ir import (
+    Builder,
+    Expr,
+    Graph,
+    Type,
+    const_value,
+    inline,
+    is_const,
+    restrict,
+)
 from lossbridge.passes.canonicalise import bind, canonicalise
 from lossbridge.passes.differentiate import differentiate, push_forward
 from lossbridge.passes.guard import guard
@@ -121,13 +130,27 @@ def reduced_graph(spec: Spec, options: Options) -> Graph:
 
 @dataclass(frozen=True)
 class PortCall:
-    """One call of a user's function: what it is given, and what the rest reads it as."""
+    """A call outside the fused function: what it is given, and what the rest reads it as.
+
+    ``op`` is ``apply`` or ``derivative`` (of a user's function ``port``), ``segments`` or
+    ``map_sizes`` (of the maps it returned), or ``use`` (of another loss, called ``port`` here).
+    """
 
     name: str  # the input of the later pieces that holds what it returns
+    op: str
     port: str
-    wrt: tuple[int, ...] | None  # None: the value; else the derivatives to take
+    wrt: tuple[int, ...]  # the derivatives to take, one after the other
+    keys: tuple[str, ...]  # of a used loss: which of its inputs each argument is
+    numbers: Numbers  # of a used loss: its parameters that are numbers here
     arguments: Graph  # outputs port_arg_0, port_arg_1, ...
-    segments: bool = False
+
+    @property
+    def passed(self) -> tuple[str, ...] | None:
+        """The names of the arguments where they are inputs as they come: nothing to compute."""
+        nodes = [self.arguments.nodes[i] for _, i in self.arguments.outputs]
+        if all(node.op == "input" for node in nodes):
+            return tuple(node.attr("name") for node in nodes)
+        return None
 
 
 @dataclass(frozen=True)
@@ -264,11 +287,15 @@ def trail(spec: Spec, numbers: Numbers = (), options: Options = Options(),
 # --- ports -----------------------------------------------------------------------------------------
 
 
+OUTSIDE = ("apply", "derivative", "segments", "map_sizes", "use")
+
+
 def cut_ports(graph: Graph) -> tuple[tuple[PortCall, ...], Graph]:
-    """Take the calls of ports out: what they return becomes an input of the rest.
+    """Take the calls of ports and of used losses out: what they return becomes an input.
 
     No port may run inside a custom-gradient function: torch would drop the gradients of its
-    parameters without a word, and JAX and TensorFlow would raise.
+    parameters without a word, and JAX and TensorFlow would raise. A used loss has a fused function
+    of its own.
     """
     calls: list[PortCall] = []
     b = Builder(graph.layout)
@@ -278,23 +305,35 @@ def cut_ports(graph: Graph) -> tuple[tuple[PortCall, ...], Graph]:
             values.append(b.row(node.op, (), node.attrs, node.type))
             continue
         args = [values[a] for a in node.args]
-        if node.op not in ("apply", "derivative", "segments"):
+        if node.op not in OUTSIDE:
             values.append(b.op(node.op, *args, **dict(node.attrs)))
             continue
         name = f"port{len(calls)}"
-        if node.op == "segments":
-            kind, wrt = "integer", None
-        else:
-            kind, wrt = "real", node.attr("wrt")
-        arguments = b.finish(**{f"port_arg_{k}": a for k, a in enumerate(args)})
-        calls.append(PortCall(name, node.attr("port"), wrt, arguments, node.op == "segments"))
-        values.append(b.input(name, Type(node.type.dtype, node.attr("axes")), kind))
-    outputs = {name: values[index] for name, index in graph.outputs}
-    return tuple(calls), _prune(b.finish(**outputs), {c.name for c in calls})
+        keys: tuple[str, ...] = node.attr("keys") or ()
+        fixed = [k for k, a in zip(keys, args, strict=False) if is_const(_plain(a))]
+        numbers = tuple(
+            (k, const_value(_plain(a).node))
+            for k, a in zip(keys, args, strict=False)
+            if k in fixed
+        )
+        if keys:
+            args = [a for k, a in zip(keys, args, strict=True) if k not in fixed]
+            keys = tuple(k for k in keys if k not in fixed)
+        arguments = restrict(b.finish(**{f"port_arg_{k}": a for k, a in enumerate(args)}))
+        calls.append(
+            PortCall(name, node.op, node.attr("port") or node.attr("name"),
+                     node.attr("wrt") or (), keys, numbers, arguments)
+        )
+        kind = "integer" if node.type.dtype == "int" else "real"
+        values.append(b.input(name, Type(node.type.dtype, node.attr("axes") or ()), kind))
+    piece = b.finish(**{name: values[index] for name, index in graph.outputs})
+    return tuple(calls), restrict(piece) if calls else piece
 
 
-def _prune(graph: Graph, keep: Collection[str]) -> Graph:
-    return graph
+def _plain(value: Expr) -> Expr:
+    """A value without the broadcasting of a constant parameter."""
+    node = value.node
+    return Expr(value.builder, node.args[0]) if node.op == "broadcast" else value
 
 
 def inline_ports(graph: Graph, ports: Mapping[str, Callable[[Builder, list[Expr]], Expr]]) -> Graph:

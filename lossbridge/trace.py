@@ -55,11 +55,14 @@ def spec_layout(spec: Spec) -> tuple[str, ...]:
     lists = [kind.axes for _, kind in declarations(spec)]
     for port in spec.ports.values():
         lists.extend(kind.axes for kind in port.inputs)
-        lists.append(port_axes(port, None))
-    return merge_layout(lists)
+        lists.append(port_axes(port))
+        if port.output.name == "maps":
+            lists.append(("maps",))
+    # A loss made of others only hands them their inputs, so its groups never meet in one value.
+    return merge_layout(lists, groups=len(lists) if spec.uses else 1)
 
 
-def port_axes(port: Port, name: str | None) -> tuple[str, ...]:
+def port_axes(port: Port) -> tuple[str, ...]:
     """The axes of what a port returns; maps are concatenated along an axis ``pixels``."""
     if port.output.name == "maps":
         return (*port.output.axes, "pixels")
@@ -72,7 +75,7 @@ def port_axes(port: Port, name: str | None) -> tuple[str, ...]:
 def build_graph(spec: Spec) -> Graph:
     """The graph of a specification as written, before any pass."""
     b = Builder(spec_layout(spec))
-    b.ports = {name: port_axes(port, name) for name, port in spec.ports.items()}
+    b.ports = {name: port_axes(port) for name, port in spec.ports.items()}
     values: dict[str, Expr] = declare(b, spec)
     reader = _Reader(b, spec)
     results: dict[str, Expr] = {}
@@ -181,7 +184,7 @@ class _Reader:
         row = ops.OPS.get(tree.name)
         if row is None or not row.signature:
             raise SpecError(f"unknown function {tree.name}", phase="semantic", code="unknown_op")
-        if tree.name in ("apply", "derivative", "segments"):
+        if tree.name in ("apply", "derivative", "segments", "map_sizes"):
             return self._port(tree, names)
         values: list[Operand] = []
         attrs: dict[str, Any] = {}
@@ -226,8 +229,9 @@ class _Reader:
                 phase="semantic",
                 code="unknown_port",
             )
-        if tree.name == "segments":
-            return ops.segments(self.b, port)
+        if tree.name in ("segments", "map_sizes"):
+            axes = ("pixels",) if tree.name == "segments" else ("maps",)
+            return self.b.op(tree.name, port=port, axes=axes)
         values = [self.read(a, names) for a in tree.args[1:]]
         if len(values) != len(known.inputs):
             raise _arity(tree, ops.OPS[tree.name])
@@ -243,14 +247,19 @@ class _Reader:
         return ops.derivative(port, *values, wrt=wrt)
 
     def _use(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
-        """Inline another specification: its reduced value on these operands."""
-        from lossbridge.plan import Options, reduced_graph
-        from lossbridge.ir import inline
-
+        """The reduced value of another loss on these operands."""
         used = self.spec.uses[tree.name]
         operands = [self.read(a, names) for a in tree.args]
         given = dict(zip(used.inputs, operands, strict=False))
-        given.update((key, self.read(value, names)) for key, value in tree.keywords)
+        declared = dict(declarations(used))
+        for key, value in tree.keywords:
+            if key not in declared or key in given:
+                raise SpecError(
+                    f"{tree.name} has no input {key}; it has {', '.join(declared)}",
+                    phase="semantic",
+                    code="keyword",
+                )
+            given[key] = self.read(value, names)
         missing = [name for name in used.inputs if name not in given]
         if missing or len(operands) > len(used.inputs):
             raise SpecError(
@@ -258,12 +267,15 @@ class _Reader:
                 phase="semantic",
                 code="arity",
             )
-        inner = reduced_graph(used, Options())
-        # The axes of what is used keep their own names, prefixed by its name here.
-        renamed = _map_axes(inner, given)
-        for axis in renamed.layout:
-            self.b.add_axis(axis)
-        return inline(self.b, renamed, given)[renamed.output("value")]
+        for name, value in given.items():
+            if len(value.axes) != len(declared[name].axes):
+                raise SpecError(
+                    f"{tree.name}: {name} is {declared[name]}, but is given a value with axes "
+                    f"{', '.join(value.axes) or '(none)'}",
+                    phase="semantic",
+                    code="unknown_axis",
+                )
+        return self.b.op("use", *given.values(), name=tree.name, keys=tuple(given))
 
 
 def _map_axes(graph: Graph, given: Mapping[str, Expr]) -> Graph:
@@ -414,7 +426,9 @@ def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Express
         return text.Call("to_real", (args[0],))
     if node.op == "scan":
         return _scan_tree(node, args)
-    if node.op in ("apply", "derivative", "segments"):
+    if node.op == "use":
+        return text.Call(node.attr("name"), (), tuple(zip(node.attr("keys"), args, strict=True)))
+    if node.op in ("apply", "derivative", "segments", "map_sizes"):
         keywords: tuple[tuple[str, text.Expression], ...] = ()
         if node.op == "derivative":
             positions = tuple(text.Number(w) for w in node.attr("wrt"))
@@ -502,7 +516,7 @@ class Definition:
             **self.settings,
         )
         b = Builder(spec_layout(head))
-        b.ports = {name: port_axes(port, name) for name, port in head.ports.items()}
+        b.ports = {name: port_axes(port) for name, port in head.ports.items()}
         values: dict[str, Any] = dict(declare(b, head))
         values.update((name, name) for name in head.ports)
         parameters = inspect.signature(self.function).parameters

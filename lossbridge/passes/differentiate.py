@@ -11,6 +11,7 @@ from lossbridge.ir import Builder, Expr, Graph, Type, inline
 def pull_back(b: Builder, output: Expr, seed: Expr, wrt: Sequence[Expr]) -> list[Expr | None]:
     """The gradient of ``output``, weighted by ``seed``, in each of ``wrt`` (None: no path).
 
+    The values in ``wrt`` count as independent, whatever they are computed from.
     What is returned may lack axes of the value, which means constant along them.
     """
     active = _active(b, output.index, {w.index for w in wrt})
@@ -19,7 +20,7 @@ def pull_back(b: Builder, output: Expr, seed: Expr, wrt: Sequence[Expr]) -> list
     for index in sorted(active, reverse=True):
         g = gradients.get(index)
         node = b.nodes[index]
-        if g is None or (index in targets and not _reaches(node, active)):
+        if g is None or index in targets:
             continue
         row = ops.OPS[node.op]
         if row.vjp is None and row.expand is not None and node.op not in ("sign", "compare"):
@@ -40,19 +41,16 @@ def pull_back(b: Builder, output: Expr, seed: Expr, wrt: Sequence[Expr]) -> list
     return [gradients.get(w.index) for w in wrt]
 
 
-def _reaches(node: object, active: set[int]) -> bool:
-    return any(a in active for a in getattr(node, "args", ()))
-
-
 def _active(b: Builder, output: int, targets: set[int]) -> set[int]:
-    """Rows between the targets and the output."""
+    """Rows between the targets, which count as independent, and the output."""
     below: set[int] = set()
     stack = [output]
     while stack:
         index = stack.pop()
         if index not in below:
             below.add(index)
-            stack.extend(b.nodes[index].args)
+            if index not in targets:
+                stack.extend(b.nodes[index].args)
     active: set[int] = set()
     for index in sorted(below):
         node = b.nodes[index]

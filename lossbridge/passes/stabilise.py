@@ -35,6 +35,8 @@ EXCLUDED = "logsumexp(where(iota(k) == i, -inf, u), k)"
 RULES: tuple[Rule, ...] = (
     Rule("log1p", "log(1 + u)", "log1p(u)", "1 + 1e-9 is 1 in float32",
          kinds=(("u", "non_negative[n]"),)),
+    Rule("log_one_minus", "log(1 - u)", "log1p(-u)", "1 - 1e-9 is 1 in float32",
+         kinds=(("u", "probability[n]"),)),
     Rule("expm1", "exp(u) - 1", "expm1(u)", "exp(1e-9) is 1 in float32", kinds=U),
     Rule("one_minus_exp", "1 - exp(u)", "-expm1(u)", "exp(1e-9) is 1 in float32", kinds=U),
     Rule("softplus", "log1p(exp(u))", "softplus(u)", "exp(89) overflows float32", kinds=U),

@@ -1,0 +1,583 @@
+"""What the three front doors share: constructors, calls, shapes, messages. Knows no framework.
+
+A :class:`Form` is a public class: its name and the losses behind it (several, where the kind of an
+input decides, as for integer or probability targets). :func:`bind` turns constructor arguments into
+a :class:`Bound`; :func:`bind_call` turns those of a call into named inputs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from lossbridge.errors import ArgumentError, ShapeError, listed, shown, suggestion
+from lossbridge.ir import is_star
+from lossbridge.kinds import Kind
+from lossbridge.plan import Numbers, Options, Plan, index_axes, plan
+from lossbridge.spec import EMPTY, NORMALIZERS, REDUCTIONS, Reduction, Spec
+from lossbridge.trace import Definition, spec_layout
+
+CLASS_AXIS = "classes"
+DEFAULT_CLASS_AXIS = {"torch": 1, "keras": -1, "jax": -1}
+
+# A platform's own names for reductions -> (kind, normaliser; None: the loss's own).
+REDUCTION_NAMES: Mapping[str, tuple[str, str | None]] = {
+    "batchmean": ("mean", "batch"),
+    "sum_over_batch_size": ("mean", "elements"),
+    "mean_with_sample_weight": ("mean", "weights"),
+}
+CALL_KEYWORDS = ("sample_weight", "mask", "normalizer_count", "step")
+ALIASES = {
+    "torch": ("input", "target"),
+    "keras": ("y_pred", "y_true"),
+    "jax": ("predictions", "targets"),
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A public class: one name, and one or more losses told apart by the dtypes of the inputs."""
+
+    name: str
+    definitions: tuple[Definition, ...] = field(repr=False)
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Constructor arguments that give the sizes of trainable weights."""
+        found: dict[str, None] = {}
+        for d in self.definitions:
+            for weight in d.weights.values():
+                found.update((s, None) for s in weight.sizes.values() if isinstance(s, str))
+        return tuple(found)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All parameters of all the losses behind this name, in order."""
+        found: dict[str, Any] = {}
+        for d in self.definitions:
+            found.update((n, p) for n, p in d.params.items() if n not in found)
+        return found
+
+    @property
+    def reduction(self) -> Reduction:
+        reduction: Reduction = self.definitions[0].settings["reduction"]
+        return reduction
+
+    @property
+    def doc(self) -> str:
+        return self.definitions[0].__doc__ or ""
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        return tuple(d.spec for d in self.definitions)
+
+    @property
+    def has_axis(self) -> bool:
+        return any(has_class_axis(d.inputs) for d in self.definitions)
+
+
+@lru_cache(maxsize=1)
+def forms() -> Mapping[str, Form]:
+    """Every public class, by name."""
+    from lossbridge.catalogue import catalogue
+
+    grouped: dict[str, list[Definition]] = {}
+    for definition in catalogue().values():
+        grouped.setdefault(definition.name, []).append(definition)
+    return {name: Form(name, tuple(ds)) for name, ds in grouped.items()}
+
+
+def has_class_axis(inputs: Mapping[str, Kind]) -> bool:
+    """Whether an input has an axis group and one class axis, whose place a user may choose."""
+    return any(
+        len(kind.axes) == 2 and is_star(kind.axes[0]) and not is_star(kind.axes[1])
+        for kind in inputs.values()
+    )
+
+
+def moved_axis(kind: Kind) -> str | None:
+    """The axis of an input that ``axis=`` places: the one named axis beside an axis group."""
+    if len(kind.axes) == 2 and is_star(kind.axes[0]) and not is_star(kind.axes[1]):
+        return kind.axes[1]
+    return None
+
+
+def default_axis(platform: str, kind: Kind, rank: int) -> int:
+    """Where that axis lies by default: torch keeps classes at 1, or at 0 without a batch."""
+    if kind.axes[1] != CLASS_AXIS or DEFAULT_CLASS_AXIS[platform] == -1:
+        return rank - 1
+    return min(DEFAULT_CLASS_AXIS[platform], rank - 1)
+
+
+# --- constructors ----------------------------------------------------------------------------------
+
+
+def signature(form: Form, extra: Sequence[inspect.Parameter] = ()) -> inspect.Signature:
+    """The constructor's signature: sizes, parameters, then what every loss takes."""
+    kinds = inspect.Parameter
+    parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in form.sizes]
+    required = [n for n, p in form.params.items() if p.value is None]
+    parameters += [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in required]
+    parameters += [
+        kinds(name, kinds.POSITIONAL_OR_KEYWORD, default=None if p.kind.axes else p.value)
+        for name, p in form.params.items()
+        if name not in required
+    ]
+    parameters.append(kinds("reduction", kinds.KEYWORD_ONLY, default=form.reduction.kind))
+    parameters.append(kinds("normalizer", kinds.KEYWORD_ONLY, default=form.reduction.normalizer))
+    if form.has_axis:
+        parameters.append(kinds("axis", kinds.KEYWORD_ONLY, default=None))
+    parameters.append(kinds("empty", kinds.KEYWORD_ONLY, default=form.definitions[0].settings[
+        "empty"]))
+    return inspect.Signature([*parameters, *extra])
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A loss with its settings: all that a call does not decide."""
+
+    form: Form
+    specs: tuple[Spec, ...]
+    given: Mapping[str, Any] = field(compare=False)  # constructor arguments as given, for repr
+    numbers: tuple[Numbers, ...]  # static parameters, one tuple per spec
+    arrays: Mapping[str, Any] = field(compare=False)  # parameters given as arrays
+    reduction: str
+    normalizer: str
+    axis: int | None
+    sizes: Mapping[str, int] = field(compare=False)
+
+    def plan(self, which: int, options: Options, native: frozenset[str]) -> Plan:
+        """The plan of one of the specs, with this reduction."""
+        full = Options(self.reduction, self.normalizer, options.sample_weight, options.mask)
+        return plan(self.specs[which], self.numbers[which], full, native)
+
+    def select(self, dtype_kinds: Mapping[str, str]) -> int:
+        """Which of the losses fits inputs of these dtype kinds (``real``, ``int``, ``bool``)."""
+        if len(self.specs) == 1:
+            return 0
+        for which, spec in enumerate(self.specs):
+            if all(
+                (kind.dtype == "int") == (dtype_kinds.get(name, kind.dtype) != "real")
+                for name, kind in spec.inputs.items()
+                if kind.dtype != "bool"
+            ):
+                return which
+        return 0
+
+
+def as_form(source: Any) -> Form:
+    """A form of anything that says what a loss is: a form, a definition, a spec, or a path."""
+    if isinstance(source, Form):
+        return source
+    if isinstance(source, Definition):
+        return Form(source.name, (source,))
+    if isinstance(source, Spec):
+        return Form(*_definition_of(source))
+    from lossbridge.spec import load
+
+    return as_form(load(source))
+
+
+def _definition_of(spec: Spec) -> tuple[str, tuple[Definition, ...]]:
+    from lossbridge.trace import class_name
+
+    definition = SpecDefinition(
+        spec.id,
+        _no_function,
+        class_name(spec.id),
+        spec.params,
+        spec.weights,
+        spec.ports,
+        {
+            "step": spec.step,
+            "yields": spec.yields,
+            "reduction": spec.reduction,
+            "empty": spec.empty,
+            "references": spec.references,
+            "uses": spec.uses,
+        },
+        spec,
+    )
+    return definition.name, (definition,)
+
+
+def _no_function() -> None:
+    """Stands where a definition that was read from a file has no Python function."""
+
+
+@dataclass(frozen=True)
+class SpecDefinition(Definition):
+    """A definition that was read, not traced."""
+
+    read: Spec = field(default=None, repr=False)  # type: ignore[assignment]
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return self.read.summary
+
+    @property
+    def inputs(self) -> Any:  # type: ignore[override]
+        return self.read.inputs
+
+    @property
+    def spec(self) -> Spec:  # type: ignore[override]
+        return self.read
+
+
+def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
+    """Check constructor arguments and bind them."""
+    form = as_form(source)
+    settings = dict(arguments)
+    reduction = settings.pop("reduction", form.reduction.kind)
+    normalizer = settings.pop("normalizer", None)
+    reduction = "none" if reduction is None else reduction
+    if reduction in REDUCTION_NAMES:
+        if reduction != "batchmean" and platform != "keras":
+            raise ArgumentError(
+                f"reduction={reduction!r} is Keras's name; here write reduction='mean', "
+                f"normalizer={REDUCTION_NAMES[reduction][1]!r}"
+            )
+        reduction, implied = REDUCTION_NAMES[reduction]
+        normalizer = normalizer or implied
+    if reduction not in REDUCTIONS:
+        raise ArgumentError(
+            f"{form.name}: reduction={shown(reduction)} was given; it is one of "
+            f"{', '.join(map(repr, REDUCTIONS))}"
+        )
+    normalizer = normalizer or form.reduction.normalizer
+    if normalizer not in NORMALIZERS:
+        raise ArgumentError(
+            f"{form.name}: normalizer={shown(normalizer)} was given; it is one of "
+            f"{', '.join(map(repr, NORMALIZERS))}"
+        )
+    axis = settings.pop("axis", None)
+    if axis is not None and not form.has_axis:
+        raise ArgumentError(f"{form.name} has no class axis to place, so it takes no axis=")
+    if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
+        raise ArgumentError(f"{form.name}: axis={shown(axis)} was given; it is an integer")
+    empty = settings.pop("empty", None)
+    if empty is not None and empty not in EMPTY:
+        raise ArgumentError(
+            f"{form.name}: empty={shown(empty)} was given; it is one of "
+            f"{', '.join(map(repr, EMPTY))}"
+        )
+    sizes: dict[str, int] = {}
+    for name in form.sizes:
+        value = settings.pop(name, None)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ArgumentError(
+                f"{form.name} needs {name}, a positive integer, but {shown(value)} was given; "
+                f"write {form.name}({', '.join(f'{s}=...' for s in form.sizes)})"
+            )
+        sizes[name] = value
+    for name in settings:
+        if name not in form.params:
+            options = [*form.sizes, *form.params, "reduction", "normalizer", "empty"]
+            raise ArgumentError(
+                f"{form.name} has no argument {shown(name)}; its arguments are "
+                f"{listed(options)}{suggestion(name, options)}"
+            )
+    values: dict[str, Any] = {}
+    specs: list[Spec] = []
+    for spec in form.specs:
+        if empty is not None and empty != spec.empty:
+            spec = _replace(spec, empty=empty)
+        mine = {n: v for n, v in settings.items() if n in spec.params and v is not None}
+        values.update(spec.bind(**mine))
+        specs.append(spec)
+    arrays = {n: v for n, v in values.items() if not isinstance(v, int | float | bool)}
+    numbers = tuple(
+        tuple((n, values[n]) for n in spec.params if n not in arrays) for spec in specs
+    )
+    return Bound(form, tuple(specs), dict(arguments), numbers, arrays, reduction, normalizer, axis,
+                 sizes)
+
+
+def _replace(spec: Spec, **changes: Any) -> Spec:
+    import msgspec
+
+    return msgspec.structs.replace(spec, **changes)
+
+
+# --- calls -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Call:
+    """The arguments of one call, by name."""
+
+    inputs: dict[str, Any]
+    sample_weight: Any = None
+    mask: Any = None
+    normalizer_count: Any = None
+    step: Any = None
+    ports: dict[str, Any] = field(default_factory=dict)
+    params: Any = None
+
+
+def positional_order(spec: Spec, platform: str) -> tuple[str, ...]:
+    """The inputs that may be given by position, in the platform's order."""
+    names = tuple(spec.inputs)
+    if platform == "keras":
+        return names[::-1] if len(names) == 2 else names if len(names) == 1 else ()
+    return names
+
+
+def call_text(spec: Spec, platform: str, loss: str = "loss") -> str:
+    """The call that works, for messages and documentation."""
+    order = positional_order(spec, platform) or tuple(f"{n}={n}" for n in spec.inputs)
+    parts = [*order, *(f"{p}={p}" for p in spec.ports)]
+    if spec.step:
+        parts.append("step=step")
+    if spec.weights and platform == "jax":
+        parts.append("params=params")
+    return f"{loss}({', '.join(parts)})"
+
+
+def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+    """Give every argument of a call its name, or say which does not fit and what call does."""
+    spec = bound.specs[0]
+    name = bound.form.name
+    order = positional_order(spec, platform)
+    if len(args) > len(order):
+        raise ArgumentError(
+            f"{name} was called with {len(args)} positional arguments, but takes {len(order)} "
+            f"here; write {call_text(spec, platform)}"
+        )
+    call = Call(dict(zip(order, args, strict=False)))
+    names = tuple(spec.inputs)
+    aliases = dict(zip(ALIASES[platform], names, strict=False)) if len(names) >= 2 else (
+        {ALIASES[platform][0]: names[0]})
+    others = {alias: n for s in bound.specs for alias, n in zip(s.inputs, names, strict=False)}
+    for key, value in kwargs.items():
+        if key == "where" and platform == "jax" and key not in spec.inputs:
+            key = "mask"
+        if key in spec.inputs or (key not in aliases and key in others):
+            target = key if key in spec.inputs else others[key]
+        elif key in aliases:
+            target = aliases[key]
+        elif key in CALL_KEYWORDS:
+            setattr(call, key, value)
+            continue
+        elif key in spec.ports:
+            call.ports[key] = value
+            continue
+        elif key == "params" and platform == "jax":
+            call.params = value
+            continue
+        else:
+            options = [*names, *spec.ports, *CALL_KEYWORDS]
+            raise ArgumentError(
+                f"{name} was called with {shown(key)}, which it does not take; it takes "
+                f"{listed(options)}{suggestion(key, options)}; write {call_text(spec, platform)}"
+            )
+        if target in call.inputs:
+            raise ArgumentError(
+                f"{name} was given {target} twice, by position and by name; write "
+                f"{call_text(spec, platform)}"
+            )
+        call.inputs[target] = value
+    missing = [n for n in names if n not in call.inputs]
+    missing += [p for p in spec.ports if p not in call.ports]
+    if missing:
+        raise ArgumentError(
+            f"{name} was called without {', '.join(missing)}; write {call_text(spec, platform)}"
+        )
+    if call.step is not None and not spec.step:
+        raise ArgumentError(f"{name} has no schedule, so it takes no step=")
+    if bound.normalizer == "external" and bound.reduction == "mean":
+        if call.normalizer_count is None:
+            raise ArgumentError(
+                f"{name} has normalizer='external': give the global count at the call, "
+                f"{call_text(spec, platform)[:-1]}, normalizer_count=count)"
+            )
+    elif call.normalizer_count is not None:
+        raise ArgumentError(
+            f"{name} was given normalizer_count, but divides by {bound.normalizer!r}; construct it "
+            "with normalizer='external'"
+        )
+    return call
+
+
+def rename_inputs(bound: Bound, which: int, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs under the names of the chosen overload (same places, its own names)."""
+    return dict(zip(bound.specs[which].inputs, (inputs[n] for n in bound.specs[0].inputs),
+                    strict=True))
+
+
+# --- shapes ------------------------------------------------------------------------------------------
+
+Shape = Sequence["int | None"]
+
+
+def axis_lengths(
+    kinds: Mapping[str, Kind], shapes: Mapping[str, Shape], name: str
+) -> dict[str, tuple[int | None, ...]]:
+    """The length of every named axis, or a :class:`ShapeError` that names the two that disagree.
+
+    Unknown lengths (None) agree with anything.
+    """
+    lengths: dict[str, tuple[int | None, ...]] = {}
+    source: dict[str, str] = {}
+    for key, kind in kinds.items():
+        if key not in shapes:
+            continue
+        shape = tuple(shapes[key])
+        star = next((i for i, a in enumerate(kind.axes) if is_star(a)), None)
+        fixed = len(kind.axes) - (star is not None)
+        if len(shape) < fixed or (star is None and len(shape) != fixed):
+            raise ShapeError(
+                f"{name}: {key} is {kind}, so it has "
+                f"{'at least ' if star is not None else ''}{fixed} dimension(s), but its shape is "
+                f"{shape}"
+            )
+        position = 0
+        for axis in kind.axes:
+            width = len(shape) - fixed if is_star(axis) else 1
+            found = shape[position : position + width]
+            position += width
+            known = lengths.get(axis)
+            if known is None:
+                lengths[axis], source[axis] = found, key
+            elif not _agree(known, found):
+                raise ShapeError(_disagreement(name, axis, kinds, shapes, source[axis], key))
+            else:
+                lengths[axis] = tuple(
+                    a if a is not None else b for a, b in zip(known, found, strict=True)
+                )
+    return lengths
+
+
+def _agree(a: Shape, b: Shape) -> bool:
+    return len(a) == len(b) and all(
+        x is None or y is None or x == y for x, y in zip(a, b, strict=True)
+    )
+
+
+def _disagreement(name: str, axis: str, kinds: Mapping[str, Kind], shapes: Mapping[str, Shape],
+                  first: str, second: str) -> str:
+    a, b = tuple(shapes[first]), tuple(shapes[second])
+    message = (
+        f"{name}: {first} has shape {a} as {kinds[first]}, and {second} has shape {b} as "
+        f"{kinds[second]}; they disagree about the axis {axis}, and nothing broadcasts silently"
+    )
+    known_a = [x for x in a if x != 1]
+    known_b = [x for x in b if x != 1]
+    if known_a == known_b and len(a) != len(b):
+        longer, shape = (first, b) if len(a) > len(b) else (second, a)
+        message += f"; pass {longer}.reshape({', '.join(map(str, shape))})"
+    elif is_star(axis) and len(a) == len(b):
+        message += f"; give both the same leading shape, e.g. {second} of shape {a}"
+    return message
+
+
+def index_shape(
+    spec: Spec, lengths: Mapping[str, Shape]
+) -> tuple[int | None, ...]:
+    """The shape of the unreduced value: what sample weights and masks line up with."""
+    return tuple(n for axis in index_axes(spec) for n in lengths.get(axis, (None,)))
+
+
+def aligned_shape(name: str, what: str, given: Shape, index: Shape) -> tuple[int | None, ...]:
+    """The shape to bring a weight or mask to before broadcasting: aligned from the left.
+
+    (N,) weighs the samples of an (N, T) value; anything that fits neither way is an error.
+    """
+    shape = tuple(given)
+    if len(shape) == len(index) + 1 and shape[-1] == 1:
+        shape = shape[:-1]  # Keras users give (N, 1)
+    if len(shape) > len(index) or not all(
+        x is None or y is None or x == y or x == 1 for x, y in zip(shape, index, strict=False)
+    ):
+        raise ShapeError(
+            f"{name}: {what} has shape {tuple(given)}, but the loss has one value for each of "
+            f"{tuple(index)}; give it that shape, or {tuple(index)[:1]} to weigh whole samples"
+        )
+    return (*shape, *(1,) * (len(index) - len(shape)))
+
+
+# --- documentation -----------------------------------------------------------------------------------
+
+
+def docstring(form: Form, platform: str) -> str:
+    """One docstring per loss and platform: what is penalised, definition, shapes, call, sources."""
+    d = form.definitions[0]
+    lines = [form.doc.rstrip(), "", "Definition:"]
+    for definition in form.definitions:
+        spec = definition.spec
+        if len(form.definitions) > 1:
+            lines.append(f"    {definition.id}")
+        lines += [f"    {line}" for line in spec.body]
+    spec = d.spec
+    lines += ["", "Inputs:"]
+    for definition in form.definitions:
+        lines += [
+            f"    {name}: {kind}, {kind.meaning}"
+            for name, kind in definition.spec.inputs.items()
+            if definition is d or (name, kind) not in spec.inputs.items()
+        ]
+    if form.params:
+        lines += ["", "Parameters:"]
+        lines += [
+            f"    {name}: {p.kind}, {p.kind.meaning}"
+            + ("" if p.value is None else f"; default {p.value}")
+            for name, p in form.params.items()
+        ]
+    if spec.weights:
+        lines += ["", "Trainable weights:"]
+        lines += [f"    {name}: {w.kind}, starting from {w.init}"
+                  for name, w in spec.weights.items()]
+    if spec.ports:
+        lines += ["", "Ports:"]
+        lines += [f"    {name}: {port}" for name, port in spec.ports.items()]
+    lines += [
+        "",
+        f"Reduction: {spec.reduction.kind}, divided by {spec.reduction.normalizer}; "
+        f"yields {spec.yields}; an empty mean is {spec.empty}.",
+        "",
+        f"Call: {call_text(spec, platform)}",
+    ]
+    if spec.references:
+        lines += ["", "References:"] + [f"    {r}" for r in spec.references]
+    return "\n".join(lines)
+
+
+def nearest_name(name: str, available: Iterable[str]) -> str:
+    """The class of ours that a name of another framework most likely stands for."""
+    known = {
+        "CategoricalCrossentropy": "CrossEntropyLoss",
+        "SparseCategoricalCrossentropy": "CrossEntropyLoss",
+        "BinaryCrossentropy": "BCEWithLogitsLoss",
+        "BinaryFocalCrossentropy": "BinaryFocalLoss",
+        "CategoricalFocalCrossentropy": "FocalLoss",
+        "MeanSquaredError": "MSELoss",
+        "MeanAbsoluteError": "L1Loss",
+        "Huber": "HuberLoss",
+        "LogCosh": "LogCoshLoss",
+        "KLDivergence": "KLDivLoss",
+        "Poisson": "PoissonNLLLoss",
+        "Hinge": "HingeLoss",
+        "CosineSimilarity": "CosineEmbeddingLoss",
+        "Dice": "DiceLoss",
+        "CTC": "CTCLoss",
+        "softmax_cross_entropy": "CrossEntropyLoss",
+        "softmax_cross_entropy_with_integer_labels": "CrossEntropyLoss",
+        "sigmoid_binary_cross_entropy": "BCEWithLogitsLoss",
+        "sigmoid_focal_loss": "BinaryFocalLoss",
+        "squared_error": "MSELoss",
+        "l2_loss": "MSELoss",
+        "huber_loss": "HuberLoss",
+    }
+    if name in known and known[name] in set(available):
+        return f"; the nearest here is {known[name]}"
+    return suggestion(name, available)
+
+
+Resolver = Callable[[str], Any]
+
+
+def layout_of(spec: Spec) -> tuple[str, ...]:
+    return spec_layout(spec)
