@@ -512,8 +512,29 @@ def _input_row(graph: Graph, name: str) -> int:
 def _make_scan(b: Builder, inner: Builder, axis: str, init: Expr, carry: Expr, result: Expr,
                *, reverse: bool) -> Expr:
     body = inner.finish(carry=result)
-    captured = [outer for outer, _ in inner.captures]
-    return b.op("scan", init, *captured, axis=axis, body=body, reverse=reverse or None)
+    # Only what a step reads is handed to it: a value captured for nothing would tie the recursion
+    # to what it does not depend on.
+    read = {a for node in body.nodes for a in node.args} | {body.output("carry")}
+    used = [
+        k for k in range(len(inner.captures)) if _input_row(body, f"c{k}") in read
+    ]
+    names = {f"c{k}": f"c{new}" for new, k in enumerate(used)}
+    slim = Builder(body.layout)
+    values: list[Expr] = []
+    for node in body.nodes:
+        name = node.attr("name") if node.op == "input" else None
+        if name is not None and name != "carry":
+            if name not in names:
+                values.append(slim.const(0.0))
+                continue
+            attrs = tuple((k, names[name] if k == "name" else v) for k, v in node.attrs)
+            values.append(slim.row("input", (), attrs, node.type))
+        else:
+            values.append(slim.row(node.op, tuple(values[a].index for a in node.args), node.attrs,
+                                   node.type))
+    captured = [inner.captures[k][0] for k in used]
+    return b.op("scan", init, *captured, axis=axis,
+                body=slim.finish(carry=values[body.output("carry")]), reverse=reverse or None)
 
 
 # --- expansions of composites ------------------------------------------------------------------
