@@ -221,16 +221,16 @@ class Builder:
             value = int(value)
         return self.row("const", (), (("value", encode_const(value)),), Type(dtype))
 
-    def op(self, name: str, *args: Operand, **attrs: Attr) -> Expr:
+    def op(self, op: str, /, *args: Operand, **attrs: Attr) -> Expr:
         """Add one operation; operands may be numbers, or values of an enclosing builder."""
         from lossbridge.ops import OPS
 
-        row = OPS[name]
+        row = OPS[op]
         operands = [self.lift(arg) for arg in args]
         operands = row.coerce(self, operands)
         type_ = row.infer(self, tuple(o.type for o in operands), attrs)
         packed = tuple(sorted((k, v) for k, v in attrs.items() if v is not None))
-        return self.row(name, tuple(o.index for o in operands), packed, type_)
+        return self.row(op, tuple(o.index for o in operands), packed, type_)
 
     def lift(self, value: Operand) -> Expr:
         """A number becomes a constant; a value of an enclosing graph is captured."""

@@ -247,6 +247,16 @@ def _port(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Typ
     return Type("real", b.order(attrs["axes"]))
 
 
+def _others(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    taken = _take(b, types, attrs)
+    return Type("real", b.order([*taken.axes, attrs["axis"]]))
+
+
+def _put(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    _need_axes("put", types[0], (attrs["axis"],))
+    return Type(types[0].dtype, _union(b, types))
+
+
 def _segments(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
     return Type("int", b.order(attrs["axes"]))
 
@@ -267,6 +277,11 @@ def total(x: Expr, axes: Sequence[str], like: Expr) -> Expr:
         if axis not in have and axis in like.axes:
             x = x * x.builder.op("size", axis=axis)
     return x
+
+
+def total_missing(g: Expr, arg: Expr, out: Expr) -> Expr:
+    """Summed over the axes that an operand lacks."""
+    return total(g, [a for a in g.axes if a not in arg.axes], g)
 
 
 def unbroadcast(g: Expr, out: Expr, arg: Expr) -> Expr:
@@ -417,6 +432,31 @@ def _d_pick(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     x, index = args
     hit = x.builder.op("iota", axis=out.node.attr("axis")) == index
     return where(hit, g, 0.0), None
+
+
+def _d_put(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, index, _ = args
+    axis = out.node.attr("axis")
+    g = broadcast(g, *out.axes)
+    return put(g, index, 0.0, axis), None, total_missing(pick(g, index, axis), args[2], out)
+
+
+def _d_log_odds_against(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, index = args
+    axis = out.node.attr("axis")
+    return put(g * softmax_others(x, index, axis), index, -g, axis), None
+
+
+def _d_softmax_others(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    axis = out.node.attr("axis")
+    return out * (g - total(g * out, [axis], out)), None
+
+
+def _d_logistic_nll(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, target = args
+    step = indicator(x > 0.0)
+    # Not sigmoid(x) - target, which is 0 at x = 20, target 1 in float32.
+    return g * ((step - target) - (2.0 * step - 1.0) * sigmoid(-abs_(x))), -(g * x)
 
 
 def _d_rename(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -592,6 +632,38 @@ def _x_log_softmax(x: Expr, axes: tuple[str, ...]) -> Expr:
     return d - log1p(rest)
 
 
+def others(x: Expr, index: Expr, axis: str) -> tuple[Expr, Expr, Expr]:
+    """The maximum, exp(x - maximum) without the indexed entry, and its sum.
+
+    The maximum is over all entries: where the indexed one leads by more than 87, what is left
+    underflows in float32, as do the loss and the gradient themselves.
+    """
+    m = safe_max(x, (axis,))
+    e = put(exp(x - m), index, 0.0, axis)
+    return m, e, sum(e, axis)
+
+
+def _x_log_odds_against(x: Expr, index: Expr, axis: str) -> Expr:
+    m, _, s = others(x, index, axis)
+    return (m - take(x, index, axis)) + log(s)
+
+
+def _x_softmax_others(x: Expr, index: Expr, axis: str) -> Expr:
+    _, e, s = others(x, index, axis)
+    return e / _safe_denominator(s)
+
+
+def _x_put(x: Expr, index: Expr, value: Expr, axis: str) -> Expr:
+    return where(x.builder.op("iota", axis=axis) == index, value, x)
+
+
+def _x_logistic_nll(x: Expr, target: Expr) -> Expr:
+    # With t = sigmoid(-|x|), log(1 + exp(-|x|)) = -log(1 - t): one exponential serves value and
+    # gradient. Both terms are non-negative, so nothing cancels.
+    step = indicator(x > 0.0)
+    return (step - target) * x - log1p(-sigmoid(-abs_(x)))
+
+
 def _x_softmax_complement(x: Expr, axes: tuple[str, ...]) -> Expr:
     _, e, top, rest = _rest(x, axes)
     s = 1.0 + rest
@@ -759,6 +831,8 @@ _ROWS = (
            expand=_x_log_cosh, bounds=lambda a: HALF_LINE),
     _unary("log1mexp", "log(1 - exp(-x)) for x > 0", lambda x, o: exp(-x) / -expm1(-x),
            expand=_x_log1mexp),
+    Op("logistic_nll", V2, REAL, "-y log(sigmoid(x)) - (1 - y) log(1 - sigmoid(x))",
+       _d_logistic_nll, expand=_x_logistic_nll),
     _unary("kl_phi", "(1 + x) log(1 + x) - x for x >= -1, accurate near 0",
            lambda x, o: log1p(x), expand=_x_kl_phi, bounds=lambda a: HALF_LINE),
     # elementwise, two operands
@@ -846,6 +920,16 @@ _ROWS = (
        operands="any", elementwise=False, bounds=lambda a: a),
     Op("take", ("value", "value", "axis"), _take, "the entry at an integer index; NaN outside",
        _d_take, attrs=("axis",), operands="any", elementwise=False, bounds=lambda a, i: a),
+    Op("put", ("value", "value", "value", "axis"), _put, "x with the indexed entry replaced",
+       _d_put, attrs=("axis",), operands="any", elementwise=False, expand=_x_put),
+    Op("log_odds_against", ("value", "value", "axis"), _take,
+       "log of the sum of the other entries' exponentials, less the indexed entry",
+       _d_log_odds_against, attrs=("axis",), operands="any", elementwise=False,
+       expand=_x_log_odds_against),
+    Op("softmax_others", ("value", "value", "axis"), _others,
+       "softmax over the entries other than the indexed one, which gets 0", _d_softmax_others,
+       attrs=("axis",), operands="any", elementwise=False, expand=_x_softmax_others,
+       bounds=lambda a, i: UNIT),
     Op("pick", ("value", "value", "axis"), _take,
        "take, where another term of the same sum makes the gradient NaN outside", _d_pick,
        attrs=("axis",), operands="any", elementwise=False,
@@ -1066,6 +1150,18 @@ def flip(x: Operand, axis: str) -> Expr:
 
 def take(x: Operand, index: Operand, axis: str) -> Expr:
     return _apply("take", x, index, axis=axis)
+
+
+def pick(x: Operand, index: Operand, axis: str) -> Expr:
+    return _apply("pick", x, index, axis=axis)
+
+
+def put(x: Operand, index: Operand, value: Operand, axis: str) -> Expr:
+    return _apply("put", x, index, value, axis=axis)
+
+
+def softmax_others(x: Operand, index: Operand, axis: str) -> Expr:
+    return _apply("softmax_others", x, index, axis=axis)
 
 
 def stop_gradient(x: Operand) -> Expr:

@@ -12,7 +12,7 @@ from typing import Any
 from lossbridge import ops
 from lossbridge.ir import Expr, Graph
 from lossbridge.passes.canonicalise import canonicalise
-from lossbridge.rewrite import Step, rewrite
+from lossbridge.rewrite import Step, bounds, rewrite
 
 
 def _expander(name: str, expand: Callable[..., Expr]) -> Step:
@@ -31,14 +31,27 @@ def _scaled_softmax(value: Expr) -> Expr | None:
     """
     for k in (0, 1):
         a, p = Expr(value.builder, value.node.args[k]), Expr(value.builder, value.node.args[1 - k])
+        x = Expr(value.builder, p.node.args[0]) if p.node.args else p
+        if p.node.op == "softmax_others" and p.node.attr("axis") not in a.axes:
+            _, e, s = ops.others(x, Expr(value.builder, p.node.args[1]), p.node.attr("axis"))
+            return (a / ops.where(s == 0.0, 1.0, s)) * e
         if p.node.op != "softmax":
             continue
         axes: tuple[str, ...] = p.node.attr("axes")
         if not set(axes) & set(a.axes):
-            x = Expr(value.builder, p.node.args[0])
             e = ops.exp(x - ops.safe_max(x, axes))
             return (a / ops.sum(e, *axes)) * e
     return None
+
+
+def _one_sided_sigmoid(value: Expr) -> Expr | None:
+    """Where the sign of the operand is known, the exponential needs no selection."""
+    x = Expr(value.builder, value.node.args[0])
+    lo, hi = bounds(x)
+    if hi <= 0.0:
+        e = ops.exp(x)
+        return e / (1.0 + e)
+    return 1.0 / (1.0 + ops.exp(-x)) if lo >= 0.0 else None
 
 
 def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
@@ -57,6 +70,6 @@ def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
         attrs = {**dict(value.node.attrs), "body": done}
         return value.builder.op("scan", *(Expr(value.builder, a) for a in value.node.args), **attrs)
 
-    if "softmax" not in native:
-        steps["mul"] = (_scaled_softmax,)
+    # Products with a softmax, and sigmoids of one sign, before what they are made of is expanded.
+    graph = rewrite(graph, {"mul": (_scaled_softmax,), "sigmoid": (_one_sided_sigmoid,)})
     return canonicalise(rewrite(graph, {**steps, "scan": (inner,)}))

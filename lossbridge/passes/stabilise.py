@@ -30,7 +30,6 @@ def _not_const(name: str) -> object:
 U = (("u", "real[n]"),)
 AXIS = (("u", "real[n, k]"),)
 LABELLED = (("u", "real[n, k]"), ("i", "index(k)[n]"))
-EXCLUDED = "logsumexp(where(iota(k) == i, -inf, u), k)"
 
 RULES: tuple[Rule, ...] = (
     Rule("log1p", "log(1 + u)", "log1p(u)", "1 + 1e-9 is 1 in float32",
@@ -59,14 +58,17 @@ RULES: tuple[Rule, ...] = (
     Rule("log_take_softmax", "log(take(softmax(u, k), i, k))", "take(log_softmax(u, k), i, k)",
          "softmax of [0, 104] has a 0 in float32", kinds=LABELLED),
     Rule("exclude_target_log_softmax", "take(log_softmax(u, k), i, k)",
-         f"-softplus({EXCLUDED} - pick(u, i, k))",
+         "-softplus(log_odds_against(u, i, k))",
          "[20, 0] with label 0: the loss is 2.06e-9, and 20 - 20 is 0", kinds=LABELLED),
     Rule("exclude_target_softmax", "take(softmax(u, k), i, k)",
-         f"sigmoid(pick(u, i, k) - {EXCLUDED})",
+         "sigmoid(-log_odds_against(u, i, k))",
          "shares its parts with the logarithm of the same probability", kinds=LABELLED),
     Rule("exclude_target_complement", "take(softmax_complement(u, k), i, k)",
-         f"sigmoid({EXCLUDED} - pick(u, i, k))",
+         "sigmoid(log_odds_against(u, i, k))",
          "softmax of [20, 0] is 1 in float32", kinds=LABELLED),
+    Rule("logistic_nll", "a * softplus(-u) + (1 - a) * softplus(u)", "logistic_nll(u, a)",
+         "one exponential instead of two, and no cancellation in the gradient",
+         kinds=(("a", "probability[n]"), ("u", "real[n]"))),
     Rule("log1mexp", "log(-expm1(-u))", "log1mexp(u)",
          "-expm1(-20) rounds to 1 in float32, and its logarithm to 0", given="u >= 0",
          kinds=(("u", "positive[n]"),)),
