@@ -131,6 +131,31 @@ def parameters(spec: Spec) -> dict[str, float | int | bool]:
     }
 
 
+def with_parameters(
+    spec: Spec, inputs: Mapping[str, Array], given: Mapping[str, Any] | None = None
+) -> dict[str, Array]:
+    """The inputs of a call with the parameters as arrays, as the loss's graph takes them.
+
+    A number given for a parameter that has axes stands for every entry.
+    """
+    kinds = _kinds(spec)
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, x in inputs.items():
+        width = x.ndim - len(kinds[name].axes) + 1
+        position = 0
+        for axis in kinds[name].axes:
+            step = width if axis.startswith("*") else 1
+            sizes[axis] = x.shape[position : position + step]
+            position += step
+    found: dict[str, Array] = dict(inputs)
+    for name, value in {**parameters(spec), **(given or {})}.items():
+        shape = tuple(n for axis in spec.params[name].kind.axes for n in sizes[axis])
+        found[name] = np.broadcast_to(np.asarray(value), np.shape(value) or shape)
+    if spec.step:
+        found.setdefault("step", np.asarray(0.0))
+    return found
+
+
 # --- generating --------------------------------------------------------------------------------
 
 Row: TypeAlias = tuple[tuple[str, ...], dict[str, Array]]  # flags, and the inputs of one case

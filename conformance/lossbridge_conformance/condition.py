@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from flint import arb
 from numpy.typing import ArrayLike
 
 from lossbridge.ir import Builder, Graph, Type, inline
@@ -20,8 +21,9 @@ from lossbridge.passes.differentiate import pull_back
 from lossbridge_conformance import balls
 from lossbridge_conformance.formats import FORMATS, Floats
 from lossbridge_conformance.oracle import LIMIT_BITS, OracleResult, evaluate
-from lossbridge_conformance.rules import Function, Objects, objects
+from lossbridge_conformance.rules import Function, Objects, lift, objects
 
+ROUGH_BITS = 256  # a condition number needs few correct bits, but its parts may cancel
 MAX_COMPONENTS = 64  # rows of a Hessian that are looked at; more do not change a maximum by much
 
 
@@ -38,7 +40,8 @@ def condition_value(
 
     ``results`` are the oracle's for a graph with the gradient of the summed value in every float
     input. |f| counts as at least the least normal: below that a format has no relative precision.
-    Where values share inputs (pairs), an input's part is that of the summed value.
+    Inputs shared by independent samples (class weights, centres) are left out: their gradient is
+    summed over the samples, so the part of one sample is not in it. That only excuses less.
     """
     axes = graph.nodes[graph.output(value)].type.axes
     total: Objects | None = None
@@ -46,6 +49,8 @@ def condition_value(
         if prefix + name not in results:
             continue
         node = graph.nodes[row]
+        if _shared(graph, node.attr("order"), axes):
+            continue
         own = graph.nodes[graph.output(prefix + name)].type.axes
         gradient = _reorder(results[prefix + name].values, own, node.attr("order"))
         x = objects(inputs[name])
@@ -54,6 +59,12 @@ def condition_value(
     if total is None:
         return np.ones(results[value].shape)
     return _ratio(total, results[value].values, dtype)
+
+
+def _shared(graph: Graph, order: Sequence[str], axes: Sequence[str]) -> bool:
+    """Whether an input lacks an axis along which values and some other input lie."""
+    inputs = [set(graph.nodes[row].attr("order")) for _, row in graph.inputs()]
+    return any(axis not in order for axis in axes if any(axis in own for own in inputs))
 
 
 def condition_gradient(
@@ -71,32 +82,51 @@ def condition_gradient(
     ``graph`` has an output ``gradient_NAME``; H is found by differentiating that output once more,
     one component at a time (all samples at once, since they are independent).
     """
-    second = _second(graph, name, prefix)
     nodes = dict(graph.inputs())
     order: tuple[str, ...] = graph.nodes[nodes[name]].attr("order")
     sample = [a for a in graph.nodes[graph.output(value)].type.axes if a in order]
+    second = _second(graph, name, prefix, sample)
     array = np.asarray(inputs[name], np.float64)
     dims = _dims(order, [a for a in order if a not in sample], array.ndim)
-    top: Floats | None = None
+    size = _gradient_size(graph, inputs, prefix + name, dims, extra)
+    size = np.maximum(size, math.log2(FORMATS[dtype].min_normal))
+    top = np.full(size.shape, -math.inf)
     for position in list(product(*(range(array.shape[d]) for d in dims)))[:MAX_COMPONENTS]:
         seed = np.zeros(array.shape)
         where: list[Any] = [slice(None)] * array.ndim
         for d, at in zip(dims, position, strict=True):
             where[d] = at
         seed[tuple(where)] = 1.0
-        row = _row(second, {**inputs, "seed": seed}, sample, graph, extra)
-        top = row if top is None else np.fmax(top, row)
-    gradient = _rough(graph, inputs, extra)[prefix + name]
-    size = np.array([_log2(x) for x in gradient.reshape(-1)]).reshape(gradient.shape)
-    size = np.max(size, axis=dims, initial=-math.inf)
-    floor = math.log2(FORMATS[dtype].min_normal)
-    if top is None:
-        return np.ones(size.shape)
+        row = _row(second, {**inputs, "seed": seed}, sample, graph, size, extra)
+        top = np.fmax(top, np.where(np.isnan(row), math.inf, row))
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(np.exp2(top - np.maximum(size, floor)), dtype=np.float64)
+        return np.asarray(np.exp2(top - size), dtype=np.float64)
 
 
-def _second(graph: Graph, name: str, prefix: str) -> Graph:
+def _gradient_size(
+    graph: Graph,
+    inputs: Mapping[str, ArrayLike],
+    output: str,
+    dims: tuple[int, ...],
+    extra: Mapping[str, Function] | None,
+) -> Floats:
+    """log2 of the largest component of each sample's gradient, NaN where it is not known."""
+    bits = ROUGH_BITS
+    while True:
+        found = evaluate(graph, inputs, bits=bits, assume=0, extra=extra)[output]
+        size = np.asarray(np.max(_logs(found), axis=dims, initial=-math.inf))
+        # A component matters, and must be known, unless it is far below the largest.
+        blurred = ~_elementwise(_good, found) & (_logs(found, upper=True) > _spaced(size, dims) - 4)
+        if not blurred.any() or bits >= LIMIT_BITS:
+            return np.where(blurred.any(axis=dims), math.nan, size)
+        bits *= 4
+
+
+def _spaced(x: Floats, dims: tuple[int, ...]) -> Floats:
+    return np.asarray(np.expand_dims(x, dims))
+
+
+def _second(graph: Graph, name: str, prefix: str, sample: Sequence[str]) -> Graph:
     """The graph of sum over c of seed_c dg_c/dx, for each real input x."""
     b = Builder(graph.layout)
     values = inline(b, graph, {})
@@ -104,7 +134,10 @@ def _second(graph: Graph, name: str, prefix: str) -> Graph:
     order = next(graph.nodes[i].attr("order") for key, i in graph.inputs() if key == name)
     seed = b.input("seed", Type("real", order), "seed")
     sources = {
-        key: values[row] for key, row in graph.inputs() if graph.nodes[row].type.dtype == "real"
+        key: values[row]
+        for key, row in graph.inputs()
+        if graph.nodes[row].type.dtype == "real"
+        and not _shared(graph, graph.nodes[row].attr("order"), sample)
     }
     rows = pull_back(b, gradient, seed, list(sources.values()))
     outputs = {
@@ -119,10 +152,28 @@ def _row(
     inputs: Mapping[str, ArrayLike],
     sample: Sequence[str],
     graph: Graph,
+    size: Floats,
     extra: Mapping[str, Function] | None,
 ) -> Floats:
-    """log2 of sum_i |H_ci x_i| for one component, per sample."""
-    found = _rough(second, inputs, extra)
+    """log2 of sum_i |H_ci x_i| for one component, per sample; NaN where it is not known."""
+    bits = ROUGH_BITS
+    while True:
+        found = evaluate(second, inputs, bits=bits, assume=0, extra=extra)
+        total = _contracted(second, found, inputs, sample, graph)
+        # Below the gradient itself the quotient is under 1, and no number under 1 is used.
+        blurred = ~_elementwise(_good, total) & ~(_logs(total, upper=True) < size)
+        if not blurred.any() or bits >= LIMIT_BITS:
+            return np.where(blurred, math.nan, _logs(total))
+        bits *= 4
+
+
+def _contracted(
+    second: Graph,
+    found: Mapping[str, Objects],
+    inputs: Mapping[str, ArrayLike],
+    sample: Sequence[str],
+    graph: Graph,
+) -> Objects:
     total: Objects | None = None
     for key, row in graph.inputs():
         if f"row_{key}" not in found:
@@ -134,19 +185,21 @@ def _row(
         part = _sum_onto(_absolute_product(x, h), order, sample)
         total = part if total is None else _added(total, part)
     assert total is not None
-    return np.array([_log2(x) for x in total.reshape(-1)]).reshape(total.shape)
+    return total
 
 
-def _rough(
-    graph: Graph, inputs: Mapping[str, ArrayLike], extra: Mapping[str, Function] | None
-) -> dict[str, Objects]:
-    """Values to a few bits: a condition number needs no more."""
-    bits = 256
-    while True:
-        found = evaluate(graph, inputs, bits=bits, assume=0, extra=extra)
-        if bits >= LIMIT_BITS or all(_good(x) for v in found.values() for x in v.reshape(-1)):
-            return found
-        bits *= 4
+def _elementwise(function: Any, array: Objects) -> Any:
+    return np.array([function(x) for x in array.reshape(-1)]).reshape(array.shape)
+
+
+def _logs(array: Objects, upper: bool = False) -> Floats:
+    if upper:
+        array = lift(_upper, 1)(array)
+    return np.asarray(_elementwise(_log2, array), dtype=np.float64)
+
+
+def _upper(x: balls.Value) -> balls.Value:
+    return balls.tidy(x.abs_upper()) if isinstance(x, arb) else x
 
 
 def _good(x: balls.Value) -> bool:
@@ -234,7 +287,6 @@ def _log2(x: balls.Value) -> float:
 
 def _ratio(total: Objects, value: Objects, dtype: str) -> Floats:
     floor = math.log2(FORMATS[dtype].min_normal)
-    above = np.array([_log2(x) for x in total.reshape(-1)]).reshape(total.shape)
-    below = np.array([_log2(x) for x in value.reshape(-1)]).reshape(value.shape)
+    above, below = _logs(total), _logs(value)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(np.exp2(above - np.maximum(below, floor)), dtype=np.float64)

@@ -57,7 +57,7 @@ class Draw:
         size = self._size(shape, stratum)
         if name == "probability":
             # Half of them near 1, where 1 - p decides.
-            small = np.minimum(size, 1.0 / size) * 0.5
+            small = np.where(size > 1.0, 1.0 / np.maximum(size, 1.0), size) * 0.5
             return np.where(self.rng.random(shape) < 0.5, small, 1.0 - small)
         if name == "log_probability":
             return -size

@@ -113,6 +113,7 @@ def evaluate(
     nodes = dict(graph.inputs())
     shapes = {name: np.shape(inputs[name]) for name in nodes}
     sizes, star_rank = interp.axis_sizes(graph, shapes)
+    _name_axes(graph, sizes)
     context = interp.Context(graph.layout, star_rank)
     with ctx.workprec(bits):
         env = {}
@@ -126,6 +127,13 @@ def evaluate(
         whole = np.broadcast_to(found[name], context.shape_of(sizes, axes))
         results[name] = interp.restore(whole, axes, context)
     return results
+
+
+def _name_axes(graph: Graph, sizes: dict[str, tuple[int, ...]]) -> None:
+    """Lengths of renamed axes: a row that counts along one may stand before the renaming."""
+    for node in graph.nodes:
+        if node.op == "rename" and node.attr("old") in sizes:
+            sizes.setdefault(node.attr("new"), sizes[node.attr("old")])
 
 
 def _load(node: Node, array: ArrayLike) -> Any:

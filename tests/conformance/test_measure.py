@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,10 +138,11 @@ def test_a_known_shift_is_measured_exactly(dtype: str, shift: int) -> None:
 
 
 def _column(truth: Rounded) -> Rounded:
-    fields: dict[str, Any] = {name: getattr(truth, name) for name in Rounded.__dataclass_fields__}
-    return Rounded(**{
-        name: x[:, None] if isinstance(x, np.ndarray) else x for name, x in fields.items()
-    })
+    fields = {name: getattr(truth, name) for name in Rounded.__dataclass_fields__}
+    changed: dict[str, Any] = {
+        name: x[:, None] for name, x in fields.items() if isinstance(x, np.ndarray)
+    }
+    return replace(truth, **changed)
 
 
 def test_wrong_sign_normaliser_and_epsilon_are_caught() -> None:
