@@ -29,7 +29,8 @@ class Lowering:
     ``table`` maps each primitive to a template over its operands (``"torch.exp({0})"``) or to a
     function that returns the expression. ``helpers`` are the run-time functions that the table's
     expressions call; ``eject`` copies their source. ``native`` names the composites that this
-    platform has a kernel for (the others arrive expanded).
+    platform has a kernel for (the others arrive expanded). ``emitter`` is a platform's own writer
+    of rows, where keeping singleton dimensions costs it speed.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Lowering:
     transpose: str = "{0}.transpose({1})"
     squeeze: str = "{0}.squeeze({1})"
     reshape_like: str = "{0}.reshape({1}.shape)"
+    emitter: Callable[[Graph, Lowering], Emitter] | None = None
 
 
 @dataclass
@@ -124,8 +126,19 @@ class Emitter:
     def write(self, line: str) -> None:
         self.lines.append(self.indent + line)
 
-    def operand(self, index: int) -> str:
-        return self.names[index]
+    def operands(self, node: Node) -> list[str]:
+        """The expressions that a row's table entry is given."""
+        return [self.names[a] for a in node.args]
+
+    def measure(self, argument: str, node: Node) -> None:
+        """Write how many dimensions aligned values have, as an argument with the group tells it."""
+        extra = len(self.graph.layout) - len(node.attr("order"))
+        self.write(f"rank = {argument}.ndim + {extra}" if extra else f"rank = {argument}.ndim")
+        self.rank = "rank"
+
+    def results(self, arguments: Mapping[str, str]) -> list[str]:
+        """The outputs as the caller sees them."""
+        return _results(self, arguments)
 
     # --- rows
     def rows(self) -> None:
@@ -195,7 +208,7 @@ class Emitter:
             self.names[index] = self.lowering.literal(value)
             self.static.add(index)
             return
-        args = [self.operand(a) for a in node.args]
+        args = self.operands(node)
         static = bool(node.args) and all(a in self.static for a in node.args)
         if static and node.op in STATIC_ARITHMETIC:
             expression = f"({args[0]} {STATIC_ARITHMETIC[node.op]} {args[1]})"
@@ -247,7 +260,7 @@ class Emitter:
 
 def emit(graph: Graph, lowering: Lowering, name: str, doc: str = "") -> str:
     """The source of a function from the graph's inputs, in order, to a tuple of its outputs."""
-    emitter = Emitter(graph, lowering)
+    emitter = (lowering.emitter or Emitter)(graph, lowering)
     inputs = [(n, i) for n, i in graph.inputs()]
     arguments = {n: f"x{k}" for k, (n, _) in enumerate(inputs)}
     head = f"def {name}({', '.join(arguments.values())}):"
@@ -257,7 +270,7 @@ def emit(graph: Graph, lowering: Lowering, name: str, doc: str = "") -> str:
     for line in note:
         emitter.write(f"# {line}")
     emit_rows(emitter, arguments)
-    emitter.write(f"return ({', '.join(_results(emitter, arguments))},)")
+    emitter.write(f"return ({', '.join(emitter.results(arguments))},)")
     return "\n".join(emitter.lines) + "\n"
 
 
@@ -302,10 +315,7 @@ def emit_rows(emitter: Emitter, arguments: Mapping[str, str]) -> None:
         if node.type.dtype == "real" and real_first is None:
             real_first = arguments[name]
         if star is not None and star in node.type.axes and emitter.rank is None:
-            extra = len(graph.layout) - len(node.attr("order"))
-            emitter.write(f"rank = {arguments[name]}.ndim + {extra}" if extra
-                          else f"rank = {arguments[name]}.ndim")
-            emitter.rank = "rank"
+            emitter.measure(arguments[name], node)
     for line in lowering.prologue(real_first or "x0"):
         emitter.write(line)
     for name, index in graph.inputs():
