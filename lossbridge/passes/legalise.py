@@ -70,6 +70,8 @@ def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
         attrs = {**dict(value.node.attrs), "body": done}
         return value.builder.op("scan", *(Expr(value.builder, a) for a in value.node.args), **attrs)
 
-    # Products with a softmax, and sigmoids of one sign, before what they are made of is expanded.
-    graph = rewrite(graph, {"mul": (_scaled_softmax,), "sigmoid": (_one_sided_sigmoid,)})
+    if "sigmoid" in steps:
+        steps["sigmoid"] = (_one_sided_sigmoid, *steps["sigmoid"])
+    # Products with a softmax before what they are made of is expanded.
+    graph = rewrite(graph, {"mul": (_scaled_softmax,)})
     return canonicalise(rewrite(graph, {**steps, "scan": (inner,)}))
