@@ -57,8 +57,9 @@ def index_axes(spec: Spec) -> tuple[str, ...]:
     return graph.nodes[graph.output("value")].type.axes
 
 
-def reduced_graph(spec: Spec, options: Options) -> Graph:
-    """The graph as written with its reduction appended; outputs ``value`` only.
+def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph:
+    """The graph as written with its reduction appended; outputs ``value`` only, or with ``parts``
+    also the ``total`` and the ``divisor`` it is the quotient of.
 
     ======================  ======================================================
     normaliser              divisor (w: sample weight, m: mask, c: the body's count)
@@ -125,6 +126,8 @@ def reduced_graph(spec: Spec, options: Options) -> Graph:
     result = total / divisor
     if spec.empty == "zero":
         result = ops.where(divisor == 0.0, 0.0, result)
+    if parts:
+        return b.finish(value=result, total=total, divisor=divisor)
     return b.finish(value=result)
 
 
@@ -158,6 +161,7 @@ class Plan:
     """The forms of one loss under one set of options, verified and legalised on demand."""
 
     spec: Spec
+    numbers: Numbers
     options: Options
     written: Graph  # reduced, parameters bound, before any pass
     calls: tuple[PortCall, ...]
@@ -177,6 +181,15 @@ class Plan:
     def fused(self, wrt: tuple[str, ...]) -> Graph:
         """Inputs -> value, and the gradient in each of ``wrt`` of unit incoming gradient."""
         return self._finish(_derived(self.stable, wrt, False, True))
+
+    def scaled(self, wrt: tuple[str, ...]) -> Graph | None:
+        """As ``fused``, with the gradients of the sum and one more output ``scale``, a number.
+
+        The gradient of a mean is that of the sum times 1 / divisor; where the divisor does not
+        depend on ``wrt`` the product is left to the backward, which multiplies by the incoming
+        gradient anyway: one pass over the data less. None where there is no such divisor.
+        """
+        return _scaled(self.spec, self.numbers, self.options, self.native, wrt)
 
     def gradient(self, wrt: tuple[str, ...]) -> Graph:
         """Inputs -> gradients of unit incoming gradient."""
@@ -255,7 +268,42 @@ def plan(spec: Spec, numbers: Numbers = (), options: Options = Options(),
     calls, piece = cut_ports(written)
     fired: list[str] = []
     stabilise(piece, fired)
-    return Plan(spec, options, written, calls, piece, native, tuple(fired))
+    return Plan(spec, numbers, options, written, calls, piece, native, tuple(fired))
+
+
+@lru_cache(maxsize=1024)
+def _scaled(spec: Spec, numbers: Numbers, options: Options, native: frozenset[str],
+            wrt: tuple[str, ...]) -> Graph | None:
+    kind = options.reduction or spec.reduction.kind
+    if kind != "mean" or not index_axes(spec):
+        return None
+    graph = canonicalise(bind(reduced_graph(spec, options, parts=True), dict(numbers)))
+    _, piece = cut_ports(_drop_bound(graph, {name for name, _ in numbers}))
+    piece = _prepare(piece)
+    if set(wrt) & _reaches(piece, piece.output("divisor")):
+        return None
+    graph = differentiate(piece, "total", wrt)
+    b = Builder(graph.layout)
+    values = inline(b, graph, {})
+    named = {name: values[index] for name, index in graph.outputs}
+    divisor = named.pop("divisor")
+    del named["total"]
+    scale = 1.0 / divisor
+    if spec.empty == "zero":
+        scale = ops.where(divisor == 0.0, 0.0, scale)
+    value = named.pop("value")
+    return verify(guard(legalise(_polish(b.finish(value=value, scale=scale, **named)), native)))
+
+
+def _reaches(graph: Graph, row: int) -> set[str]:
+    """The inputs that a row depends on."""
+    stack, seen = [row], {row}
+    while stack:
+        for a in graph.nodes[stack.pop()].args:
+            if a not in seen:
+                seen.add(a)
+                stack.append(a)
+    return {n for n, i in graph.inputs() if i in seen}
 
 
 def _drop_bound(graph: Graph, names: Collection[str]) -> Graph:

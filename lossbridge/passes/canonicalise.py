@@ -79,6 +79,8 @@ def _add(v: Expr) -> Expr | None:
         return a - arg(b, 0)
     if a.node.op == "neg":
         return b - arg(a, 0)
+    if a.index == b.index and a.type.dtype == "real":
+        return 2.0 * a  # exact, and the 2 meets the other factors
     return None
 
 
