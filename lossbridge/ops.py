@@ -71,6 +71,8 @@ class Op:
                 code="arity",
             )
         if self.operands == "any":
+            if "axis" in self.attrs and len(args) > 1 and _is_integer_const(args[1]):
+                return [args[0], _as_int(b, args[1]), *args[2:]]  # a literal index
             return args
         if self.operands in ("same", "arithmetic"):  # comparisons: integers stay exact where both sides are
             ints = [a.type.dtype == "int" or _is_integer_const(a) for a in args]
