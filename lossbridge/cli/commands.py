@@ -1,0 +1,368 @@
+"""The commands themselves."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lossbridge.errors import BackendUnavailable, LossbridgeError, OutputError, suggestion
+
+PLATFORMS = ("torch", "keras", "jax")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Losses written once: list, read, check and compile them, and measure that they conform.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+LossName = Annotated[
+    str, typer.Argument(help="A class (FocalLoss), an id (focal@1), a file, or file.py:name.")
+]
+
+
+def command(name: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
+    """Register a command; the number it returns is the exit code."""
+
+    def register(function: Callable[..., int]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> None:
+            raise typer.Exit(function(*args, **kwargs))
+
+        return app.command(name)(wrapper)
+
+    return register
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a command line; returns the exit code."""
+    try:
+        app(args=list(argv), prog_name="lossbridge")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+    except BackendUnavailable as error:
+        print(f"lossbridge: {error}", file=sys.stderr)
+        return 3
+    except (LossbridgeError, OSError) as error:
+        print(f"lossbridge: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def echo_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=True, default=str))
+
+
+def resolve(name: str) -> Any:
+    """A form of a class name, an id, a spec file or a definition in a Python file."""
+    from lossbridge.catalogue import catalogue
+    from lossbridge.errors import ArgumentError
+    from lossbridge.frontdoor import as_form, forms
+
+    if name in forms():
+        return forms()[name]
+    if name in catalogue():
+        return as_form(catalogue()[name])
+    if f"{name}@1" in catalogue():
+        return as_form(catalogue()[f"{name}@1"])
+    path, _, attribute = name.partition(":")
+    if path.endswith(".py"):
+        return as_form(load_definition(Path(path), attribute))
+    if path.endswith(".json") or Path(path).is_file():
+        return as_form(path)
+    known = [*forms(), *catalogue()]
+    raise ArgumentError(
+        f"there is no loss {name!r}; `lossbridge list` shows them{suggestion(name, known)}; a loss "
+        "of your own is a path to a .json file or file.py:name"
+    )
+
+
+def load_definition(path: Path, attribute: str) -> Any:
+    """The definition called ``attribute`` in the caller's own Python file, which is executed."""
+    import importlib.util
+
+    from lossbridge.errors import ArgumentError
+    from lossbridge.trace import Definition
+
+    if not path.is_file():
+        raise ArgumentError(f"there is no file {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(f"_lossbridge_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ArgumentError(f"{str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = {k: v for k, v in vars(module).items() if isinstance(v, Definition)}
+    if not attribute and len(found) == 1:
+        return next(iter(found.values()))
+    if attribute not in found:
+        raise ArgumentError(
+            f"{str(path)!r} defines {', '.join(found) or 'no loss'}; write {path}:NAME with one of "
+            "them"
+        )
+    return found[attribute]
+
+
+def backend(platform: str) -> Any:
+    """A platform's probe, found the way a third party's is."""
+    from lossbridge.errors import ArgumentError
+
+    found = {point.name: point for point in entry_points(group="lossbridge.backends")}
+    if platform not in found:
+        raise ArgumentError(
+            f"there is no platform {platform!r}; installed here are {', '.join(sorted(found))}"
+        )
+    try:
+        return found[platform].load()
+    except BackendUnavailable:
+        raise
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"the platform {platform} is not installed here ({error}); install it with: "
+            f'pip install "lossbridge[{platform if platform != "keras" else "tensorflow-cpu"}]"'
+        ) from None
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` words as constructor arguments; values are JSON literals or plain words."""
+    from lossbridge.errors import ArgumentError
+
+    found: dict[str, Any] = {}
+    for word in settings:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ArgumentError(f"{word!r} is not a setting; write name=value, such as gamma=1.5")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def save(text: str, path: Path | None) -> None:
+    """Write atomically, or to the screen."""
+    if path is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+        return
+    import os
+    import tempfile
+
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent or Path(), prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"{str(path)!r} could not be written ({error.strerror}); nothing there was changed"
+        ) from None
+
+
+# --- list, show, check -------------------------------------------------------------------------------
+
+
+@command("list")
+def list_(as_json: Json = False) -> int:
+    """List the losses: class, id, inputs, parameters."""
+    from lossbridge.combine import COMBINATIONS
+    from lossbridge.frontdoor import forms
+
+    rows = [
+        {
+            "class": form.name,
+            "ids": [d.id for d in form.definitions],
+            "inputs": {n: str(k) for n, k in form.definitions[0].inputs.items()},
+            "parameters": {n: p.value for n, p in form.params.items()},
+            "summary": form.doc.splitlines()[0] if form.doc else "",
+        }
+        for form in forms().values()
+    ]
+    rows += [
+        {"class": c.name, "ids": [], "inputs": {}, "parameters": {a: None for a in c.arguments},
+         "summary": c.doc.splitlines()[0]}
+        for c in COMBINATIONS.values()
+    ]
+    if as_json:
+        echo_json(rows)
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("class", "id", "inputs", "parameters"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(
+            str(row["class"]),
+            Text(", ".join(_strings(row["ids"]))),
+            Text(", ".join(_strings(row["inputs"]))),
+            Text(", ".join(f"{n}={v}" if v is not None else n
+                           for n, v in _pairs(row["parameters"]))),
+        )
+    Console().print(table)
+    return 0
+
+
+def _strings(value: object) -> list[str]:
+    return [str(v) for v in value] if isinstance(value, list | dict) else [str(value)]
+
+
+def _pairs(value: object) -> list[tuple[str, object]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+@command("show")
+def show(
+    loss: LossName,
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings, as gamma=1.5.")] = None,
+    passes: Annotated[bool, typer.Option("--passes", help="The graph after each pass.")] = False,
+    platform: Annotated[str | None, typer.Option(help="The source emitted for a platform.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Show a loss: its specification, the graph after each pass, or the emitted source."""
+    from lossbridge.frontdoor import bind, docstring
+    from lossbridge.plan import Options, trail
+    from lossbridge.spec import to_json
+
+    form = resolve(loss)
+    bound = bind(form, platform or "", parse_settings(settings or []))
+    document: dict[str, Any] = {"class": form.name, "specs": [to_json(s) for s in bound.specs]}
+    if passes:
+        document["passes"] = [
+            {"id": spec.id, "pass": name, "graph": str(graph)}
+            for which, spec in enumerate(bound.specs)
+            for name, graph in trail(spec, bound.numbers[which],
+                                     Options(bound.reduction, bound.normalizer))
+        ]
+    if platform is not None:
+        document["source"] = backend(platform).source(bound)
+    if as_json:
+        echo_json(document)
+        return 0
+    if passes:
+        for step in document["passes"]:
+            print(f"--- {step['id']}: {step['pass']}")
+            print(step["graph"])
+    elif platform is not None:
+        print(document["source"])
+    else:
+        print(f"{form.name}\n")
+        print(docstring(form, "torch"))
+        print(f"\nHash: {', '.join(s.hash for s in bound.specs)}")
+    return 0
+
+
+@command("check")
+def check(loss: LossName, as_json: Json = False) -> int:
+    """Check a loss: what is unstable as written, which rule cures it, and what stays unproved."""
+    from lossbridge.advise import advise
+
+    findings = [finding for spec in resolve(loss).specs for finding in advise(spec)]
+    unproved = [f for f in findings if f["kind"] == "unproved"]
+    if as_json:
+        echo_json({"loss": loss, "findings": findings, "conforms": not unproved})
+    elif not findings:
+        print(f"{loss}: nothing is unstable as written, and every domain is proved")
+    else:
+        for finding in findings:
+            print(f"{finding['kind']:9} {finding['where']}")
+            print(f"          {finding['what']}")
+        print(f"{len(findings) - len(unproved)} cured, {len(unproved)} unproved")
+    return 1 if unproved else 0
+
+
+# --- compile, eject ------------------------------------------------------------------------------------
+
+
+@command("compile")
+def compile_(
+    loss: LossName,
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings, as gamma=1.5.")] = None,
+    to: Annotated[str, typer.Option(help="The platform.")] = "torch",
+    as_json: Json = False,
+) -> int:
+    """Compile a loss for a platform and print the source that it runs."""
+    from lossbridge.frontdoor import bind
+
+    form = resolve(loss)
+    bound = bind(form, to, parse_settings(settings or []))
+    source = backend(to).source(bound)
+    if as_json:
+        echo_json({"class": form.name, "platform": to, "source": source,
+                   "hashes": [s.hash for s in bound.specs]})
+    else:
+        print(source)
+    return 0
+
+
+@command("eject")
+def eject(
+    loss: LossName,
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings, as gamma=1.5.")] = None,
+    to: Annotated[str, typer.Option(help="The platform.")] = "torch",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The file.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Write a loss as a stand-alone source file that imports only its framework."""
+    from lossbridge.frontdoor import bind
+
+    form = resolve(loss)
+    bound = bind(form, to, parse_settings(settings or []))
+    source = backend(to).eject(bound, form.name)
+    if as_json:
+        save(source, output) if output is not None else None
+        echo_json({"class": form.name, "platform": to, "file": output, "source": source})
+        return 0
+    save(source, output)
+    if output is not None:
+        print(f"wrote {output}: class {form.name}, imports only its framework")
+    return 0
+
+
+# --- conformance ---------------------------------------------------------------------------------------
+
+
+@command("conformance")
+def conformance(
+    platforms: Annotated[str, typer.Option(help="Comma-separated; default: those installed.")] = "",
+    losses: Annotated[str, typer.Option(help="Comma-separated classes, ids, files.")] = "",
+    dtypes: Annotated[str, typer.Option(help="Comma-separated; default: all four.")] = "",
+    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
+        "conformance-report"),
+    quick: Annotated[bool, typer.Option("--quick", help="A small sample of every track.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Measure losses against the certified oracle on every platform, and write the report."""
+    try:
+        from lossbridge_conformance.runner import run as run_conformance
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("lossbridge"):
+            raise
+        raise BackendUnavailable(
+            f"the conformance run needs {error.name}; install it with: "
+            'pip install "lossbridge[conformance]"'
+        ) from None
+
+    return int(
+        run_conformance(
+            platforms=_words(platforms),
+            losses=_words(losses),
+            dtypes=_words(dtypes),
+            out=out,
+            quick=quick,
+            as_json=as_json,
+        )
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
