@@ -485,6 +485,12 @@ def logaddexp(x: Value, y: Value) -> Value:
     return add(x, log1p(exp(sub(y, x))))
 
 
+def logistic_nll(x: Value, y: Value) -> Value:
+    """-y log(sigmoid(x)) - (1 - y) log(1 - sigmoid(x))."""
+    against = mul(sub(arb(1), y), softplus(x))
+    return add(mul(y, softplus(neg(x))), against)
+
+
 # --- powers ----------------------------------------------------------------------------------
 
 

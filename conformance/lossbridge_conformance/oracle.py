@@ -258,6 +258,30 @@ def _finished(result: OracleResult | None, out_of_time: bool) -> OracleResult:
     return OracleResult(result.values, result.status, result.bits, result.alternatives, True)
 
 
+def filled(
+    written: OracleResult, stabilised: OracleResult
+) -> tuple[OracleResult, NDArray[np.bool_]]:
+    """The graph as written, and where that is undecided, the stabilised graph; and where it was.
+
+    The second part of the answer is for the record: those elements rest on the stabilise rules.
+    """
+    taken = written.undecided
+    count = max(len(written.alternatives), len(stabilised.alternatives))
+    ways = zip(_ways(written, count), _ways(stabilised, count), strict=True)
+    merged = OracleResult(
+        np.where(taken, stabilised.values, written.values),
+        np.where(taken, stabilised.status, written.status).astype(np.int8),
+        max(written.bits, stabilised.bits),
+        tuple(np.where(taken, other, own) for own, other in ways),
+        written.timed_out or stabilised.timed_out,
+    )
+    return merged, taken
+
+
+def _ways(result: OracleResult, count: int) -> tuple[Objects, ...]:
+    return result.alternatives or (result.values,) * count
+
+
 # --- rounding ----------------------------------------------------------------------------------
 
 

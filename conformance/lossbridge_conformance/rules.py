@@ -207,6 +207,48 @@ def _normalize(xs: list[Value]) -> list[Value]:
     return xs if balls.is_zero(size) else [balls.div(x, size) for x in xs]
 
 
+def _against(function: Callable[[list[Value], int], list[Value]], keep: bool) -> Function:
+    """A function of the entries along an axis and of an index into them."""
+
+    def apply(frame: Frame, node: Node, x: Objects, index: Any) -> Objects:
+        dim = frame.dim(node)
+        moved = np.moveaxis(_full(frame, x, node.attr("axis")), dim, -1)
+        at = np.moveaxis(index, dim, -1)
+        shape = np.broadcast_shapes(moved.shape[:-1], at.shape[:-1])
+        rows = np.broadcast_to(moved, (*shape, moved.shape[-1])).reshape(-1, moved.shape[-1])
+        chosen = np.broadcast_to(at, (*shape, 1)).reshape(-1)
+        out = np.empty((len(rows), moved.shape[-1] if keep else 1), dtype=object)
+        for position, (row, i) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            out[position, :] = function(list(row), i)
+        return np.moveaxis(out.reshape(*shape, -1), -1, dim)
+
+    return apply
+
+
+def _log_odds_against(xs: list[Value], index: int) -> list[Value]:
+    if not 0 <= index < len(xs):
+        return [balls.NAN]
+    others = xs[:index] + xs[index + 1 :]
+    return [balls.sub(_logsumexp(others)[0] if others else -balls.INF, xs[index])]
+
+
+def _softmax_others(xs: list[Value], index: int) -> list[Value]:
+    inside = 0 <= index < len(xs)
+    others = xs[:index] + xs[index + 1 :] if inside else xs
+    if not others or _special(others) == "empty":
+        shares: list[Value] = [0.0 for _ in others]  # nobody has a share, so nothing flows
+    else:
+        shares = _softmax(others)
+    return [*shares[:index], 0.0, *shares[index:]] if inside else shares
+
+
+def _put(frame: Frame, node: Node, x: Any, index: Any, value: Any) -> Any:
+    axis = node.attr("axis")
+    shape = frame.context.shape_of(frame.sizes, (axis,))
+    place = np.arange(math.prod(shape)).reshape(shape)
+    return np.where(place == index, value, x)
+
+
 # --- conditions --------------------------------------------------------------------------------
 
 _RELATIONS: dict[str, tuple[int, ...]] = {
@@ -418,11 +460,19 @@ def _fit(x: Any, source: interp.Context, target: interp.Context) -> Any:
 
 # --- the table ---------------------------------------------------------------------------------
 
+def _of_integers_too(real: Function, exact: Any) -> Function:
+    def apply(frame: Frame, node: Node, x: Any, y: Any) -> Any:
+        return real(frame, node, x, y) if node.type.dtype == "real" else exact(x, y)
+
+    return apply
+
+
 _UNARY = (
     "neg", "exp", "expm1", "log", "log1p", "sqrt", "sigmoid", "softplus", "tanh", "sin", "cos",
     "cosh", "log_cosh", "log1mexp", "kl_phi",
 )  # fmt: skip
-_BINARY = ("add", "sub", "mul", "div", "maximum", "minimum", "xlogy", "logaddexp")
+_BINARY = ("div", "maximum", "minimum", "xlogy", "logaddexp", "logistic_nll")
+_ARITHMETIC: dict[str, Any] = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 
 
 def table(assume: int | None = None) -> dict[str, Function]:
@@ -436,6 +486,8 @@ def table(assume: int | None = None) -> dict[str, Function]:
         rows[name] = _elementwise(getattr(balls, name), 1)
     for name in _BINARY:
         rows[name] = _elementwise(getattr(balls, name), 2)
+    for name, exact in _ARITHMETIC.items():
+        rows[name] = _of_integers_too(_elementwise(getattr(balls, name), 2), exact)
     rows["abs"] = _elementwise(balls.absolute, 1)
     rows["pow"] = _elementwise(balls.power, 2)
     rows["sign"] = _elementwise(_sign(assume), 1)
@@ -490,6 +542,8 @@ _REDUCTIONS: dict[str, Function] = {
     "log_softmax": _along(_log_softmax, keep=True),
     "norm": _along(_norm, keep=False),
     "normalize": _along(_normalize, keep=True),
+    "log_odds_against": _against(_log_odds_against, keep=False),
+    "softmax_others": _against(_softmax_others, keep=True),
 }
 
 _AXES: dict[str, Function] = {
@@ -501,6 +555,8 @@ _AXES: dict[str, Function] = {
     "broadcast": _broadcast,
     "shift": _shift,
     "take": _take,
+    "pick": _take,
+    "put": _put,
     "flip": _flip,
     "scan": _scan,
 }

@@ -16,7 +16,8 @@ from lossbridge import ops
 from lossbridge.ir import Builder, Expr, Graph, Type
 from lossbridge.passes.differentiate import differentiate
 from lossbridge_conformance import balls
-from lossbridge_conformance.oracle import BRANCHES, CERTIFIED, OPEN, oracle, round_to
+from lossbridge_conformance.oracle import BRANCHES, CERTIFIED, OPEN, filled, oracle, round_to
+from lossbridge_conformance.rules import table
 
 INF, NAN = math.inf, math.nan
 
@@ -204,8 +205,13 @@ def test_what_no_precision_decides_is_reported() -> None:
     found = oracle(graph, {"x": np.array([1e4, 30.0])})["value"]
     assert found.status.tolist() == [OPEN, CERTIFIED]
     assert round_to(found, "float32").undecided.tolist() == [True, False]
-    stabilised = oracle(unary(ops.softplus), {"x": np.array([1e4])})["value"]
-    assert stabilised.float64().tolist() == [1e4]
+    stabilised = oracle(unary(ops.softplus), {"x": np.array([1e4, 7.0])})["value"]
+    whole, taken = filled(found, stabilised)
+    assert taken.tolist() == [True, False]
+    assert whole.status.tolist() == [CERTIFIED, CERTIFIED]
+    # Only the undecided element comes from the other graph.
+    assert whole.float64().tolist() == [1e4, found.float64()[1]]
+    assert found.float64()[1] != stabilised.float64()[1]
 
 
 def test_an_undecided_branch_accepts_each_side_and_nothing_between() -> None:
@@ -304,6 +310,44 @@ def test_rename_makes_pairs() -> None:
     graph = b.finish(value=ops.dot(x["i"], x, "features"))
     array = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     np.testing.assert_array_equal(oracle(graph, {"x": array})["value"].float64(), array @ array.T)
+
+
+def test_every_primitive_has_an_exact_row() -> None:
+    """Only what is not a function of arrays is left to the caller (`extra`)."""
+    outside = {"input", "apply", "derivative", "segments", "map_sizes", "use"}
+    assert set(ops.OPS) - set(table()) == outside
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, row in ops.OPS.items() if row.expand is not None)
+)
+def test_composites_are_what_their_expansions_are(name: str) -> None:
+    """The oracle's direct rule and the expansion, both in balls, at ordinary points."""
+    row = ops.OPS[name]
+    assert row.expand is not None
+    b = Builder(["*batch", "k"])
+    indexed = "axis" in row.attrs
+    operands = [
+        b.input("x1", Type("int", ("*batch",)))
+        if indexed and k == 1
+        else b.input(f"x{k}", Type("real", ("*batch", "k")))
+        for k in range(row.signature.count("value"))
+    ]
+    attrs: dict[str, Any] = {"axis": "k"} if indexed else {}
+    if "axes" in row.attrs:
+        attrs["axes"] = ("k",)
+    graph = b.finish(
+        direct=b.op(name, *operands, **attrs), expanded=row.expand(*operands, **attrs)
+    )
+    x = np.array([[0.25, 1.5, 0.75], [3.0, 0.5, 20.0]])
+    inputs = {
+        f"x{k}": x + 0.125 * k if operand.type.dtype == "real" else np.array([0, 2])
+        for k, operand in enumerate(operands)
+    }
+    found = oracle(graph, inputs)
+    direct, expanded = found["direct"].float64(), found["expanded"].float64()
+    # Expansions hold float64 constants, such as log 2, and kl_phi a series cut for float64.
+    np.testing.assert_allclose(expanded, direct, rtol=4e-16, atol=0.0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

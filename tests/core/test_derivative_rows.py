@@ -68,6 +68,10 @@ BINARY: dict[str, tuple[Callable[[Any, Any], Any], list[tuple[float, float]]]] =
     "maximum": (lambda x, y: x if x[0] > y[0] else y, PAIRS),
     "minimum": (lambda x, y: x if x[0] < y[0] else y, PAIRS),
     "xlogy": (lambda x, y: x * y.log(), PAIRS),
+    "logistic_nll": (
+        lambda x, y: y * (1 + (-x).exp()).log() + (1 - y) * (1 + x.exp()).log(),
+        [(-3.0, 0.25), (0.0, 0.5), (20.0, 1.0), (20.0, 0.0)],
+    ),
     "logaddexp": (lambda x, y: (x.exp() + y.exp()).log(), [*PAIRS, (-30.0, 4.0)]),
 }
 
@@ -160,6 +164,34 @@ def _composite(name: str, xs: list[Series], weights: list[float]) -> Series:
         "normalize": [x / size for x in xs],
     }[name]
     return rows[0] * weights[0] + rows[1] * weights[1] + rows[2] * weights[2]
+
+
+@pytest.mark.parametrize("index", [0, 2])
+@pytest.mark.parametrize("name", ["log_odds_against", "softmax_others", "take", "pick"])
+def test_row_of_an_indexed_entry(name: str, index: int) -> None:
+    point, weights = [0.5, -1.25, 3.0], [1.0, 2.0, -0.5]
+    b = Builder(["k"])
+    x, w = (b.input(key, Type("real", ("k",))) for key in "xw")
+    out = ops._apply(name, x, b.input("i", Type("int")), axis="k")
+    value = ops.sum(out * w, "k") if "k" in out.axes else out
+    graph = differentiate(b.finish(value=value), "value", ["x"])
+    inputs = {"x": np.array(point), "w": np.array(weights), "i": np.array(index)}
+    found = evaluate(graph, inputs, bits=BITS)["gradient_x"]
+    for at in range(len(point)):
+        with ctx.workprec(BITS):
+            xs = [series(v, int(k == at)) for k, v in enumerate(point)]
+            expected = _indexed(name, xs, weights, index)
+            assert agree(balls.ball(found[at]), expected[1]), at
+
+
+def _indexed(name: str, xs: list[Series], weights: list[float], index: int) -> Series:
+    others = [k for k in range(3) if k != index]
+    total = xs[others[0]].exp() + xs[others[1]].exp()
+    if name == "log_odds_against":
+        return total.log() - xs[index]
+    if name == "softmax_others":
+        return sum((xs[k].exp() / total * weights[k] for k in others), 0 * total)
+    return xs[index]
 
 
 def test_a_wrong_row_is_noticed() -> None:
