@@ -1,0 +1,872 @@
+"""The JAX objects: frozen, hashable callables over pure functions, and their function forms.
+
+What a call does: bind its arguments, choose the loss by the dtypes, move the class axis last, check
+the named axes, then run one compiled function. A call outside ``jax.jit`` is compiled too (once for
+each set of shapes and dtypes); inside a jit it is inlined. Dispatched one operation at a time it
+would cost a hundred times as much.
+
+Derivatives come from the graph, never from JAX's own rules for the operations in it, which differ
+at kinks: ``abs`` inside a sigmoid would make the second derivative 0 at 0. Each stage (the value,
+its gradients, their tangents) is a ``jax.custom_jvp`` whose rule is the next stage, made when asked
+for; so forward and reverse mode, nested in any order, see the stated derivative.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jax.experimental import checkify
+
+from lossbridge import frontdoor
+from lossbridge.emit import emit, load, stand_alone
+from lossbridge.errors import (
+    ArgumentError,
+    DomainError,
+    DTypeError,
+    ShapeError,
+    UnsupportedError,
+    listed,
+    shown,
+)
+from lossbridge.frontdoor import Bound, Call, Form
+from lossbridge.ir import Builder, Graph, inline, is_star
+from lossbridge.kinds import Kind
+from lossbridge.passes.canonicalise import canonicalise
+from lossbridge.passes.differentiate import differentiate, push_forward
+from lossbridge.passes.guard import guard
+from lossbridge.passes.legalise import legalise
+from lossbridge.passes.stabilise import stabilise
+from lossbridge.plan import Numbers, Options, Plan, PortCall, plan
+from lossbridge.spec import Spec
+from lossbridge.trace import port_axes
+from lossbridge.verify import verify
+from lossbridge_jax.lowering import LOWERING
+
+__all__ = ["Loss", "as_hf", "checked", "class_of", "compile", "function_of", "reduce"]
+
+Array: TypeAlias = Any  # a jax.Array, a tracer, or what jnp.asarray takes
+DType: TypeAlias = Any
+
+
+# --- stages: graphs as functions with their own derivatives ----------------------------------------
+
+
+def _polished(graph: Graph) -> Graph:
+    return verify(guard(stabilise(canonicalise(verify(graph)))))
+
+
+@functools.lru_cache(maxsize=1024)
+def _derived(graph: Graph, wrt: tuple[str, ...]) -> Graph:
+    """The value with the gradients of unit incoming gradient, sharing subexpressions."""
+    return _polished(differentiate(graph, "value", wrt))
+
+
+@functools.lru_cache(maxsize=1024)
+def _pushed(graph: Graph, wrt: tuple[str, ...]) -> Graph:
+    """The tangents of all outputs, under the outputs' names."""
+    builder = Builder(graph.layout)
+    outputs = {}
+    for name, _ in graph.outputs:
+        one = push_forward(graph, name, wrt)
+        outputs[name] = inline(builder, one, {})[one.output("tangent")]
+    return _polished(builder.finish(**outputs))
+
+
+def _text(graph: Graph, name: str) -> str:
+    return emit(verify(guard(legalise(graph, LOWERING.native))), LOWERING, name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _stage(graph: Graph) -> Callable[..., tuple[Array, ...]]:
+    """A function from the graph's inputs, in order, to its outputs, that knows its derivative."""
+    names = [name for name, _ in graph.inputs()]
+    real = {name for name, index in graph.inputs() if graph.nodes[index].type.dtype == "real"}
+    run = jax.custom_jvp(load(_text(graph, "loss"), LOWERING, "loss"))
+
+    def rule(primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Any, Any]:
+        outputs = run(*primals)
+        moving = {
+            name: tangent
+            for name, tangent in zip(names, tangents, strict=True)
+            if name in real and not isinstance(tangent, SymbolicZero)
+        }
+        if not moving:
+            return outputs, tuple(jnp.zeros_like(o) for o in outputs)
+        pushed = _pushed(graph, tuple(moving))
+        values = dict(zip(names, primals, strict=True))
+        values.update((f"tangent_{name}", tangent) for name, tangent in moving.items())
+        return outputs, _stage(pushed)(*(values[name] for name, _ in pushed.inputs()))
+
+    run.defjvp(rule, symbolic_zeros=True)
+    return run
+
+
+def _dims(order: Sequence[str], axes: Sequence[str], rank: int) -> dict[str, tuple[int, ...]]:
+    """The dimensions of each of ``axes`` in an array of this rank that has the axes ``order``."""
+    found: dict[str, tuple[int, ...]] = {}
+    at = 0
+    for axis in order:
+        width = rank - len(order) + 1 if is_star(axis) else 1
+        found[axis] = tuple(range(at, at + width))
+        at += width
+    return {axis: found[axis] for axis in axes}
+
+
+def _paired(gradient: Array, tangent: Array, order: Sequence[str], kept: Sequence[str]) -> Array:
+    """The product of a saved gradient and a tangent, summed over all axes but ``kept``."""
+    product = gradient * tangent
+    gone = [axis for axis in order if axis not in kept]
+    rank = product.ndim
+    dims = [d for ds in _dims(order, gone, rank).values() for d in ds]
+    total = jnp.sum(product, axis=tuple(dims)) if dims else product
+    left = [axis for axis in order if axis in kept]
+    if left != list(kept):
+        places = _dims(left, kept, total.ndim)
+        total = jnp.transpose(total, [d for axis in kept for d in places[axis]])
+    return total
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(
+    spec: Spec, numbers: Numbers, options: Options, compute: DType, out: DType
+) -> Callable[..., Array]:
+    """The fused function of a loss, its dtype policy inside the derivative rule.
+
+    A gradient stays in the compute dtype until it has met the incoming one, and is rounded once:
+    rounded to float16 before, 18 % of a real gradient would vanish under loss scaling.
+    """
+    prepared = plan(spec, numbers, options, LOWERING.native)
+    stable = prepared.stable
+    rows = dict(stable.inputs())
+    names = tuple(rows)
+    kinds = {name: stable.nodes[index].type.dtype for name, index in rows.items()}
+    orders = {name: stable.nodes[index].attr("order") for name, index in rows.items()}
+
+    def widened(arrays: Sequence[Array]) -> list[Array]:
+        return [
+            x.astype(compute) if kinds[name] == "real" else _whole(x) if kinds[name] == "int" else x
+            for name, x in zip(names, arrays, strict=True)
+        ]
+
+    @jax.custom_jvp
+    def run(*arrays: Array) -> Array:
+        return _stage(stable)(*widened(arrays))[0].astype(out)
+
+    def rule(primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
+        moving = {
+            name: tangent.astype(compute)
+            for name, tangent in zip(names, tangents, strict=True)
+            if kinds[name] == "real" and not isinstance(tangent, SymbolicZero)
+        }
+        if not moving:
+            value = run(*primals)
+            return value, jnp.zeros_like(value)
+        wrt = tuple(moving)
+        arrays = widened(primals)
+        if prepared.separable(wrt):
+            value, *gradients = _stage(_derived(stable, wrt))(*arrays)
+            tangent = sum(
+                _paired(gradient, moving[name], orders[name], prepared.value_axes)
+                for name, gradient in zip(wrt, gradients, strict=True)
+            )
+        else:
+            value = _stage(stable)(*arrays)[0]
+            pushed = _pushed(stable, wrt)
+            values = dict(zip(names, arrays, strict=True))
+            values.update((f"tangent_{name}", t) for name, t in moving.items())
+            tangent = _stage(pushed)(*(values[name] for name, _ in pushed.inputs()))[0]
+        return value.astype(out), tangent.astype(out)
+
+    run.defjvp(rule, symbolic_zeros=True)
+    return jax.jit(run, inline=True)
+
+
+def _whole(x: Array) -> Array:
+    """Integers wide enough for every comparison; unsigned ones beyond int32 stay out of range."""
+    if x.dtype in (jnp.uint32, jnp.uint64):
+        x = jnp.minimum(x, np.iinfo(np.int32).max)
+        return x.astype(jnp.int32)
+    return x.astype(jnp.promote_types(x.dtype, jnp.int32))
+
+
+@functools.lru_cache(maxsize=1024)
+def _arguments(graph: Graph) -> Callable[..., tuple[Array, ...]]:
+    return _stage(verify(stabilise(canonicalise(verify(graph)))))
+
+
+# --- one evaluation: ports and used losses first, then the fused function --------------------------
+
+
+class _Run:
+    """One call's arrays by name, the lengths of its axes, and what its ports returned."""
+
+    def __init__(
+        self,
+        name: str,
+        values: dict[str, Array],
+        lengths: Mapping[str, Sequence[int | None]],
+        ports: Mapping[str, Callable[..., Any]],
+        compute: DType,
+        seen: DType,
+    ) -> None:
+        self.name = name
+        self.values = values
+        self.lengths = lengths
+        self.ports = ports
+        self.compute = compute
+        self.seen = seen  # the dtype in which ports are given what was computed
+        self.maps: dict[str, list[int]] = {}
+
+    def __call__(self, spec: Spec, numbers: Numbers, options: Options, out: DType) -> Array:
+        prepared = plan(spec, numbers, options, LOWERING.native)
+        for call in prepared.calls:
+            self.values[call.name] = self._outside(spec, prepared, call)
+        run = _compiled(spec, numbers, options, self.compute, out)
+        return run(*(self.values[name] for name, _ in prepared.stable.inputs()))
+
+    def _outside(self, spec: Spec, prepared: Plan, call: PortCall) -> Array:
+        if call.op == "segments":
+            sizes = self.maps[call.port]
+            return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        if call.op == "map_sizes":
+            return jnp.asarray(self.maps[call.port], self.compute)
+        if call.op == "use":
+            used = spec.uses[call.port]
+            given = dict(zip(call.keys, self._given(call, self.compute), strict=True))
+            missing = tuple((k, p.value) for k, p in used.params.items()
+                            if k not in given and k not in dict(call.numbers))
+            inner = _Run(self.name, given, self.lengths, self.ports, self.compute, self.seen)
+            return inner(used, (*call.numbers, *missing), Options(), self.compute)
+        function: Callable[..., Any] = self.ports[call.port]
+        for position in call.wrt:
+            function = _slope(function, position)
+        result = function(*self._given(call, self.seen))
+        port = spec.ports[call.port]
+        if port.output.name == "maps" and call.op == "apply":
+            return self._joined(call, result)
+        result = jnp.asarray(result)
+        if call.op == "apply":
+            self._check_port(call, port_axes(port, None), result)
+        return result
+
+    def _given(self, call: PortCall, dtype: DType) -> Sequence[Array]:
+        if call.passed is not None:
+            return [self.values[name] for name in call.passed]
+        names = [name for name, _ in call.arguments.inputs()]
+        arrays = [
+            v.astype(self.compute) if jnp.issubdtype(v.dtype, jnp.floating) else v
+            for v in (jnp.asarray(self.values[name]) for name in names)
+        ]
+        found = _arguments(call.arguments)(*arrays)
+        return [f.astype(dtype) if jnp.issubdtype(f.dtype, jnp.floating) else f for f in found]
+
+    def _check_port(self, call: PortCall, axes: Sequence[str], result: Array) -> None:
+        if not all(axis in self.lengths for axis in axes):
+            return
+        wanted = tuple(n for axis in axes for n in self.lengths[axis])
+        if tuple(result.shape) != wanted:
+            raise ShapeError(
+                f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
+                f"[{', '.join(axes)}], here {wanted}; let it return result.reshape({wanted})"
+            )
+
+    def _joined(self, call: PortCall, result: Any) -> Array:
+        """Feature maps as one array, each flattened behind the batch."""
+        maps = [jnp.asarray(m) for m in (result if isinstance(result, list | tuple) else [result])]
+        batch = maps[0].shape[0] if maps and maps[0].ndim else None
+        if any(m.ndim < 1 or m.shape[0] != batch for m in maps) or not maps:
+            raise ShapeError(
+                f"{self.name}: {call.port} returned maps of shapes "
+                f"{listed(str(tuple(m.shape)) for m in maps)}; each begins with the same batch"
+            )
+        sizes = [math.prod(m.shape[1:]) for m in maps]
+        known = self.maps.setdefault(call.port, sizes)
+        if known != sizes:
+            raise ShapeError(
+                f"{self.name}: {call.port} returned maps of {known} elements for one input and "
+                f"{sizes} for the other; give inputs of one shape"
+            )
+        return jnp.concatenate([m.reshape(batch, -1) for m in maps], axis=1)
+
+
+def _slope(function: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """The derivative of the sum of a function's value in one of its arguments."""
+    return jax.grad(lambda *xs: jnp.sum(function(*xs)), argnums=position)
+
+
+# --- the loss --------------------------------------------------------------------------------------
+
+
+class _Meta(type):
+    """Signature and documentation when somebody asks: both need the loss traced."""
+
+    form: Form | None = None
+
+    @property
+    def __signature__(cls) -> inspect.Signature | None:
+        return None if cls.form is None else frontdoor.signature(cls.form)
+
+    @property
+    def __doc__(cls) -> str | None:  # type: ignore[override]
+        if cls.form is None:
+            return cls.__dict__.get("_doc")
+        return frontdoor.docstring(cls.form, "jax")
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        raise AttributeError(f"{cls.__name__} is frozen; construct another loss instead")
+
+
+class Loss(metaclass=_Meta):
+    """A loss: ``loss(prediction, target, *, where=None, sample_weight=None, ...)``."""
+
+    __slots__ = ("__weakref__", "_bound", "_key")
+    _doc = "A loss: ``loss(prediction, target, *, where=None, sample_weight=None, ...)``."
+    form: Form | None = None
+    _bound: Bound
+    _key: tuple[Any, ...]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        form = type(self).form
+        if form is None:
+            raise ArgumentError("Loss has no meaning of its own; write L.compile(spec)")
+        self._settle(form, args, kwargs)
+
+    def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        settings = dict(kwargs)
+        names = [
+            p.name for p in frontdoor.signature(form).parameters.values()
+            if p.kind is p.POSITIONAL_OR_KEYWORD
+        ] if args else []
+        if len(args) > len(names):
+            raise ArgumentError(
+                f"{form.name} takes at most {len(names)} positional arguments ({listed(names)}), "
+                f"but {len(args)} were given"
+            )
+        for name, value in zip(names, args, strict=False):
+            if name in settings:
+                raise ArgumentError(f"{form.name} was given {name} twice, by position and by name")
+            settings[name] = value
+        settings = {name: _frozen(value) for name, value in settings.items()}
+        bound = frontdoor.bind(form, "jax", settings)
+        object.__setattr__(self, "_bound", bound)
+        arrays = tuple((name, _identity(value)) for name, value in sorted(bound.arrays.items()))
+        numbers = tuple(tuple((n, type(v), v) for n, v in ns) for ns in bound.numbers)
+        object.__setattr__(self, "_key", (
+            form.name, bound.specs, numbers, arrays, bound.reduction, bound.normalizer,
+            bound.axis, tuple(sorted(bound.sizes.items())),
+        ))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{self._bound.form.name} is frozen; construct another loss instead")
+
+    def __eq__(self, other: object) -> bool:
+        return self._key == other._key if isinstance(other, Loss) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        bound = self._bound
+        given = {n: v for ns in bound.numbers for n, v in ns if n not in bound.arrays}
+        parts = [f"{n}={v}" for n, v in bound.sizes.items()]
+        for name in bound.form.params:
+            if name in bound.arrays:
+                value = bound.arrays[name]
+                parts.append(f"{name}=<{value.dtype}{list(value.shape)}>")
+            elif name in given:
+                parts.append(f"{name}={given[name]!r}")
+        parts += [f"reduction={bound.reduction!r}", f"normalizer={bound.normalizer!r}"]
+        if bound.axis is not None:
+            parts.append(f"axis={bound.axis}")
+        return f"{bound.form.name}({', '.join(parts)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        settings = dict(self._bound.given)
+        return _restored, (type(self) if type(self).form else self.spec, settings)
+
+    @property
+    def spec(self) -> Spec:
+        """The definition, as data; of several (chosen by the inputs' dtypes) the first."""
+        return self._bound.specs[0]
+
+    @property
+    def source(self) -> str:
+        """The function that a training step runs: value and gradient, as stand-alone Python."""
+        options = Options(self._bound.reduction, self._bound.normalizer)
+        prepared = plan(self.spec, self._bound.numbers[0], options, LOWERING.native)
+        first = next((n for n in prepared.differentiable if n in self.spec.inputs),
+                     next(iter(prepared.differentiable), None))
+        graph = prepared.stable if first is None else _derived(prepared.stable, (first,))
+        return stand_alone(_text(graph, self.spec.name), LOWERING)
+
+    def init(self, key: jax.Array, dtype: DType = jnp.float32) -> dict[str, jax.Array]:
+        """Starting values of the trainable weights: ``loss(..., params=loss.init(key))``."""
+        found: dict[str, jax.Array] = {}
+        for spec in self._bound.specs:
+            weights = {n: w for n, w in spec.weights.items() if n not in found}
+            keys = jax.random.split(key, max(len(weights), 1))
+            for (name, weight), one in zip(weights.items(), keys, strict=False):
+                shape = tuple(
+                    self._bound.sizes[s] if isinstance(s, str) else s
+                    for s in (weight.sizes[a] for a in weight.kind.axes)
+                )
+                found[name] = _initial(weight.init, one, shape, dtype)
+        return found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._evaluate(frontdoor.bind_call(self._bound, "jax", args, kwargs), _refuse)
+
+    def _evaluate(self, call: Call, report: Callable[[str, Array, str], None]) -> Any:
+        bound = self._bound
+        which = bound.select(_dtype_kinds(bound, call))
+        spec = bound.specs[which]
+        if any(kind.name == "tree" for kind in spec.inputs.values()):
+            return self._over_tree(spec, call)
+        inputs = frontdoor.rename_inputs(bound, which, call.inputs)
+        name = bound.form.name
+        values: dict[str, Array] = {}
+        for key, kind in spec.inputs.items():
+            values[key] = self._input(key, kind, inputs[key])
+        kinds: dict[str, Kind] = dict(spec.inputs)
+        self._take_weights(spec, call, values, kinds)
+        shapes = {key: values[key].shape for key in kinds}
+        lengths = frontdoor.axis_lengths(kinds, shapes, name)
+        index = _index(spec, lengths)
+        for key, param in spec.params.items():
+            if key in bound.arrays:
+                values[key] = _hyperparameter(name, key, param.kind, bound.arrays[key], lengths)
+        if call.sample_weight is not None:
+            values["sample_weight"] = _along(name, "sample_weight", call.sample_weight, index)
+        if call.mask is not None:
+            mask = _along(name, "where", call.mask, index)
+            values["mask"] = mask if mask.dtype == jnp.bool_ else mask != 0
+        if call.normalizer_count is not None:
+            values["normalizer_count"] = _scalar(name, "normalizer_count", call.normalizer_count)
+        if spec.step:
+            if call.step is None:
+                raise ArgumentError(f"{name} follows a schedule; write "
+                                    f"{frontdoor.call_text(spec, 'jax')}")
+            values["step"] = _scalar(name, "step", call.step)
+        _check_labels(bound, which, inputs, values, lengths, report)
+        out = next(v.dtype for k, v in values.items() if spec_kind(spec, k) == "real")
+        compute = functools.reduce(
+            jnp.promote_types,
+            [values[k].dtype for k in kinds if jnp.issubdtype(values[k].dtype, jnp.floating)],
+            jnp.dtype(_LEAST[spec.numerics.compute]),
+        )
+        options = Options(bound.reduction, bound.normalizer, call.sample_weight is not None,
+                          call.mask is not None)
+        run = _Run(name, values, lengths, call.ports, compute, out)
+        return run(spec, bound.numbers[which], options, out)
+
+    def _input(self, key: str, kind: Kind, given: Any) -> Array:
+        """An array of the dtype kind that is wanted, its class axis last."""
+        x = _as_array(given)
+        name = self._bound.form.name
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            raise DTypeError(f"{name}: {key} is {kind}, but {x.dtype} was given; pass its real and "
+                             "imaginary parts")
+        if kind.dtype == "int" and not jnp.issubdtype(x.dtype, jnp.integer):
+            raise DTypeError(f"{name}: {key} is {kind}, an integer, but {x.dtype} was given; pass "
+                             f"{key}.astype('int32')")
+        if kind.dtype == "real" and not floating:
+            if key == next(iter(self._bound.specs[0].inputs)):
+                raise DTypeError(f"{name}: {key} is {kind}, but {x.dtype} was given; pass "
+                                 f"{key}.astype('float32')")
+            x = x.astype(jnp.float32)  # such as labels 0 and 1; exact up to 2**24
+        if kind.dtype == "bool" and x.dtype != jnp.bool_:
+            x = x != 0
+        axis = self._bound.axis
+        if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
+            if not -x.ndim <= axis < x.ndim:
+                raise ShapeError(f"{name}: axis={axis} was given, but {key} has shape {x.shape}")
+            x = jnp.moveaxis(x, axis, -1)
+        return x
+
+    def _take_weights(
+        self, spec: Spec, call: Call, values: dict[str, Array], kinds: dict[str, Kind]
+    ) -> None:
+        name = self._bound.form.name
+        given = call.params
+        if not spec.weights:
+            if given is not None and given != {}:
+                raise ArgumentError(f"{name} has no trainable weights, so it takes no params=")
+            return
+        if not isinstance(given, Mapping) or set(given) != set(spec.weights):
+            what = sorted(given) if isinstance(given, Mapping) else given
+            raise ArgumentError(
+                f"{name} has the trainable weights {listed(spec.weights)}, but params={shown(what)} "
+                f"was given; write params = loss.init(key), then {frontdoor.call_text(spec, 'jax')}"
+            )
+        for key, weight in spec.weights.items():
+            values[key], kinds[key] = _as_array(given[key]), weight.kind
+
+    def _over_tree(self, spec: Spec, call: Call) -> Any:
+        """A penalty on parameters: over all leaves of a pytree."""
+        bound = self._bound
+        (name, kind), = spec.inputs.items()
+        if call.sample_weight is not None or call.mask is not None:
+            raise UnsupportedError(f"{bound.form.name} runs over parameters, which have no samples "
+                                   "to weigh or mask; pass the leaves that count")
+        leaves, structure = jax.tree.flatten(call.inputs[name])
+        leaves = [_as_array(leaf) for leaf in leaves]
+        for leaf in leaves:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise DTypeError(f"{bound.form.name}: a leaf of {name} is {leaf.dtype}; pass the "
+                                 "trainable leaves only")
+        dtypes = [leaf.dtype for leaf in leaves]
+        out = functools.reduce(jnp.promote_types, dtypes) if dtypes else jnp.dtype(jnp.float32)
+        compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
+        options = Options(bound.reduction, bound.normalizer)
+        count: Array = call.normalizer_count
+        if bound.reduction == "mean" and bound.normalizer != "external":
+            if bound.normalizer != "elements":
+                raise UnsupportedError(f"{bound.form.name} runs over parameters; divide by "
+                                       "'elements' or 'external'")
+            options, count = Options("mean", "external"), sum(leaf.size for leaf in leaves)
+        arrays = {
+            key: _hyperparameter(bound.form.name, key, spec.params[key].kind, value, {})
+            for key, value in bound.arrays.items()
+        }
+        if count is not None:
+            arrays["normalizer_count"] = _scalar(bound.form.name, "normalizer_count", count)
+        if bound.reduction == "none":
+            return jax.tree.unflatten(structure, [
+                _Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
+                    spec, bound.numbers[0], options, leaf.dtype)
+                for leaf in leaves
+            ])
+        parts = [
+            _Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
+                spec, bound.numbers[0], options, compute)
+            for leaf in leaves
+        ]
+        return functools.reduce(lax.add, parts, jnp.zeros((), compute)).astype(out)
+
+
+_LEAST = {"at_least_float32": np.float32, "at_least_float64": np.float64}
+
+
+def spec_kind(spec: Spec, name: str) -> str | None:
+    """The dtype kind of one of the inputs."""
+    kind = spec.inputs.get(name)
+    return None if kind is None else kind.dtype
+
+
+def _restored(source: Any, settings: Mapping[str, Any]) -> Loss:
+    loss: Loss = source(**settings) if isinstance(source, type) else compile(source, **settings)
+    return loss
+
+
+def _as_array(x: Any) -> Array:
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def _frozen(value: Any) -> Any:
+    """An array hyperparameter as an array of ours, which nobody changes afterwards."""
+    if isinstance(value, jax.Array) or not _is_array(value) and not isinstance(value, list):
+        return value
+    copy = np.array(value)
+    if copy.dtype == np.float64 and not jax.config.jax_enable_x64:
+        copy = copy.astype(np.float32)
+    copy.setflags(write=False)
+    return copy
+
+
+def _identity(value: Any) -> Any:
+    """What makes two array hyperparameters the same: their bytes, or being the same tracer."""
+    if isinstance(value, jax.core.Tracer):
+        return id(value)
+    concrete = np.asarray(value)
+    return str(concrete.dtype), concrete.shape, concrete.tobytes()
+
+
+def _dtype_kinds(bound: Bound, call: Call) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for position, given in enumerate(call.inputs[n] for n in bound.specs[0].inputs):
+        if len(bound.specs) == 1:
+            break
+        dtype = _as_array(given).dtype
+        kind = "real" if jnp.issubdtype(dtype, jnp.floating) else (
+            "bool" if dtype == jnp.bool_ else "int")
+        found.update((tuple(spec.inputs)[position], kind) for spec in bound.specs)
+    return found
+
+
+def _index(spec: Spec, lengths: Mapping[str, Sequence[int | None]]) -> tuple[int, ...]:
+    return tuple(n for n in frontdoor.index_shape(spec, lengths) if n is not None)
+
+
+def _along(name: str, what: str, given: Any, index: tuple[int, ...]) -> Array:
+    """A weight or mask, repeated to one entry for each value of the loss."""
+    x = _as_array(given)
+    shape = frontdoor.aligned_shape(name, what, x.shape, index)
+    return x if x.shape == index else jnp.broadcast_to(x.reshape(shape), index)
+
+
+def _scalar(name: str, what: str, given: Any) -> Array:
+    x = _as_array(given)
+    if x.shape != ():
+        raise ShapeError(f"{name}: {what} is a single number, but its shape is {x.shape}")
+    return x
+
+
+def _hyperparameter(
+    name: str, key: str, kind: Kind, given: Any, lengths: Mapping[str, Sequence[int | None]]
+) -> Array:
+    """An array hyperparameter, repeated along the axes of its kind; those broadcast as in NumPy."""
+    x = _as_array(given)
+    wanted = tuple(n for axis in kind.axes for n in lengths[axis])
+    if x.shape == wanted:
+        return x
+    try:
+        fits = np.broadcast_shapes(x.shape, wanted) == wanted  # type: ignore[arg-type]
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ShapeError(f"{name}: {key} is {kind}, here of shape {wanted}, but its shape is "
+                         f"{x.shape}")
+    return jnp.broadcast_to(x, wanted)  # type: ignore[arg-type]
+
+
+def _initial(rule: str | float, key: jax.Array, shape: tuple[int, ...], dtype: DType) -> jax.Array:
+    if not isinstance(rule, str):
+        return jnp.full(shape, rule, dtype)
+    initializers = jax.nn.initializers
+    known: dict[str, Callable[..., jax.Array]] = {
+        "zeros": initializers.zeros,
+        "ones": initializers.ones,
+        "normal": jax.random.normal,
+        "uniform": jax.random.uniform,
+        "glorot_normal": initializers.glorot_normal(),
+        "glorot_uniform": initializers.glorot_uniform(),
+    }
+    return known[rule](key, shape, dtype)
+
+
+# --- labels out of range ---------------------------------------------------------------------------
+
+
+def _check_labels(
+    bound: Bound,
+    which: int,
+    given: Mapping[str, Any],
+    values: Mapping[str, Array],
+    lengths: Mapping[str, Sequence[int | None]],
+    report: Callable[[str, Array, str], None],
+) -> None:
+    """Find labels that name no class, among those that count."""
+    spec, numbers = bound.specs[which], dict(bound.numbers[which])
+    for key, kind in spec.inputs.items():
+        if kind.name != "index" or kind.of is None or None in lengths.get(kind.of, (None,)):
+            continue
+        (size,) = lengths[kind.of]
+        ignored = numbers.get("ignore_index")
+        counted = values.get("mask")
+        if counted is not None and counted.shape != values[key].shape:
+            counted = None
+        # What was given, not what JAX made of it: without x64 it wraps int64 to int32.
+        labels = given[key] if isinstance(given[key], np.ndarray) else values[key]
+        message = (
+            f"{bound.form.name}: {key} is {kind}, so it lies from 0 to {size} - 1"  # type: ignore[operator]
+            + ("" if ignored is None else f" or is ignore_index={ignored}")
+        )
+        report(message, (labels, size, ignored, counted), key)
+
+
+def _inside(xp: Any, found: tuple[Any, int, int | None, Any]) -> Any:
+    labels, size, ignored, counted = found
+    good = (labels >= 0) & (labels < size)
+    if ignored is not None:
+        good = good | (labels == ignored)
+    return good if counted is None else good | xp.logical_not(counted)
+
+
+def _readable(x: Any) -> bool:
+    """Whether reading the values waits for nobody: a concrete array of this process, on a CPU."""
+    if isinstance(x, np.ndarray) or x is None:
+        return True
+    return (
+        not isinstance(x, jax.core.Tracer)
+        and x.is_fully_addressable
+        and all(d.platform == "cpu" for d in x.devices())
+    )
+
+
+def _refuse(message: str, found: tuple[Any, int, int | None, Any], key: str) -> None:
+    """Raise, where that costs no synchronisation; elsewhere the loss is NaN there."""
+    labels, size, ignored, counted = found
+    if not _readable(labels) or not _readable(counted):
+        return
+    labels = np.asarray(labels)
+    if labels.size == 0 or (labels.min() >= 0 and labels.max() < size):
+        return
+    good = _inside(np, (labels, size, ignored, None if counted is None else np.asarray(counted)))
+    if not good.all():
+        worst = labels[~good].ravel()[0]
+        raise DomainError(f"{message}; {worst} was given, at {np.argwhere(~good)[0].tolist()}")
+
+
+def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
+    """The loss with its labels checked under ``jit`` too: gives ``(error, value)``.
+
+    ``error.throw()`` raises outside the jit if a label names no class (JAX cannot raise inside).
+    """
+
+    def report(message: str, found: tuple[Any, int, int | None, Any], key: str) -> None:
+        checkify.check(jnp.all(_inside(jnp, found)), message)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        call = frontdoor.bind_call(loss._bound, "jax", args, kwargs)
+        return loss._evaluate(call, report)
+
+    return checkify.checkify(run, errors=checkify.user_checks)
+
+
+# --- making classes and functions ------------------------------------------------------------------
+
+MODULE = "lossbridge.jax"
+
+
+def class_of(form: Form) -> type[Loss]:
+    """The public class of a loss."""
+    return _Meta(form.name, (Loss,), {"__slots__": (), "__module__": MODULE, "form": form,
+                                      "__qualname__": form.name})
+
+
+class _Compiled(Loss):
+    """An instance made from a specification; its class has no constructor of its own."""
+
+    __slots__ = ()
+    _doc = "An instance made from a specification."
+
+
+def compile(source: Any, **params: Any) -> Loss:
+    """An instance of any loss: a specification, a defined function, or a path to a file."""
+    loss = object.__new__(_Compiled)
+    loss._settle(frontdoor.as_form(source), (), params)
+    return loss
+
+
+class _Function:
+    """A function form: unreduced unless told, hyperparameters by keyword."""
+
+    def __init__(self, cls: type[Loss]) -> None:
+        assert cls.form is not None
+        self._cls, self._form = cls, cls.form
+        self.__name__ = self.__qualname__ = self._form.definitions[0].id.split("@")[0]
+        self.__module__ = MODULE
+        own = ("reduction", "normalizer", "axis", "empty", *self._form.sizes, *self._form.params)
+        self._own = frozenset(own)
+        self._cached = functools.lru_cache(maxsize=256, typed=True)(cls)
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return frontdoor.docstring(self._form, "jax").replace("Call: loss(", f"{self.__name__}(")
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        kinds = inspect.Parameter
+        spec = self._form.definitions[0].spec
+        parameters = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in spec.inputs]
+        parameters += [kinds(name, kinds.KEYWORD_ONLY) for name in spec.ports]
+        for name in ("where", "sample_weight", "normalizer_count", "params"):
+            if name != "params" or spec.weights:
+                parameters.append(kinds(name, kinds.KEYWORD_ONLY, default=None))
+        if spec.step:
+            parameters.append(kinds("step", kinds.KEYWORD_ONLY))
+        for p in frontdoor.signature(self._form).parameters.values():
+            default = {"reduction": "none", "axis": -1}.get(p.name, p.default)
+            parameters.append(p.replace(kind=kinds.KEYWORD_ONLY, default=default))
+        return inspect.Signature(parameters)
+
+    def __repr__(self) -> str:
+        return f"<function {MODULE}.{self.__name__}{self.__signature__}>"
+
+    def __reduce__(self) -> str:
+        return self.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        settings: dict[str, Any] = {"reduction": "none"}
+        if not self._form.has_axis and kwargs.get("axis") == -1:
+            kwargs.pop("axis")
+        call = {}
+        for name, value in kwargs.items():
+            (settings if name in self._own else call)[name] = value
+        try:
+            loss = self._cached(**settings)
+        except TypeError as error:
+            if isinstance(error, ArgumentError) or "unhashable" not in str(error):
+                raise
+            loss = self._cls(**settings)  # an array among them
+        return loss(*args, **call)
+
+
+def function_of(cls: type[Loss]) -> _Function:
+    """The function form of a class."""
+    return _Function(cls)
+
+
+@functools.cache
+def _identity_loss() -> Spec:
+    from lossbridge.spec import loads
+
+    return loads(b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
+                 b'"inputs": {"values": "real[*batch]"}, "body": ["value = values"]}')
+
+
+def reduce(
+    values: Array,
+    *,
+    where: Array | None = None,
+    weights: Array | None = None,
+    denominator: str | Array | None = None,
+) -> jax.Array:
+    """The mean of unreduced values, as every loss here takes it.
+
+    ``where`` selects; ``weights`` multiply, and enter the divisor only with
+    ``denominator="weights"``; ``denominator`` is a normaliser's name or a number.
+    """
+    named = denominator is None or isinstance(denominator, str)
+    loss = compile(_identity_loss(), reduction="mean",
+                   normalizer=(denominator or "elements") if named else "external")
+    count = None if named else denominator
+    result: jax.Array = loss(values, mask=where, sample_weight=weights, normalizer_count=count)
+    return result
+
+
+def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
+    """A function ``f(outputs, labels, num_items_in_batch=None)`` as transformers' Trainer calls it.
+
+    ``shift_labels`` pairs each position's logits with the next position's label.
+    """
+    bound = loss._bound
+    settings = {**bound.given, "reduction": "mean"}
+    whole: Any = functools.partial(compile, bound.form) if type(loss).form is None else type(loss)
+    own = whole(**settings)
+    counted = whole(**{**settings, "normalizer": "external"})
+
+    def hf_loss(outputs: Any, labels: Array, num_items_in_batch: Array | None = None) -> Any:
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else (
+            getattr(outputs, "logits", outputs))
+        if shift_labels:
+            logits, labels = logits[..., :-1, :], labels[..., 1:]
+        if num_items_in_batch is None:
+            return own(logits, labels)
+        return counted(logits, labels, normalizer_count=num_items_in_batch)
+
+    return hf_loss
