@@ -318,12 +318,24 @@ class Call:
     params: Any = None
 
 
+def has_target(spec: Spec) -> bool:
+    """Whether the second input is what the first should be: only then do frameworks disagree
+    about which comes first, and only then do their names for the two apply."""
+    names = tuple(spec.inputs)
+    return len(names) >= 2 and names[1] in ("target", "labels")
+
+
 def positional_order(spec: Spec, platform: str) -> tuple[str, ...]:
     """The inputs that may be given by position, in the platform's order."""
     names = tuple(spec.inputs)
-    if platform == "keras":
-        return names[::-1] if len(names) == 2 else names if len(names) == 1 else ()
+    if platform == "keras" and has_target(spec):
+        return names[::-1] if len(names) == 2 else ()
     return names
+
+
+def aliases(spec: Spec, platform: str) -> dict[str, str]:
+    """The platform's own names for the first two inputs, where one is the other's target."""
+    return dict(zip(ALIASES[platform], spec.inputs, strict=False)) if has_target(spec) else {}
 
 
 def call_text(spec: Spec, platform: str, loss: str = "loss") -> str:
@@ -349,16 +361,15 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
         )
     call = Call(dict(zip(order, args, strict=False)))
     names = tuple(spec.inputs)
-    aliases = dict(zip(ALIASES[platform], names, strict=False)) if len(names) >= 2 else (
-        {ALIASES[platform][0]: names[0]})
+    known = aliases(spec, platform)
     others = {alias: n for s in bound.specs for alias, n in zip(s.inputs, names, strict=False)}
     for key, value in kwargs.items():
         if key == "where" and platform == "jax" and key not in spec.inputs:
             key = "mask"
-        if key in spec.inputs or (key not in aliases and key in others):
+        if key in spec.inputs or (key not in known and key in others):
             target = key if key in spec.inputs else others[key]
-        elif key in aliases:
-            target = aliases[key]
+        elif key in known:
+            target = known[key]
         elif key in CALL_KEYWORDS:
             setattr(call, key, value)
             continue

@@ -6,6 +6,7 @@ and a change of meaning shows in the diff. To add one, add a row to ``GENERATED`
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -14,12 +15,48 @@ from pathlib import Path
 from typing import TypeAlias
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # the generators beside this file
 
 # A path relative to the repository, and the function that returns the text it must hold. Producers
 # import what they need when they are called, so that one broken module stops only its own files.
 Row: TypeAlias = tuple[str, Callable[[], str]]
 
-GENERATED: tuple[Row, ...] = ()
+
+def _stub(platform: str) -> Callable[[], str]:
+    def produce() -> str:
+        import stubs
+
+        return stubs.stub(platform)
+
+    return produce
+
+
+def _call_forms() -> str:
+    import stubs
+
+    return stubs.call_forms()
+
+
+def _spec_schema() -> str:
+    from lossbridge.spec import json_schema
+
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
+def _results_schema() -> str:
+    from lossbridge_conformance.results import results_schema_text
+
+    return results_schema_text()
+
+
+GENERATED: tuple[Row, ...] = (
+    ("backends/lossbridge_torch/__init__.pyi", _stub("torch")),
+    ("backends/lossbridge_keras/__init__.pyi", _stub("keras")),
+    ("backends/lossbridge_jax/__init__.pyi", _stub("jax")),
+    ("docs/call-forms.md", _call_forms),
+    ("lossbridge/schema/spec-v1.json", _spec_schema),
+    ("conformance/lossbridge_conformance/schema/results-v1.json", _results_schema),
+)
 
 
 def stale(rows: Iterable[Row], root: Path = ROOT) -> list[str]:
