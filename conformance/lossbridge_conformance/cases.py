@@ -45,7 +45,7 @@ SERVES: dict[str, tuple[str, ...]] = {
 }
 SIZE = 4  # length of an axis in ordinary cases: small, and a power of two
 LARGER = (33, 3)  # length of axes, and number of samples, of the larger practical cases
-LARGER_DEPENDENT = (9, 1)  # the same where every axis is one: all of them grow together
+LARGER_JOINT = (9, 1)  # the same where several axes of a case grow together
 LABELS = ("index", "binary", "sign")
 DEPENDENT_SHARE = 4  # a call that is one case costs as much as a batch; make fewer of those
 
@@ -206,7 +206,8 @@ def generate(spec: Spec) -> tuple[Call, ...]:
             if (group, stratum) == ("single", "practical") and any(
                 plan.shape(name) for name in kinds
             ):
-                length, count = LARGER if sample is not None else LARGER_DEPENDENT
+                joint = max(len(plan.shape(name)) for name in spec.inputs) > 1
+                length, count = LARGER_JOINT if joint else LARGER
                 large = _Plan(kinds, sample, {"": length, **fixed})
                 rows = [
                     ((*flags, "large"), inputs)

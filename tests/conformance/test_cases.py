@@ -173,6 +173,7 @@ def test_samples_are_batched_where_they_are_independent(stored: Fixture) -> None
     for call in stored.calls:
         assert call.inputs["logits"].shape[0] == len(call.ids) == len(call.flags)
     assert {call.inputs["logits"].shape[1] for call in stored.calls} == {4, 33}
+    assert {call.inputs["x"].shape[0] for call in generate(PAIRS)} == {4, 9}
     for call in generate(PAIRS):
         assert len(call.ids) == 1
     ids = [case for call in stored.calls for case in call.ids]
