@@ -1,0 +1,129 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lossbridge.cli import main
+from lossbridge.frontdoor import forms
+from lossbridge.spec import dumps
+
+pytest.importorskip("typer")
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main(argv)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_list_names_every_class(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "list", "--json")
+    assert code == 0
+    assert set(forms()) <= {row["class"] for row in json.loads(out)}
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    assert "CrossEntropyLoss" in out
+
+
+@pytest.mark.parametrize("name", ["FocalLoss", "focal@1", "focal"])
+def test_show_takes_a_class_or_an_id(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = run(capsys, "show", name, "--json")
+    assert code == 0
+    assert json.loads(out)["specs"][0]["loss"] == "focal@1"
+
+
+def test_show_passes_prints_each(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "show", "BCEWithLogitsLoss", "--passes")
+    assert code == 0
+    for name in ("written", "canonicalise", "stabilise", "differentiate", "guard", "legalise"):
+        assert f"bce_with_logits@1: {name}" in out
+
+
+def test_a_setting_is_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "show", "FocalLoss", "gamma=0", "--passes")
+    assert code == 0
+    assert "--- focal@1: legalise" in out
+    code, _, err = run(capsys, "show", "FocalLoss", "gama=0")
+    assert code == 2
+    assert "did you mean gamma" in err
+
+
+def test_an_unknown_loss_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "show", "FocaLoss")
+    assert code == 2
+    assert "did you mean FocalLoss" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_check_says_what_cures_what(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "check", "BCEWithLogitsLoss", "--json")
+    assert code == 0
+    assert "log_sigmoid" in {f["rule"] for f in json.loads(out)["findings"]}
+    spec = {
+        "lossbridge": 1, "loss": "me/bad@1", "inputs": {"x": "real[*batch]"},
+        "body": ["value = log(x)"], "yields": "per_element",
+    }
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(spec))
+    code, out, _ = run(capsys, "check", str(path))
+    assert code == 1
+    assert "log(x)" in out and "not proved" in out
+
+
+def test_a_file_and_a_python_definition_are_first_class(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(dumps(forms()["FocalLoss"].specs[0]).replace("focal@1", "me/focal@1"))
+    assert run(capsys, "show", str(path))[0] == 0
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "from typing import Annotated\n"
+        "from lossbridge.trace import Expr, define\n\n"
+        '@define("me/fourth@1")\n'
+        'def fourth(x: Annotated[Expr, "real[*batch]"]) -> Expr:\n'
+        '    """Penalise the fourth power."""\n'
+        "    return x ** 4\n"
+    )
+    code, out, _ = run(capsys, "show", f"{source}:fourth", "--json")
+    assert code == 0
+    assert json.loads(out)["specs"][0]["loss"] == "me/fourth@1"
+    code, _, err = run(capsys, "show", f"{source}:third")
+    assert code == 2
+    assert "fourth" in err
+
+
+@pytest.mark.parametrize("argv", [("shwo",), ("show",), ("list", "--yaml")])
+def test_usage_errors_exit_2(capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]) -> None:
+    assert run(capsys, *argv)[0] == 2
+
+
+def test_a_hostile_file_ends_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "evil.json"
+    path.write_bytes(b'{"lossbridge": 1, "loss": "\\u001b[31mx@1"')
+    code, _, err = run(capsys, "check", str(path))
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "\x1b" not in err
+
+
+def test_eject_writes_whole_files_or_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "missing" / "loss.py"
+    code, _, err = run(capsys, "eject", "MSELoss", "--to", "torch", "-o", str(target))
+    assert code in (2, 3)
+    assert err.startswith("lossbridge: ")
+    assert not target.parent.exists()
+
+
+def test_an_unknown_platform_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "compile", "MSELoss", "--to", "theano")
+    assert code == 2
+    assert "theano" in err

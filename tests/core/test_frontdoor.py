@@ -1,0 +1,156 @@
+"""Constructors, calls and shapes: what is refused, and what the message says to write instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from lossbridge import frontdoor
+from lossbridge.errors import ArgumentError, DomainError, ShapeError
+
+FORMS = frontdoor.forms()
+
+
+def bound(name: str, platform: str = "torch", **settings: object) -> frontdoor.Bound:
+    return frontdoor.bind(FORMS[name], platform, settings)
+
+
+def test_a_misspelt_argument_names_the_nearest() -> None:
+    with pytest.raises(ArgumentError, match="did you mean gamma"):
+        bound("FocalLoss", gama=1.0)
+
+
+def test_an_argument_outside_its_domain_is_refused() -> None:
+    with pytest.raises(DomainError, match="gamma"):
+        bound("FocalLoss", gamma=-1.0)
+
+
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_every_reduction_binds(name: str) -> None:
+    sizes = dict.fromkeys(FORMS[name].sizes, 3)
+    for reduction in ("none", "sum", "mean"):
+        assert bound(name, reduction=reduction, **sizes).reduction == reduction
+    with pytest.raises(ArgumentError, match="avg"):
+        bound(name, reduction="avg", **sizes)
+
+
+def test_keras_names_of_reductions_mean_what_they_mean_there() -> None:
+    loss = bound("MSELoss", "keras", reduction="mean_with_sample_weight")
+    assert (loss.reduction, loss.normalizer) == ("mean", "weights")
+    with pytest.raises(ArgumentError, match="normalizer='weights'"):
+        bound("MSELoss", "torch", reduction="mean_with_sample_weight")
+
+
+def test_batchmean_divides_by_the_batch() -> None:
+    assert bound("KLDivLoss", reduction="batchmean").normalizer == "batch"
+
+
+def test_sizes_are_required_and_positive() -> None:
+    with pytest.raises(ArgumentError, match="num_classes"):
+        bound("ArcFaceLoss", embedding_size=3)
+    with pytest.raises(ArgumentError, match="positive integer"):
+        bound("ArcFaceLoss", num_classes=0, embedding_size=3)
+
+
+def call(loss: frontdoor.Bound, platform: str, *args: object, **kwargs: object) -> dict[str, object]:
+    return frontdoor.bind_call(loss, platform, args, kwargs).inputs
+
+
+def test_positional_order_follows_the_framework() -> None:
+    assert call(bound("MSELoss"), "torch", "p", "t") == {"prediction": "p", "target": "t"}
+    assert call(bound("MSELoss"), "keras", "t", "p") == {"prediction": "p", "target": "t"}
+    assert call(bound("MSELoss"), "jax", "p", "t") == {"prediction": "p", "target": "t"}
+
+
+def test_pairs_without_a_target_keep_one_order_everywhere() -> None:
+    for platform in ("torch", "keras", "jax"):
+        assert call(bound("InfoNCELoss"), platform, "q", "k") == {"query": "q", "key": "k"}
+
+
+def test_names_and_aliases() -> None:
+    loss = bound("CrossEntropyLoss")
+    assert call(loss, "torch", input="z", target="y") == {"logits": "z", "labels": "y"}
+    assert call(loss, "keras", y_pred="z", y_true="y") == {"logits": "z", "labels": "y"}
+    assert call(loss, "jax", logits="z", labels="y") == {"logits": "z", "labels": "y"}
+
+
+def test_where_is_the_mask_in_jax_only() -> None:
+    assert frontdoor.bind_call(bound("MSELoss"), "jax", ("p", "t"), {"where": "m"}).mask == "m"
+    with pytest.raises(ArgumentError, match="where"):
+        frontdoor.bind_call(bound("MSELoss"), "torch", ("p", "t"), {"where": "m"})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"prediction": 1}, "without target"),
+        ({"prediction": 1, "target": 2, "tarket": 3}, "did you mean target"),
+        ({"prediction": 1, "target": 2, "normalizer_count": 3}, "normalizer='external'"),
+        ({"prediction": 1, "target": 2, "step": 3}, "no schedule"),
+    ],
+)
+def test_a_wrong_call_says_which_call_works(kwargs: dict[str, object], says: str) -> None:
+    with pytest.raises(ArgumentError, match=says):
+        call(bound("MSELoss"), "torch", **kwargs)
+
+
+def test_twice_the_same_argument() -> None:
+    with pytest.raises(ArgumentError, match="twice"):
+        call(bound("MSELoss"), "torch", 1, 2, prediction=3)
+
+
+def test_external_needs_its_count() -> None:
+    with pytest.raises(ArgumentError, match="normalizer_count"):
+        call(bound("MSELoss", normalizer="external"), "torch", 1, 2)
+
+
+def test_overloads_are_chosen_by_dtype() -> None:
+    loss = bound("CrossEntropyLoss")
+    assert loss.specs[loss.select({"logits": "real", "labels": "int"})].id == "cross_entropy@1"
+    chosen = loss.specs[loss.select({"logits": "real", "labels": "real", "target": "real"})]
+    assert chosen.id == "cross_entropy_probabilities@1"
+
+
+def lengths(name: str, **shapes: tuple[int, ...]) -> object:
+    return frontdoor.axis_lengths(FORMS[name].specs[0].inputs, shapes, name)
+
+
+def test_nothing_broadcasts_silently() -> None:
+    with pytest.raises(ShapeError, match=r"\(32, 1\).*\(32,\).*reshape\(32\)"):
+        lengths("MSELoss", prediction=(32, 1), target=(32,))
+    with pytest.raises(ShapeError, match="batch"):
+        lengths("MSELoss", prediction=(4, 3), target=(3, 4))
+
+
+def test_axes_get_their_lengths() -> None:
+    assert lengths("CrossEntropyLoss", logits=(8, 7, 5), labels=(8, 7)) == {
+        "*batch": (8, 7),
+        "classes": (5,),
+    }
+
+
+def test_unknown_lengths_agree_with_anything() -> None:
+    shapes = {"prediction": (None, 3), "target": (5, 3)}
+    kinds = FORMS["MSELoss"].specs[0].inputs
+    assert frontdoor.axis_lengths(kinds, shapes, "MSELoss")["*batch"] == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "aligned"),
+    [((4,), (4, 1)), ((4, 3), (4, 3)), ((4, 1), (4, 1)), ((1, 3), (1, 3)), ((4, 3, 1), (4, 3))],
+)
+def test_weights_align_from_the_left(given: tuple[int, ...], aligned: tuple[int, ...]) -> None:
+    assert frontdoor.aligned_shape("L", "sample_weight", given, (4, 3)) == aligned
+
+
+def test_a_weight_that_fits_nowhere_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"\(3,\).*\(4, 3\)"):
+        frontdoor.aligned_shape("L", "sample_weight", (3,), (4, 3))
+
+
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_every_docstring_has_its_sections(name: str) -> None:
+    doc = frontdoor.docstring(FORMS[name], "torch")
+    first = doc.splitlines()[0]
+    assert first.startswith("Penalise ") and first.endswith(".")
+    for section in ("Edges:", "Definition:", "Inputs:", "Reduction:", "Call:", "References:"):
+        assert section in doc
