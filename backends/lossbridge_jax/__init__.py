@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from lossbridge.combine import COMBINATIONS
 from lossbridge.frontdoor import forms, nearest_name
 from lossbridge_jax.native import (
     Loss,
     as_hf,
     checked,
     class_of,
+    combination_of,
     compile,
-    function_of,
+    functions_of,
     reduce,
 )
 
 _classes: dict[str, Any] = {name: class_of(form) for name, form in forms().items()}
-_functions: dict[str, Any] = {f.__name__: f for f in map(function_of, _classes.values())}
+_functions: dict[str, Any] = {
+    function.__name__: function for form in forms().values() for function in functions_of(form)
+}
+_classes.update((name, combination_of(made)) for name, made in COMBINATIONS.items())
 
 globals().update(_classes)
 globals().update(_functions)

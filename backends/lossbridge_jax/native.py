@@ -27,6 +27,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental import checkify
 
 from lossbridge import frontdoor
+from lossbridge.combine import Combination
 from lossbridge.emit import emit, load, stand_alone
 from lossbridge.errors import (
     ArgumentError,
@@ -45,13 +46,24 @@ from lossbridge.passes.differentiate import differentiate, push_forward
 from lossbridge.passes.guard import guard
 from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
-from lossbridge.plan import Numbers, Options, Plan, PortCall, plan
+from lossbridge.plan import Numbers, Options, PortCall, plan
 from lossbridge.spec import Spec
 from lossbridge.trace import port_axes
 from lossbridge.verify import verify
 from lossbridge_jax.lowering import LOWERING
 
-__all__ = ["Loss", "as_hf", "checked", "class_of", "compile", "function_of", "reduce"]
+__all__ = [
+    "CombinedLoss",
+    "Loss",
+    "as_hf",
+    "checked",
+    "class_of",
+    "combination_of",
+    "compile",
+    "eject",
+    "functions_of",
+    "reduce",
+]
 
 Array: TypeAlias = Any  # a jax.Array, a tracer, or what jnp.asarray takes
 DType: TypeAlias = Any
@@ -228,12 +240,13 @@ class _Run:
 
     def __call__(self, spec: Spec, numbers: Numbers, options: Options, out: DType) -> Array:
         prepared = plan(spec, numbers, options, LOWERING.native)
-        for call in prepared.calls:
-            self.values[call.name] = self._outside(spec, prepared, call)
+        # How a port's maps are cut is known once it has returned them.
+        for call in sorted(prepared.calls, key=lambda c: c.op in ("segments", "map_sizes")):
+            self.values[call.name] = self._outside(spec, call)
         run = _compiled(spec, numbers, options, self.compute, out)
         return run(*(self.values[name] for name, _ in prepared.stable.inputs()))
 
-    def _outside(self, spec: Spec, prepared: Plan, call: PortCall) -> Array:
+    def _outside(self, spec: Spec, call: PortCall) -> Array:
         if call.op == "segments":
             sizes = self.maps[call.port]
             return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
@@ -318,7 +331,8 @@ class _Meta(type):
     @property
     def __doc__(cls) -> str | None:  # type: ignore[override]
         if cls.form is None:
-            return cls.__dict__.get("_doc")
+            doc: str | None = cls.__dict__.get("_doc")
+            return doc
         return frontdoor.docstring(cls.form, "jax")
 
     def __setattr__(cls, name: str, value: object) -> None:
@@ -356,13 +370,15 @@ class Loss(metaclass=_Meta):
                 raise ArgumentError(f"{form.name} was given {name} twice, by position and by name")
             settings[name] = value
         settings = {name: _frozen(value) for name, value in settings.items()}
-        bound = frontdoor.bind(form, "jax", settings)
+        self._keep(frontdoor.bind(form, "jax", settings))
+
+    def _keep(self, bound: Bound, *parts: Any) -> None:
         object.__setattr__(self, "_bound", bound)
         arrays = tuple((name, _identity(value)) for name, value in sorted(bound.arrays.items()))
         numbers = tuple(tuple((n, type(v), v) for n, v in ns) for ns in bound.numbers)
         object.__setattr__(self, "_key", (
-            form.name, bound.specs, numbers, arrays, bound.reduction, bound.normalizer,
-            bound.axis, tuple(sorted(bound.sizes.items())),
+            bound.form.name, bound.specs, numbers, arrays, bound.reduction, bound.normalizer,
+            bound.axis, tuple(sorted(bound.sizes.items())), *parts,
         ))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -392,6 +408,11 @@ class Loss(metaclass=_Meta):
     def __reduce__(self) -> tuple[Any, ...]:
         settings = dict(self._bound.given)
         return _restored, (type(self) if type(self).form else self.spec, settings)
+
+    @property
+    def bound(self) -> Bound:
+        """The settings, as the framework-free part of lossbridge keeps them."""
+        return self._bound
 
     @property
     def spec(self) -> Spec:
@@ -457,7 +478,7 @@ class Loss(metaclass=_Meta):
                                     f"{frontdoor.call_text(spec, 'jax')}")
             values["step"] = _scalar(name, "step", call.step)
         _check_labels(bound, which, inputs, values, lengths, report)
-        out = next(v.dtype for k, v in values.items() if spec_kind(spec, k) == "real")
+        out = next(values[k].dtype for k, kind in spec.inputs.items() if kind.dtype == "real")
         compute = functools.reduce(
             jnp.promote_types,
             [values[k].dtype for k in kinds if jnp.issubdtype(values[k].dtype, jnp.floating)],
@@ -555,12 +576,6 @@ class Loss(metaclass=_Meta):
 
 
 _LEAST = {"at_least_float32": np.float32, "at_least_float64": np.float64}
-
-
-def spec_kind(spec: Spec, name: str) -> str | None:
-    """The dtype kind of one of the inputs."""
-    kind = spec.inputs.get(name)
-    return None if kind is None else kind.dtype
 
 
 def _restored(source: Any, settings: Mapping[str, Any]) -> Loss:
@@ -748,6 +763,116 @@ def class_of(form: Form) -> type[Loss]:
                                       "__qualname__": form.name})
 
 
+class CombinedLoss(Loss):
+    """A loss made of named losses: ``loss(depth=(prediction, target), label=(logits, labels))``."""
+
+    __slots__ = ("_children", "_given")
+    _doc = "A loss made of named losses: ``loss(depth=(prediction, target), ...)``."
+    combination: Combination | None = None
+    _children: dict[str, Loss]
+    _given: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        made = type(self).combination
+        if made is None or len(args) > len(made.arguments):
+            raise ArgumentError(f"{type(self).__name__} was given {len(args)} positional arguments")
+        given = dict(zip(made.arguments, args, strict=False))
+        for name, value in kwargs.items():
+            if name in given or name not in made.arguments:
+                raise ArgumentError(f"{made.name} was given {shown(name)} "
+                                    + ("twice" if name in given else "which it does not take")
+                                    + f"; its arguments are {listed(made.arguments)}")
+            given[name] = value
+        if "losses" not in given:
+            raise ArgumentError(f"{made.name} needs losses=, such as "
+                                "{'depth': L.HuberLoss(), 'label': L.CrossEntropyLoss()}")
+        bound = made.build(**given)
+        object.__setattr__(self, "_children", dict(given["losses"]))
+        object.__setattr__(self, "_given", given)
+        self._keep(bound, tuple(self._children.items()))
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
+        return f"{type(self).__name__}({parts})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self._given)
+
+    def init(self, key: jax.Array, dtype: DType = jnp.float32) -> dict[str, Any]:
+        """Starting values: its own weights, and those of the named losses under ``children``."""
+        own, *keys = jax.random.split(key, len(self._children) + 1)
+        found: dict[str, Any] = super().init(own, dtype)
+        children = {
+            name: child.init(k, dtype)
+            for (name, child), k in zip(self._children.items(), keys, strict=True)
+            if child.bound.specs[0].weights or isinstance(child, CombinedLoss)
+        }
+        return {**found, "children": children} if children else found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound, spec, name = self._bound, self.spec, type(self).__name__
+        if args:
+            raise ArgumentError(f"{name} takes its inputs by name, such as "
+                                f"{next(iter(self._children))}=(prediction, target)")
+        params = dict(kwargs.pop("params", None) or {})
+        step = kwargs.pop("step", None)
+        below = params.pop("children", {})
+        positional: dict[str, tuple[Any, ...]] = {n: () for n in self._children}
+        named: dict[str, dict[str, Any]] = {n: {} for n in self._children}
+        own: dict[str, Any] = {}
+        uses = [n for n in self._children]
+        for key, value in kwargs.items():
+            # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
+            child = next((n for n in sorted(uses, key=len, reverse=True)
+                          if key.startswith(f"{n}_")), None)
+            if key in named and isinstance(value, Mapping):
+                named[key].update(value)
+            elif key in named:
+                positional[key] = tuple(value) if isinstance(value, tuple | list) else (value,)
+            elif key in spec.inputs and child is None:
+                own[key] = value
+            elif child is not None:
+                named[child][key[len(child) + 1 :]] = value
+            else:
+                raise ArgumentError(f"{name} was given {shown(key)}, which names none of its "
+                                    f"losses; they are {listed(self._children)}")
+        if step is None and spec.step:
+            raise ArgumentError(f"{name} follows a schedule; give it step=step")
+        if step is not None and not spec.step:
+            raise ArgumentError(f"{name} has no schedule, so it takes no step=")
+        parts = {
+            n: child(*positional[n], **named[n], **({"params": below[n]} if n in below else {}))
+            for n, child in self._children.items()
+        }
+        values: dict[str, Array] = {key: self._input(key, spec.inputs[key], value)
+                                    for key, value in own.items()}
+        kinds = {key: spec.inputs[key] for key in own}
+        self._take_weights(spec, Call({}, params=params or None), values, kinds)
+        frontdoor.axis_lengths(kinds, {k: values[k].shape for k in kinds}, name)
+        for key, array in bound.arrays.items():
+            values[key] = _scalar(name, key, array)
+        if step is not None:
+            values["step"] = _scalar(name, "step", step)
+        options = Options(bound.reduction, bound.normalizer)
+        prepared = plan(spec, bound.numbers[0], options, LOWERING.native)
+        missing = [n for n, _ in prepared.stable.inputs() if n in spec.inputs and n not in values]
+        if missing:
+            raise ArgumentError(f"{name} was called without {listed(missing)}")
+        values.update((call.name, parts[call.port]) for call in prepared.calls)
+        out = functools.reduce(jnp.promote_types, [part.dtype for part in parts.values()])
+        compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
+        run = _compiled(spec, bound.numbers[0], options, compute, out)
+        return run(*(values[n] for n, _ in prepared.stable.inputs()))
+
+
+def combination_of(combination: Combination) -> type[CombinedLoss]:
+    """The public class of a combination."""
+    return _Meta(combination.name, (CombinedLoss,), {
+        "__slots__": (), "__module__": MODULE, "combination": combination,
+        "__qualname__": combination.name, "_doc": combination.doc,
+    })
+
+
 class _Compiled(Loss):
     """An instance made from a specification; its class has no constructor of its own."""
 
@@ -757,21 +882,26 @@ class _Compiled(Loss):
 
 def compile(source: Any, **params: Any) -> Loss:
     """An instance of any loss: a specification, a defined function, or a path to a file."""
+    return _settled(frontdoor.as_form(source), **params)
+
+
+def _settled(form: Form, /, **params: Any) -> Loss:
     loss = object.__new__(_Compiled)
-    loss._settle(frontdoor.as_form(source), (), params)
+    loss._settle(form, (), params)
     return loss
 
 
 class _Function:
     """A function form: unreduced unless told, hyperparameters by keyword."""
 
-    def __init__(self, cls: type[Loss]) -> None:
-        assert cls.form is not None
-        self._cls, self._form = cls, cls.form
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        cls = functools.partial(_settled, form)
         self.__name__ = self.__qualname__ = self._form.definitions[0].id.split("@")[0]
         self.__module__ = MODULE
         own = ("reduction", "normalizer", "axis", "empty", *self._form.sizes, *self._form.params)
         self._own = frozenset(own)
+        self._fresh = cls
         self._cached = functools.lru_cache(maxsize=256, typed=True)(cls)
 
     @property
@@ -812,13 +942,17 @@ class _Function:
         except TypeError as error:
             if isinstance(error, ArgumentError) or "unhashable" not in str(error):
                 raise
-            loss = self._cls(**settings)  # an array among them
+            loss = self._fresh(**settings)  # an array among them
         return loss(*args, **call)
 
 
-def function_of(cls: type[Loss]) -> _Function:
-    """The function form of a class."""
-    return _Function(cls)
+def functions_of(form: Form) -> list[_Function]:
+    """The function forms of a class: one for each of its definitions.
+
+    The first also takes what the others are for, as the class does.
+    """
+    rest = [Form(form.name, (definition,)) for definition in form.definitions[1:]]
+    return [_Function(f) for f in (form, *rest)]
 
 
 @functools.cache
@@ -870,3 +1004,105 @@ def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
         return counted(logits, labels, normalizer_count=num_items_in_batch)
 
     return hf_loss
+
+
+# --- a loss as a file of its own ---------------------------------------------------------------------
+
+_EJECTED = '''
+
+def _cast(arrays, dtype):
+    return [x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in arrays]
+
+
+@jax.custom_jvp
+def _run(*arrays):
+    dtype = functools.reduce(jnp.promote_types, [arrays[k].dtype for k in REAL], jnp.float32)
+    return _value(*_cast(arrays, dtype))[0].astype(arrays[REAL[0]].dtype)
+
+
+def _rule(primals, tangents):
+    dtype = functools.reduce(jnp.promote_types, [primals[k].dtype for k in REAL], jnp.float32)
+    moving = [k for k in REAL if not isinstance(tangents[k], SymbolicZero)]
+    arrays = _cast(primals, dtype)
+    if not moving:
+        return _run(*primals), jnp.zeros_like(_run(*primals))
+    # Tangents meet the gradients in the dtype of the computation, and are rounded once.
+    value, tangent = _tangent(arrays, {k: tangents[k].astype(dtype) for k in moving})
+    return value.astype(primals[REAL[0]].dtype), tangent.astype(primals[REAL[0]].dtype)
+
+
+_run.defjvp(_rule, symbolic_zeros=True)
+_jitted = jax.jit(_run)
+'''
+
+
+def eject(bound: Bound, name: str) -> str:
+    """A file with the loss as a function called ``name``; it imports JAX and nothing of ours.
+
+    Settings are those of ``bound``; inputs come in the order of the specification, arrays given as
+    hyperparameters and trainable weights after them. A second derivative is JAX's own, of the
+    gradient in the file.
+    """
+    spec, numbers = bound.specs[0], bound.numbers[0]
+    options = Options(bound.reduction, bound.normalizer)
+    prepared = plan(spec, numbers, options, LOWERING.native)
+    if prepared.calls:
+        raise UnsupportedError(f"{bound.form.name} calls functions that are given at the call, so "
+                               "it cannot stand alone; use it from lossbridge.jax")
+    stable = prepared.stable
+    names = [n for n, _ in stable.inputs()]
+    real = [n for n, i in stable.inputs() if stable.nodes[i].type.dtype == "real"]
+    groups = [tuple(real[:1])] + ([tuple(real)] if len(real) > 1 else [])
+    pieces = [_text(stable, "_value")]
+    lines = ["", "", "def _tangent(arrays, tangents):"]
+    for k, wrt in enumerate(groups):
+        last = k == len(groups) - 1
+        places = [names.index(n) for n in wrt]
+        indent = "    " if last else "        "
+        if not last:
+            lines.append(f"    if set(tangents) == {{{places[0]}}}:  # the usual case: training")
+        if prepared.separable(wrt):
+            pieces.append(_text(_derived(stable, wrt), f"_fused{k}"))
+            lines += [f"{indent}value, *gradients = _fused{k}(*arrays)", f"{indent}tangent = 0.0"]
+            for at, (n, place) in enumerate(zip(wrt, places, strict=True)):
+                order = stable.nodes[dict(stable.inputs())[n]].attr("order")
+                lines += [
+                    f"{indent}if {place} in tangents:",
+                    f"{indent}    tangent += _paired(gradients[{at}], tangents[{place}], {order}, "
+                    f"{prepared.value_axes})",
+                ]
+            lines.append(f"{indent}return value, tangent")
+        else:
+            pushed = _pushed(stable, wrt)
+            pieces.append(_text(pushed, f"_pushed{k}"))
+            order = [n for n, _ in pushed.inputs()]
+            given = ", ".join(
+                f"arrays[{names.index(n)}]" if n in names else
+                f"tangents.get({names.index(n[8:])}, jnp.zeros_like(arrays[{names.index(n[8:])}]))"
+                for n in order
+            )
+            lines.append(f"{indent}return _value(*arrays)[0], _pushed{k}({given})[0]")
+    call = [f"def {name}({', '.join(names)}):", f'    """{_quoted(spec.summary)}"""']
+    for n in names:
+        dtype = stable.nodes[dict(stable.inputs())[n]].type.dtype
+        call.append(f"    {n} = {'_whole(' if dtype == 'int' else ''}jnp.asarray({n})"
+                    f"{')' if dtype == 'int' else ''}")
+        kind = spec.inputs.get(n)
+        if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
+            call.append(f"    {n} = jnp.moveaxis({n}, {bound.axis}, -1)")
+    call.append(f"    return _jitted({', '.join(names)})")
+    own = [inspect.getsource(f) for f in (_whole, _paired)]
+    own.insert(1, inspect.getsource(_dims).replace("is_star(axis)", 'axis.startswith("*")'))
+    body = "\n\n".join(pieces) + _EJECTED + "\n".join(lines) + "\n\n\n" + "\n".join(call) + "\n"
+    indices = ", ".join(str(names.index(n)) for n in real)
+    text = stand_alone("\n\n".join(own) + f"\n\nREAL = [{indices}]  # the places of real inputs\n\n"
+                       + body, LOWERING)
+    imports = ("import functools\nfrom typing import Any\n\nimport jax\nimport numpy as np\n"
+               "from collections.abc import Callable, Sequence\n"
+               "from jax.custom_derivatives import SymbolicZero\n")
+    return text.replace("import math\n", "import math\n" + imports, 1)
+
+
+def _quoted(text: str) -> str:
+    """Text of a specification as the inside of a docstring."""
+    return "".join(c for c in text if c.isprintable() and c not in "\\\"")
