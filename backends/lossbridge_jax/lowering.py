@@ -53,6 +53,18 @@ def lookup(x: jax.Array, index: jax.Array, axis: int) -> jax.Array:
     return jnp.where(inside.reshape((1,) * axis + inside.shape + (1,) * after), found, math.nan)
 
 
+def placed(x: jax.Array, index: jax.Array, value: jax.Array | float, axis: int) -> jax.Array:
+    """``x`` with the entry at ``index`` along ``axis`` replaced; out of range replaces nothing.
+
+    A scatter touches one entry a row; a selection would read and write them all, and XLA then
+    computes the exponentials under it twice (512 x 32000: 1.7 times the time).
+    """
+    axis = axis % x.ndim
+    spots = list(jnp.indices(index.shape, dtype=jnp.int32, sparse=True))
+    spots.insert(axis, jnp.where(index < 0, x.shape[axis], index))
+    return x.at[tuple(spots)].set(value, mode="drop", unique_indices=True)
+
+
 def moved(x: jax.Array, axis: int, by: int, fill: float) -> jax.Array:
     """``x[k - by]`` along ``axis``, ``fill`` where that lies outside."""
     config = [(0, 0, 0)] * x.ndim
@@ -323,6 +335,20 @@ def _take(emitter: Emitter, node: Node, x: list[str]) -> str:
     return f"jnp.squeeze({values}, {dim})"
 
 
+def _put(emitter: Emitter, node: Node, x: list[str]) -> str:
+    e, axis = _compact(emitter), node.attr("axis")
+    table, index, value = (e.axes(a) for a in node.args)
+    rest = [a for a in table if a != axis]
+    if table == node.type.axes and list(index) == rest and axis not in value:
+        new = x[2] if node.args[2] in e.static else e.expanded(x[2], value, rest)
+        return f"placed({x[0]}, {x[1]}, {new}, {e.place(table, axis)})"
+    out = node.type.axes
+    here = f"jnp.arange({e.length(axis)}, dtype=jnp.int32)"
+    same = f"{e.expanded(here, [axis], out)} == {e.expanded(x[1], index, out)}"
+    new = x[2] if node.args[2] in e.static else e.expanded(x[2], value, out)
+    return f"jnp.where({same}, {new}, {e.expanded(x[0], table, out)})"
+
+
 def _shift(emitter: Emitter, node: Node, x: list[str]) -> str:
     e = _compact(emitter)
     dim = e.place(e.axes(node.args[0]), node.attr("axis"))
@@ -404,6 +430,7 @@ TABLE: dict[str, Entry] = {
     "shift": _shift,
     "flip": _flip,
     "take": _take,
+    "put": _put,
     "scan": _scan,
 }
 
@@ -412,7 +439,8 @@ LOWERING = Lowering(
     table=TABLE,
     imports=("import jax.numpy as jnp", "from jax import lax"),
     namespace={"jnp": jnp, "lax": lax, "math": math},
-    helpers=(gather, lookup, moved, recursion),
+    helpers=(gather, lookup, placed, moved, recursion),
+    native=frozenset({"put"}),
     literal=_literal,
     prologue=lambda first: (f"dt = {first}.dtype",),
     emitter=CompactEmitter,
