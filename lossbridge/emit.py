@@ -250,7 +250,7 @@ class Emitter:
             if not node.type.axes:
                 return expression
         axes = node.type.axes
-        if name.startswith("gradient_") or name.startswith("port_arg_"):
+        if name.startswith("gradient_"):
             return expression
         missing = tuple(a for a in self.graph.layout if a not in axes)
         if not missing or not axes:

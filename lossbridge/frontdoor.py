@@ -227,6 +227,18 @@ class SpecDefinition(Definition):
         return self.read
 
 
+def restored_definition(text: str) -> Definition:
+    """The definition that a pickle holds: the catalogue's own where it means the same."""
+    from lossbridge.catalogue import catalogue
+    from lossbridge.spec import loads
+
+    spec = loads(text)
+    known = catalogue().get(spec.id)
+    if known is not None and known.spec == spec:
+        return known
+    return _definition_of(spec)[1][0]
+
+
 def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
     """Check constructor arguments and bind them."""
     form = as_form(source)

@@ -484,6 +484,13 @@ class Definition:
     def __doc__(self) -> str:  # type: ignore[override]
         return inspect.getdoc(self.function) or ""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The function cannot be pickled: its name in its module now means this definition.
+        from lossbridge.frontdoor import restored_definition
+        from lossbridge.spec import dumps
+
+        return restored_definition, (dumps(self.spec),)
+
     @cached_property
     def inputs(self) -> dict[str, Kind]:
         hints = typing.get_type_hints(self.function, include_extras=True)

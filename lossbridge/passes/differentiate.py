@@ -85,6 +85,38 @@ def differentiate(
     return b.finish(**outputs)
 
 
+def pull_back_all(graph: Graph, wrt: Sequence[str]) -> Graph:
+    """The gradients of all outputs together: inputs ``upstream_OUTPUT`` -> ``gradient_NAME``."""
+    b = Builder(graph.layout)
+    values = inline(b, graph, {})
+    sources = {name: values[index] for name, index in graph.inputs()}
+    totals: dict[str, Expr] = {}
+    for name, index in graph.outputs:
+        out = values[index]
+        if out.type.dtype != "real":
+            continue
+        u = b.input(f"upstream_{name}", Type("real", _order_of(graph, name)), "upstream")
+        for key, gradient in zip(
+            wrt, pull_back(b, out, u, [sources[key] for key in wrt]), strict=True
+        ):
+            if gradient is not None:
+                totals[key] = totals[key] + gradient if key in totals else gradient
+    return b.finish(**{
+        f"gradient_{key}": ops.broadcast(totals.get(key, b.const(0.0)), *sources[key].axes)
+        for key in wrt
+    })
+
+
+def _order_of(graph: Graph, output: str) -> tuple[str, ...]:
+    """How an output lies: a gradient as its input does, anything else in layout order."""
+    of = output.removeprefix("gradient_")
+    for name, index in graph.inputs():
+        if output != of and name == of:
+            order: tuple[str, ...] = graph.nodes[index].attr("order")
+            return order
+    return graph.nodes[graph.output(output)].type.axes
+
+
 def push_forward(graph: Graph, output: str, wrt: Sequence[str]) -> Graph:
     """Forward mode by transposing reverse mode twice: inputs ``tangent_NAME`` -> ``tangent``.
 
