@@ -206,13 +206,16 @@ def _power(emitter: Emitter, node: Node, x: list[str]) -> str:
 
 
 def _put(emitter: Emitter, node: Node, x: list[str]) -> str:
-    return f"replace({x[0]}, {x[1]}, {x[2]}, {emitter.dim(node.attr('axis'))})"
+    index = x[1]
+    if node.args[1] in emitter.static:
+        index = f"torch.full((1,) * {x[0]}.ndim, {index}, device=device)"
+    return f"replace({x[0]}, {index}, {x[2]}, {emitter.dim(node.attr('axis'))})"
 
 
 def _take(emitter: Emitter, node: Node, x: list[str]) -> str:
     index = x[1]
     if node.args[1] in emitter.static:
-        index = f"torch.full((), {index}, device=device)"
+        index = f"torch.full((1,) * {x[0]}.ndim, {index}, device=device)"
     found = f"gather({x[0]}, {index}, {emitter.dim(node.attr('axis'))})"
     return found if node.type.axes else f"{found}.reshape(())"
 
