@@ -1,0 +1,153 @@
+"""Arguments of a call: what is accepted, brought to shape and dtype, or refused and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lossbridge import frontdoor
+from lossbridge.errors import ArgumentError, DomainError, DTypeError, ShapeError, shown
+from lossbridge.frontdoor import Bound
+from lossbridge.spec import Spec, Weight
+from lossbridge_torch.fused import transformed
+
+Lengths: TypeAlias = Mapping[str, Sequence["int | None"]]
+
+
+def initial(weight: Weight, shape: Sequence[int]) -> Tensor:
+    tensor = torch.empty(shape)
+    rule = weight.init
+    if not isinstance(rule, str):
+        return nn.init.constant_(tensor, rule)
+    return {
+        "zeros": nn.init.zeros_,
+        "ones": nn.init.ones_,
+        "normal": nn.init.normal_,
+        "uniform": nn.init.uniform_,
+        "glorot_normal": nn.init.xavier_normal_,
+        "glorot_uniform": nn.init.xavier_uniform_,
+    }[rule](tensor)
+
+
+def dtype_kinds(bound: Bound, inputs: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for position, name in enumerate(bound.specs[0].inputs):
+        x = inputs[name]
+        kind = "int"
+        if isinstance(x, Tensor):
+            kind = "real" if x.is_floating_point() else "bool" if x.dtype == torch.bool else "int"
+        for spec in bound.specs:
+            found[tuple(spec.inputs)[position]] = kind
+    return found
+
+
+def checked(name: str, key: str, dtype: str, x: Any, lenient: bool = False) -> Tensor:
+    """A tensor whose dtype can carry what its kind states."""
+    if not isinstance(x, Tensor):
+        if lenient:
+            return torch.as_tensor(x)
+        raise ArgumentError(
+            f"{name}: {key} must be a tensor, but {shown(type(x).__name__)} was given; write "
+            f"torch.as_tensor({key})"
+        )
+    if dtype == "real" and not x.is_floating_point():
+        if lenient and not x.is_complex():
+            return x.to(torch.float32)
+        raise DTypeError(
+            f"{name}: {key} holds real numbers, but its dtype is {x.dtype}; pass {key}.float()"
+        )
+    if dtype == "int" and (x.is_floating_point() or x.is_complex()):
+        raise DTypeError(
+            f"{name}: {key} holds integers, but its dtype is {x.dtype}; pass {key}.long()"
+        )
+    return x
+
+
+def moved(kind: Any, x: Tensor, axis: int | None) -> Tensor:
+    if frontdoor.moved_axis(kind) is None or x.dim() < 1:
+        return x
+    at = frontdoor.default_axis("torch", kind, x.dim()) if axis is None else axis
+    if not -x.dim() <= at < x.dim():
+        raise ShapeError(
+            f"axis={at} was given, but a tensor of shape {tuple(x.shape)} has {x.dim()} dimensions"
+        )
+    return x if at in (-1, x.dim() - 1) else x.movedim(at, -1)
+
+
+def parameter(name: str, key: str, kind: Any, x: Tensor, lengths: Lengths,
+               first: Tensor) -> Tensor:
+    """An array hyperparameter, repeated along the axes of its kind; those broadcast as in torch."""
+    wanted = tuple(n for axis in kind.axes for n in lengths.get(axis, ()))
+    if tuple(x.shape) == wanted or any(axis not in lengths for axis in kind.axes):
+        return x
+    try:
+        return x.expand(wanted)
+    except RuntimeError:
+        raise ShapeError(
+            f"{name}: {key} is {kind}, here of shape {wanted}, but its shape is {tuple(x.shape)}"
+        ) from None
+
+
+def along(name: str, what: str, x: Tensor, index: Sequence[int | None]) -> Tensor:
+    """A weight or mask, repeated to one entry for each value of the loss."""
+    shape = frontdoor.aligned_shape(name, what, x.shape, index)
+    return x.reshape(shape).expand(tuple(index))
+
+
+def number(name: str, what: str, given: Any, like: Tensor) -> Tensor:
+    x = given if isinstance(given, Tensor) else torch.as_tensor(given)
+    if x.dim() != 0:
+        raise ShapeError(f"{name}: {what} is a single number, but its shape is {tuple(x.shape)}")
+    dtype = x.dtype if x.is_floating_point() else torch.promote_types(torch.float32, like.dtype)
+    return x.to(device=like.device, dtype=dtype)
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """The tensors of a module, of ``named_parameters()``, or of nested containers."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, nn.Module):
+        return [p for p in tree.parameters() if p.requires_grad]
+    if isinstance(tree, Mapping):
+        return [leaf for value in tree.values() for leaf in leaves_of(value)]
+    if isinstance(tree, str):
+        return []  # the name in a (name, parameter) pair
+    if isinstance(tree, Iterable):
+        return [leaf for value in tree for leaf in leaves_of(value)]
+    raise ArgumentError(
+        f"a parameter tree is a module, named_parameters(), or containers of tensors, but "
+        f"{shown(type(tree).__name__)} was given"
+    )
+
+
+def check_labels(name: str, spec: Spec, numbers: Mapping[str, Any], inputs: Mapping[str, Tensor],
+                  lengths: Lengths) -> None:
+    """Labels out of range raise where reading them waits for nobody; elsewhere the loss is NaN."""
+    for key, kind in spec.inputs.items():
+        if kind.name != "index" or kind.of is None:
+            continue
+        labels = inputs[key]
+        if (
+            torch.compiler.is_compiling() or labels.device.type != "cpu" or labels.numel() == 0
+            or transformed() or type(labels) is not Tensor
+        ):
+            continue
+        size = lengths[kind.of][0]
+        assert size is not None
+        lowest, highest = (int(v) for v in torch.aminmax(labels))
+        if 0 <= lowest and highest < size:
+            continue
+        ignored = numbers.get("ignore_index")
+        counted = labels if ignored is None else labels[labels != ignored]
+        wrong = counted[(counted < 0) | (counted >= size)]
+        if wrong.numel():
+            raise DomainError(
+                f"{name}: {key} is {kind}, so it lies from 0 to {size - 1}"
+                + ("" if ignored is None else f" or is ignore_index={ignored}")
+                + f"; {int(wrong[0])} was given"
+            )
+
+

@@ -1,0 +1,454 @@
+"""From graphs to differentiable functions: what a module runs once its arguments are in order.
+
+:class:`Stage` is a graph that can be differentiated any number of times by the graph's own
+derivative. The fused function of a loss computes the value and the gradients that somebody needs
+together, and its backward multiplies; differentiated again, it computes the gradient by a stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lossbridge.emit import emit, load
+from lossbridge.frontdoor import Bound
+from lossbridge.ir import Builder, Graph, inline, is_star
+from lossbridge.passes.canonicalise import canonicalise
+from lossbridge.passes.differentiate import differentiate, pull_back_all, push_forward
+from lossbridge.passes.guard import guard
+from lossbridge.passes.legalise import legalise
+from lossbridge.passes.stabilise import stabilise
+from lossbridge.plan import Options, Plan, PortCall
+from lossbridge.verify import verify
+from lossbridge_torch.lowering import LOWERING
+
+# --- stages: graphs as functions with their own derivatives ----------------------------------------
+
+
+def _legal(graph: Graph) -> Graph:
+    return verify(guard(legalise(graph, LOWERING.native)))
+
+
+def polished(graph: Graph) -> Graph:
+    return verify(guard(stabilise(canonicalise(verify(graph)))))
+
+
+@functools.lru_cache(maxsize=4096)
+def _function(graph: Graph, name: str = "loss") -> Callable[..., tuple[Tensor, ...]]:
+    """The emitted function of a graph that has been through its passes."""
+    return load(emit(graph, LOWERING, name), LOWERING, name)
+
+
+@functools.lru_cache(maxsize=1024)
+def _derived(graph: Graph, wrt: tuple[str, ...]) -> Graph:
+    return polished(differentiate(graph, "value", wrt, keep=False))
+
+
+@functools.lru_cache(maxsize=1024)
+def _pulled(graph: Graph, wrt: tuple[str, ...]) -> Graph:
+    return polished(pull_back_all(graph, wrt))
+
+
+@functools.lru_cache(maxsize=1024)
+def _pushed(graph: Graph, wrt: tuple[str, ...]) -> Graph:
+    """The tangents of all outputs, under the outputs' names."""
+    builder = Builder(graph.layout)
+    outputs = {}
+    for name, _ in graph.outputs:
+        one = push_forward(graph, name, wrt)
+        outputs[name] = inline(builder, one, {})[one.output("tangent")]
+    return polished(builder.finish(**outputs))
+
+
+def forward_mode() -> bool:
+    """Dynamo refuses a Function that has a ``jvp``; everything else may need it."""
+    return not torch.compiler.is_compiling()
+
+
+def transformed() -> bool:
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+class Stage:
+    """A graph as a function from its inputs, in order, to its outputs, differentiable again and
+    again by the graph's own derivative."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.names = tuple(name for name, _ in graph.inputs())
+        self.real = tuple(
+            graph.nodes[index].type.dtype == "real" for _, index in graph.inputs()
+        )
+        self.outputs = tuple(name for name, _ in graph.outputs)
+        run = _function(_legal(graph))
+        names, real, outputs = self.names, self.real, self.outputs
+
+        class Graphed(torch.autograd.Function):
+            generate_vmap_rule = True
+
+            @staticmethod
+            def forward(*inputs: Tensor) -> Any:
+                return _fresh(run(*inputs), inputs)
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+                ctx.save_for_backward(*inputs)
+                ctx.save_for_forward(*inputs)
+
+            @staticmethod
+            def backward(ctx: Any, *upstream: Any) -> Any:
+                inputs = ctx.saved_tensors
+                wrt = tuple(
+                    n for n, r, need in zip(names, real, ctx.needs_input_grad, strict=True)
+                    if r and need
+                )
+                stage = stage_of(_pulled(graph, wrt))
+                values = dict(zip(names, inputs, strict=True))
+                values.update(
+                    (f"upstream_{o}", u) for o, u in zip(outputs, upstream, strict=True)
+                )
+                found = dict(zip(wrt, stage(*(values[n] for n in stage.names)), strict=True))
+                return tuple(found.get(n) for n in names)
+
+        class ForwardGraphed(Graphed):
+            @staticmethod
+            def jvp(ctx: Any, *tangents: Any) -> Any:
+                inputs = ctx.saved_tensors
+                wrt = tuple(
+                    n for n, r, t in zip(names, real, tangents, strict=True)
+                    if r and t is not None
+                )
+                stage = stage_of(_pushed(graph, wrt))
+                values = dict(zip(names, inputs, strict=True))
+                values.update(
+                    (f"tangent_{n}", t) for n, t in zip(names, tangents, strict=True)
+                    if t is not None
+                )
+                return stage(*(values[n] for n in stage.names))
+
+        self._plain, self._forward = Graphed, ForwardGraphed
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        chosen = self._forward if forward_mode() else self._plain
+        result = chosen.apply(*inputs)  # type: ignore[no-untyped-call]
+        return result if isinstance(result, tuple) else (result,)
+
+
+@functools.lru_cache(maxsize=1024)
+def stage_of(graph: Graph) -> Stage:
+    return Stage(graph)
+
+
+def _fresh(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Results that are neither inputs, views of them, nor each other: autograd would take them
+    for those, and the backward may scale them in place."""
+    own: list[Tensor] = []
+    for r in results:
+        shared = any(r is x for x in inputs) or any(r is o for o in own)
+        if not shared and not torch.compiler.is_compiling():
+            shared = r._is_view()
+        own.append(r.clone() if shared else r)
+    return tuple(own)
+
+
+# --- the fused function ----------------------------------------------------------------------------
+
+
+class Fused:
+    """The compiled forms of one loss under one set of options."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        stable = plan.stable
+        self.names = tuple(name for name, _ in stable.inputs())
+        rows = dict(stable.inputs())
+        self.kinds = tuple(stable.nodes[rows[n]].type.dtype for n in self.names)
+        self.orders = {n: stable.nodes[rows[n]].attr("order") for n in self.names}
+        self.axes = plan.value_axes
+        self._functions: dict[tuple[Any, ...], type[torch.autograd.Function]] = {}
+
+    def function(self, wrt: tuple[str, ...], compute: torch.dtype, out: torch.dtype,
+                 forward_mode: bool) -> type[torch.autograd.Function]:
+        key = (wrt, compute, out, forward_mode)
+        if key not in self._functions:
+            self._functions[key] = _make_function(self, wrt, compute, out, forward_mode)
+        return self._functions[key]
+
+    @functools.cached_property
+    def plain(self) -> Callable[..., tuple[Tensor, ...]]:
+        return _function(self.plan.plain)
+
+
+def _make_function(
+    fused: Fused, saved: tuple[str, ...], compute: torch.dtype, out: torch.dtype,
+    forward_mode: bool,
+) -> type[torch.autograd.Function]:
+    """The autograd.Function that computes the value and the unit gradients in ``saved``."""
+    plan, names, kinds = fused.plan, fused.names, fused.kinds
+    stable, axes, orders = plan.stable, fused.axes, fused.orders
+    keeps = bool(saved) and plan.separable(saved)
+    scaled = plan.scaled(saved) if keeps else None
+    graph = scaled if scaled is not None else plan.fused(saved) if keeps else plan.plain
+    run = _function(graph)
+    count = len(names)
+
+    def widened(inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            x.to(compute) if kind == "real" else x
+            for x, kind in zip(inputs, kinds, strict=True)
+        ]
+
+    class Saving(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs: Tensor) -> Any:
+            value, *rest = run(*widened(inputs))
+            if value.dtype != out:
+                value = value.to(out)
+            return _fresh((value, *rest), inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            rest = output[1:]
+            if rest:
+                ctx.mark_non_differentiable(*rest)
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*inputs, *rest)
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Any, *_: Any) -> Any:
+            if upstream is None:
+                return (None,) * count
+            tensors = ctx.saved_tensors
+            inputs, rest = tensors[:count], tensors[count:]
+            wanted = tuple(
+                n for n, kind, need in zip(names, kinds, ctx.needs_input_grad, strict=True)
+                if need and kind == "real"
+            )
+            if keeps and set(wanted) <= set(saved) and not torch.is_grad_enabled():
+                found = _scale(upstream, rest, saved, scaled is not None, compute, axes, orders)
+            else:
+                found = _by_formula(plan, wanted, names, widened(inputs), upstream.to(compute),
+                                    axes, orders)
+            result: list[Tensor | None] = []
+            for name, x in zip(names, inputs, strict=True):
+                g = found.get(name) if name in wanted else None
+                result.append(g if g is None or g.dtype == x.dtype else g.to(x.dtype))
+            return tuple(result)
+
+    if not forward_mode:
+        return _traceable(run, names, saved, axes, orders, compute, out, keeps,
+                          scaled is not None,
+                          None if keeps else _function(_legal(_pulled(stable, saved))), kinds)
+
+    class ForwardSaving(Saving):
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            inputs = ctx.saved_tensors[:count]
+            moving = {
+                n: t.to(compute)
+                for n, t, kind in zip(names, tangents, kinds, strict=True)
+                if t is not None and kind == "real"
+            }
+            rest = (None,) * (len(graph.outputs) - 1)
+            if not moving:
+                return (None, *rest)
+            stage = stage_of(_pushed(stable, tuple(moving)))
+            values = dict(zip(names, widened(inputs), strict=True))
+            values.update((f"tangent_{n}", t) for n, t in moving.items())
+            tangent = stage(*(values[n] for n in stage.names))[0]
+            return (tangent.to(out), *rest)
+
+    return ForwardSaving
+
+
+def _traceable(
+    run: Callable[..., tuple[Tensor, ...]], names: tuple[str, ...], saved: tuple[str, ...],
+    axes: tuple[str, ...], orders: Mapping[str, tuple[str, ...]], compute: torch.dtype,
+    out: torch.dtype, keeps: bool, scaled: bool,
+    pull: Callable[..., tuple[Tensor, ...]] | None, kinds: tuple[str, ...],
+) -> type[torch.autograd.Function]:
+    """The Function that Dynamo traces.
+
+    It has no ``jvp``, which Dynamo refuses, and no ``setup_context``, on whose closure Dynamo wants
+    a guard that a function found while tracing cannot have. Its backward reads functions and
+    tensors only; what is compiled is differentiated once.
+    """
+    real = tuple(kind == "real" for kind in kinds)
+    count = len(names)
+
+    class Traceable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Tensor) -> Any:
+            wide = [x.to(compute) if r else x for x, r in zip(inputs, real, strict=True)]
+            value, *rest = run(*wide)
+            ctx.save_for_backward(*inputs, *rest)
+            return _fresh((value.to(out),), inputs)[0]
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Any) -> Any:
+            tensors = ctx.saved_tensors
+            inputs, rest = tensors[:count], tensors[count:]
+            if keeps:
+                found = _scale(upstream, rest, saved, scaled, compute, axes, orders)
+            else:
+                wide = [x.to(compute) if r else x for x, r in zip(inputs, real, strict=True)]
+                assert pull is not None
+                found = dict(zip(saved, pull(*wide, upstream.to(compute)), strict=True))
+            return tuple(
+                found[n].to(x.dtype) if n in saved else None
+                for n, x in zip(names, inputs, strict=True)
+            )
+
+    return Traceable
+
+
+def _scale(
+    upstream: Tensor, rest: Sequence[Tensor], saved: tuple[str, ...], scaled: bool,
+    compute: torch.dtype, axes: tuple[str, ...], orders: Mapping[str, tuple[str, ...]],
+) -> dict[str, Tensor]:
+    """The saved gradients times the incoming one, in place where nobody reads them again."""
+    upstream = upstream.to(compute)
+    gradients = rest
+    if scaled:
+        upstream, gradients = upstream * rest[0], rest[1:]
+    reuse = _owned()
+    found = {}
+    for name, g in zip(saved, gradients, strict=True):
+        factor = _spread(upstream, axes, orders[name], g.ndim)
+        found[name] = g.mul_(factor) if reuse else g * factor
+    return found
+
+
+def _owned() -> bool:
+    """Whether this backward is the last to read what was saved, so that it may be overwritten."""
+    if torch.compiler.is_compiling() or transformed():
+        return False
+    keep = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return keep is not None and not keep()
+
+
+def _by_formula(
+    plan: Plan, wanted: tuple[str, ...], names: Sequence[str], inputs: Sequence[Tensor],
+    upstream: Tensor, axes: tuple[str, ...], orders: Mapping[str, tuple[str, ...]],
+) -> dict[str, Tensor]:
+    """The gradients computed anew, by stages that can be differentiated again."""
+    values = dict(zip(names, inputs, strict=True))
+    if plan.separable(wanted):
+        stage = stage_of(_derived(plan.stable, wanted))
+        gradients = stage(*(values[n] for n in stage.names))
+        return {
+            n: g * _spread(upstream, axes, orders[n], g.ndim)
+            for n, g in zip(wanted, gradients, strict=True)
+        }
+    stage = stage_of(_pulled(plan.stable, wanted))
+    values["upstream_value"] = upstream
+    gradients = stage(*(values[n] for n in stage.names))
+    return dict(zip(wanted, gradients, strict=True))
+
+
+def _spread(upstream: Tensor, axes: Sequence[str], order: Sequence[str], rank: int) -> Tensor:
+    """The incoming gradient, one entry for each value, shaped to multiply one input's gradient."""
+    if not axes or tuple(axes) == tuple(order):
+        return upstream
+    width = rank - len(order) + 1  # of the axis group, where there is one
+    places: list[int] = []
+    shape: list[int] = []
+    starts: dict[str, int] = {}
+    at = 0
+    for axis in axes:
+        starts[axis] = at
+        at += width if is_star(axis) else 1
+    for axis in order:
+        for k in range(width if is_star(axis) else 1):
+            if axis in starts:
+                places.append(starts[axis] + k)
+                shape.append(upstream.shape[starts[axis] + k])
+            else:
+                shape.append(1)
+    if places != sorted(places):
+        upstream = upstream.permute(places)
+    return upstream.reshape(shape)
+
+
+NAMES = {
+    torch.float64: "float64", torch.float32: "float32", torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+
+
+def token_of(bound: Bound) -> int:
+    """A number for a loss and its settings, good for as long as somebody holds them."""
+    BOUNDS[id(bound)] = bound
+    return id(bound)
+
+
+# Bounds by number: Dynamo meets the resolver below with constants only, and runs it for real.
+BOUNDS: weakref.WeakValueDictionary[int, Bound] = weakref.WeakValueDictionary()
+
+
+def resolve(token: int, which: int, weighted: bool, masked: bool) -> Fused:
+    """The compiled forms for one combination of what a call brings."""
+    return fused_of(BOUNDS[token], which, weighted, masked)
+
+
+resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def prepare(
+    token: int, owner: int, attribute: str, which: int, weighted: bool, masked: bool,
+    saved: tuple[str, ...], compute: str, out: str,
+) -> None:
+    """Put the Function that Dynamo is about to trace where it can guard on it: on the module."""
+    module = OWNERS[owner]
+    fused = resolve(token, which, weighted, masked)
+    module.__dict__[attribute] = fused.function(
+        saved, getattr(torch, compute), getattr(torch, out), False)
+
+
+prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
+OWNERS: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
+KERNEL = "_kernel"  # begins the names of what a module caches and never saves
+
+
+def fused_of(bound: Bound, which: int, weighted: bool, masked: bool) -> Fused:
+    plan = bound.plan(which, Options(sample_weight=weighted, mask=masked), LOWERING.native)
+    cache = plan.__dict__.setdefault("_torch", {})
+    if "fused" not in cache:
+        cache["fused"] = Fused(plan)
+    fused: Fused = cache["fused"]
+    return fused
+
+
+def calls_of(token: int, which: int, weighted: bool, masked: bool) -> tuple[PortCall, ...]:
+    """The calls of ports; how a port's maps are cut is known once it has returned them."""
+    calls = resolve(token, which, weighted, masked).plan.calls
+    late = ("segments", "map_sizes")
+    return tuple(c for c in calls if c.op not in late) + tuple(c for c in calls if c.op in late)
+
+
+EXTERNAL: dict[int, Bound] = {}
+
+
+def external(bound: Bound) -> int:
+    """The same loss, divided by a count from outside: the mean over all leaves of a tree."""
+    known = EXTERNAL.get(id(bound))
+    if known is None:
+        known = EXTERNAL[id(bound)] = dataclasses.replace(bound, normalizer="external")
+    return token_of(known)
+
+
+def dual_level() -> bool:
+    """Whether forward-mode differentiation by dual numbers is under way."""
+    from torch.autograd import forward_ad
+
+    return forward_ad._current_level >= 0
+
+

@@ -1,0 +1,111 @@
+"""Ports: functions the user supplies, called outside the fused function with torch's own autograd."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossbridge.errors import ArgumentError, ShapeError, shown
+from lossbridge.plan import PortCall
+from lossbridge.spec import Spec
+from lossbridge.trace import port_axes
+from lossbridge_torch.arguments import Lengths
+from lossbridge_torch.fused import polished, stage_of, transformed
+
+
+def outside(
+    name: str, spec: Spec, call: PortCall, inputs: dict[str, Any], ports: Mapping[str, Any],
+    lengths: Lengths, compute: torch.dtype,
+) -> Tensor:
+    if call.op in ("segments", "map_sizes"):
+        sizes = inputs[f"maps of {call.port}"]
+        device = inputs[next(iter(inputs))].device
+        table = torch.tensor(sizes, device=device)
+        if call.op == "map_sizes":
+            return table.to(compute)
+        return torch.repeat_interleave(torch.arange(len(sizes), device=device), table)
+    given = _given(call, inputs, compute)
+    port = spec.ports[call.port]
+    function = ports[call.port]
+    if call.op == "derivative":
+        result: Any = _slope(function, given, call.wrt)
+    else:
+        result = function(*given)
+    if port.output.name == "maps" and call.op == "apply":
+        return _joined(name, call, result, inputs)
+    if not isinstance(result, Tensor):
+        raise ArgumentError(f"{name}: {call.port} returned {shown(type(result).__name__)}, but a "
+                            "tensor was expected")
+    axes = port_axes(port)
+    if call.op == "apply" and all(axis in lengths for axis in axes):
+        wanted = tuple(n for axis in axes for n in lengths[axis])
+        if tuple(result.shape) != wanted:
+            raise ShapeError(
+                f"{name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
+                f"{port.output}, here {wanted}; let it return result.reshape({wanted})"
+            )
+    return result
+
+
+def _given(call: PortCall, inputs: Mapping[str, Any], compute: torch.dtype) -> list[Tensor]:
+    """What a port is called with; computed values come in the dtype of what they come from."""
+    if call.passed is not None:
+        return [inputs[n] for n in call.passed]
+    stage = stage_of(polished(call.arguments))
+    values = [inputs[n] for n in stage.names]
+    seen = next((v.dtype for v in values if v.is_floating_point()), compute)
+    results = stage(*(v.to(compute) if v.is_floating_point() else v for v in values))
+    return [r.to(seen) if r.is_floating_point() else r for r in results]
+
+
+def _slope(function: Callable[..., Tensor], given: Sequence[Tensor], wrt: Sequence[int]) -> Tensor:
+    """The derivatives of the sum of a port's value, one after the other."""
+    if torch.compiler.is_compiling() or transformed():
+        wrapped: Any = function
+        for position in wrt:
+            wrapped = torch.func.grad(
+                functools.partial(_summed, wrapped), argnums=position)
+        return wrapped(*given)  # type: ignore[no-any-return]
+    with torch.enable_grad():
+        xs = [
+            x if x.requires_grad or k not in wrt else x.detach().requires_grad_()
+            for k, x in enumerate(given)
+        ]
+        value = function(*xs)
+        for position in wrt:
+            if not value.requires_grad:
+                return torch.zeros_like(xs[position])
+            (value,) = torch.autograd.grad(
+                value.sum(), xs[position], create_graph=True, materialize_grads=True
+            )
+    return value
+
+
+def _summed(function: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    return function(*xs).sum()
+
+
+def _joined(name: str, call: PortCall, result: Any, inputs: dict[str, Any]) -> Tensor:
+    """Feature maps as one tensor, each flattened behind the batch."""
+    maps = list(result) if isinstance(result, list | tuple) else [result]
+    if not maps or any(not isinstance(m, Tensor) or m.dim() < 1 for m in maps) or len(
+        {m.shape[0] for m in maps}
+    ) != 1:
+        raise ShapeError(f"{name}: {call.port} must return one map or a list of maps, each with "
+                         "the batch first")
+    sizes = [math.prod(m.shape[1:]) for m in maps]
+    key = f"maps of {call.port}"
+    known = inputs.setdefault(key, sizes)
+    if known != sizes:
+        raise ShapeError(
+            f"{name}: {call.port} returned maps of {known} elements for one input and {sizes} for "
+            "the other; give inputs of one shape"
+        )
+    return torch.cat([m.flatten(1) if m.dim() > 1 else m[:, None] for m in maps], dim=1)
+
+
