@@ -17,7 +17,8 @@ from lossbridge.errors import ArgumentError, ShapeError, listed, shown, suggesti
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.plan import Numbers, Options, Plan, index_axes, plan
-from lossbridge.spec import EMPTY, NORMALIZERS, REDUCTIONS, Reduction, Spec
+from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
+from lossbridge.spec import Reduction, Spec
 from lossbridge.trace import Definition, spec_layout
 
 CLASS_AXIS = "classes"
@@ -219,11 +220,11 @@ class SpecDefinition(Definition):
         return self.read.summary
 
     @property
-    def inputs(self) -> Any:  # type: ignore[override]
+    def inputs(self) -> Any:
         return self.read.inputs
 
     @property
-    def spec(self) -> Spec:  # type: ignore[override]
+    def spec(self) -> Spec:
         return self.read
 
 

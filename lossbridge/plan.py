@@ -28,7 +28,8 @@ from lossbridge.passes.differentiate import differentiate, push_forward
 from lossbridge.passes.guard import guard
 from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
-from lossbridge.spec import NORMALIZERS, REDUCTIONS, Spec
+from lossbridge.checks import NORMALIZERS, REDUCTIONS
+from lossbridge.spec import Spec
 from lossbridge.trace import build_graph
 from lossbridge.verify import verify
 

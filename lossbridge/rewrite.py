@@ -88,6 +88,8 @@ def match(pattern: text.Expression, value: Expr, binding: Binding) -> Iterator[B
             yield binding
         return
     node = value.node
+    operands: tuple[text.Expression, ...]
+    axes: tuple[str, ...]
     if isinstance(pattern, text.Binary):
         op, operands, axes = BINARY[pattern.op], (pattern.a, pattern.b), ()
     elif isinstance(pattern, text.Unary):

@@ -149,11 +149,11 @@ class _Reader:
         if isinstance(tree, text.Binary):
             return b.op(BINARY[tree.op], self.read(tree.a, names), self.read(tree.b, names))
         if isinstance(tree, text.Index):
-            x = self.read(tree.x, names)
-            if not x.axes:
+            whole = self.read(tree.x, names)
+            if not whole.axes:
                 raise SpecError("[...] renames the first axis of a value, but this one has none",
                                 phase="semantic", code="unknown_axis")
-            return b.op("rename", x, old=x.axes[0], new=tree.axis)
+            return b.op("rename", whole, old=whole.axes[0], new=tree.axis)
         if isinstance(tree, text.Scan):
             return self._scan(tree, names)
         if isinstance(tree, text.Call):
@@ -252,14 +252,14 @@ class _Reader:
         operands = [self.read(a, names) for a in tree.args]
         given = dict(zip(used.inputs, operands, strict=False))
         declared = dict(declarations(used))
-        for key, value in tree.keywords:
+        for key, tree_of in tree.keywords:
             if key not in declared or key in given:
                 raise SpecError(
                     f"{tree.name} has no input {key}; it has {', '.join(declared)}",
                     phase="semantic",
                     code="keyword",
                 )
-            given[key] = self.read(value, names)
+            given[key] = self.read(tree_of, names)
         missing = [name for name in used.inputs if name not in given]
         if missing or len(operands) > len(used.inputs):
             raise SpecError(
@@ -267,11 +267,11 @@ class _Reader:
                 phase="semantic",
                 code="arity",
             )
-        for name, value in given.items():
-            if len(value.axes) != len(declared[name].axes):
+        for name, operand in given.items():
+            if len(operand.axes) != len(declared[name].axes):
                 raise SpecError(
                     f"{tree.name}: {name} is {declared[name]}, but is given a value with axes "
-                    f"{', '.join(value.axes) or '(none)'}",
+                    f"{', '.join(operand.axes) or '(none)'}",
                     phase="semantic",
                     code="unknown_axis",
                 )
@@ -568,7 +568,7 @@ def _call_and_watch(function: Callable[..., Any], arguments: dict[str, Any]) -> 
 ]:
     """Call a function and return its local variables too: their names go into the body."""
     found: dict[str, Any] = {}
-    code = function.__code__  # type: ignore[attr-defined]
+    code = function.__code__
 
     def watch(frame: FrameType, event: str, arg: object) -> None:
         if event == "return" and frame.f_code is code:

@@ -40,7 +40,7 @@ def ctc(
     *,
     blank: Expr,
     zero_infinity: Expr,
-) -> Expr:
+) -> tuple[Expr, Expr]:
     """Penalise log-probabilities per time step by all alignments that spell the target.
 
     The mean divides each sequence's loss by its target's length, then averages over the batch.

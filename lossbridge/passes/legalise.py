@@ -56,7 +56,7 @@ def _one_sided_sigmoid(value: Expr) -> Expr | None:
 
 def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
     """Composites become primitives, except those in ``native``; inside recursions too."""
-    steps = {
+    steps: dict[str, tuple[Step, ...]] = {
         name: (_expander(name, row.expand),)
         for name, row in ops.OPS.items()
         if row.expand is not None and name not in native
