@@ -332,8 +332,9 @@ def emit_body(outer: Emitter, node: Node, name: str) -> None:
     """A nested function for the body of a recursion: (carry, captures...) -> carry."""
     body: Graph = node.attr("body")
     arguments = {n: f"{'p' if n == 'carry' else 'q'}{outer.fresh('')}" for n, _ in body.inputs()}
-    inner = Emitter(body, outer.lowering, outer.indent + "    ", outer.lines,
-                    counter=outer.counter, rank=outer.rank)
+    inner = (outer.lowering.emitter or Emitter)(body, outer.lowering)
+    inner.indent, inner.lines = outer.indent + "    ", outer.lines
+    inner.counter, inner.rank = outer.counter, outer.rank
     ordered = ["carry", *sorted((n for n in arguments if n != "carry"),
                                 key=lambda n: int(n[1:]))]
     outer.write(f"def {name}({', '.join(arguments[n] for n in ordered)}):")
