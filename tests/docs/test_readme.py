@@ -12,10 +12,11 @@ pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_example_prints_what_its_comments_say():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example = EXAMPLES[0]
     promised = re.findall(r"^print\(.*\)  # (.*?);", example, re.MULTILINE)
     done = subprocess.run(
         [sys.executable, "-c", example], capture_output=True, text=True, check=False
@@ -23,6 +24,14 @@ def test_the_example_prints_what_its_comments_say():
     assert done.returncode == 0, done.stderr
     assert len(promised) == 2
     assert done.stdout.splitlines() == promised
+
+
+@pytest.mark.parametrize("example", EXAMPLES[1:])
+def test_the_other_examples_run(example):
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_command_names_a_job():
