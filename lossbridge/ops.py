@@ -187,6 +187,18 @@ def _dot(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type
     return Type("real", tuple(a for a in _union(b, types) if a not in attrs["axes"]))
 
 
+def _reduce_all(name: str) -> Infer:
+    def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+        _need_axes(name, types[0], attrs["axes"])
+        return Type("real", tuple(a for a in _union(b, types) if a not in attrs["axes"]))
+
+    return rule
+
+
+def _keep_all(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    return Type("real", _union(b, types))
+
+
 def _take(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
     _need_axes("take", types[0], (attrs["axis"],))
     if types[1].dtype != "int":
@@ -296,6 +308,12 @@ def _safe_denominator(x: Expr) -> Expr:
     return where(x == 0.0, 1.0, x)
 
 
+def _d_div(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    # One quotient for both, and nothing squared: e / v / v underflows where (e / v) ** 2 does not.
+    da = g / args[1]
+    return da, -(da * out)
+
+
 def _d_maximum(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     a, b = args
     tie = 0.5 * g
@@ -382,21 +400,30 @@ def _d_dot(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     return side(a, b), side(b, a)
 
 
+def _split_at_top(v: Expr, x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr, Expr]:
+    """Where x is largest, the sum of v over the other places, and over all places.
+
+    Where one class has nearly all the probability, its own term must be left out of a sum: the sum
+    less the own term loses what is small beside it.
+    """
+    top = x == safe_max(x, axes)
+    at_top, below = sum(where(top, v, 0.0), *axes), sum(where(top, 0.0, v), *axes)
+    return top, below + (at_top - v), below + at_top
+
+
 def _d_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     axes = out.node.attr("axes")
-    q = softmax_complement(x, *axes)
-    gp = g * out
-    # p (g - sum g p), with the own term taken out of the sum: exact when one p is nearly 1.
-    return (out * (g * q - (total(gp, axes, x) - gp)),)
+    top, others, whole = _split_at_top(g * out, x, axes)
+    return (out * where(top, g * softmax_complement(x, *axes) - others, g - whole),)
 
 
 def _d_softmax_complement(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     axes = out.node.attr("axes")
     p = softmax(x, *axes)
-    gp = g * p
-    return (-(p * (g * out - (total(gp, axes, x) - gp))),)
+    top, others, whole = _split_at_top(g * p, x, axes)
+    return (-(p * where(top, g * out - others, g - whole)),)
 
 
 def _d_log_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -404,15 +431,48 @@ def _d_log_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None
     axes = out.node.attr("axes")
     p, q = softmax(x, *axes), softmax_complement(x, *axes)
     # g - p sum(g) cancels when p is near 1 (gradient 0 past a margin of 16 in float32).
-    return (g * q - p * (total(g, axes, x) - g),)
+    top, others, whole = _split_at_top(g, x, axes)
+    return (where(top, g * q - p * others, g - p * whole),)
 
 
 def _d_normalize(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     axes = out.node.attr("axes")
     n = norm(x, *axes)
-    along = total(g * out, axes, x)
-    return (where(n == 0.0, 0.0, (g - out * along) / _safe_denominator(n)),)
+    across = reject(broadcast(g, *x.axes), out, *axes)
+    return (where(n == 0.0, 0.0, across / _safe_denominator(n)),)
+
+
+def _d_reject(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, u = args
+    axes = out.node.attr("axes")
+    along, incoming = sum(x * u, *axes), total(g * u, axes, out)
+    return g - u * incoming, -(g * along + x * incoming)
+
+
+def _d_norm_difference(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    axes = out.node.attr("axes")
+    return g * normalize(args[0], *axes), -(g * normalize(args[1], *axes)), None
+
+
+def _d_abs_difference(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    return g * sign(args[0]), -(g * sign(args[1])), None
+
+
+def _d_normalize_difference(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    axes = out.node.attr("axes")
+    u, v = (normalize(x, *axes) for x in args[:2])
+    return _d_normalize([args[0]], u, g)[0], _d_normalize([args[1]], v, -g)[0], None
+
+
+def _d_p_norm(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    x, p = args
+    axes = out.node.attr("axes")
+    share = abs_(x) / _safe_denominator(out)
+    kept = where(x == 0.0, 1.0, share)  # 0 ** (p - 1) is infinite for p below 1
+    dx = where(x == 0.0, 0.0, g * (sign(x) * kept ** (p - 1.0)))
+    dp = g * (out / p * sum(xlogy(share**p, share), *axes))
+    return dx, total(dp, [a for a in dp.axes if a not in p.axes], dp)
 
 
 def _d_take(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -690,6 +750,41 @@ def _x_normalize(x: Expr, axes: tuple[str, ...]) -> Expr:
     return r / sqrt(_safe_denominator(q))
 
 
+def _x_reject(x: Expr, u: Expr, axes: tuple[str, ...]) -> Expr:
+    # Twice is enough: what rounding leaves along u after the first time is as large as the result
+    # where x is nearly parallel to u.
+    once = x - u * sum(x * u, *axes)
+    return once - u * sum(once * u, *axes)
+
+
+def _x_abs_difference(x: Expr, y: Expr, d: Expr) -> Expr:
+    return where((x > 0.0) & (y > 0.0), d, where((x < 0.0) & (y < 0.0), -d, abs_(x) - abs_(y)))
+
+
+def _x_norm_difference(x: Expr, y: Expr, d: Expr, axes: tuple[str, ...]) -> Expr:
+    # (|x|^2 - |y|^2) / (|x| + |y|), component by component: |x| - |y| loses what x and y share.
+    a, b = norm(x, *axes), norm(y, *axes)
+    half = 0.5 * a + 0.5 * b
+    weight = (0.5 * abs_(x) + 0.5 * abs_(y)) / where((half == 0.0) | (half == INF), 1.0, half)
+    return where(half == INF, a - b, sum(_x_abs_difference(x, y, d) * weight, *axes))
+
+
+def _x_normalize_difference(x: Expr, y: Expr, d: Expr, axes: tuple[str, ...]) -> Expr:
+    # x/|x| - y/|y| = (x - y - (|x| - |y|) y/|y|) / |x|, dividing by the larger norm. Components of
+    # opposite sign do not cancel.
+    a, b = norm(x, *axes), norm(y, *axes)
+    u, v = normalize(x, *axes), normalize(y, *axes)
+    apart = d - where(a > b, v, u) * norm_difference(x, y, d, *axes)
+    together = ((x > 0.0) & (y > 0.0)) | ((x < 0.0) & (y < 0.0))
+    return where(together, apart / _safe_denominator(maximum(a, b)), u - v)
+
+
+def _x_p_norm(x: Expr, p: Expr, axes: tuple[str, ...]) -> Expr:
+    m = amax(abs_(x), *axes)
+    s = where((m == 0.0) | (m == INF), 1.0, m)
+    return s * sum((abs_(x) / s) ** p, *axes) ** (1.0 / p)
+
+
 def _x_log_cosh(x: Expr) -> Expr:
     a = abs_(x)
     e = expm1(minimum(a, 1.0))
@@ -841,7 +936,7 @@ _ROWS = (
     Op("add", V2, _arithmetic, "x + y", lambda a, o, g: (g, g), operands="arithmetic", bounds=_b_add),
     Op("sub", V2, _arithmetic, "x - y", lambda a, o, g: (g, -g), operands="arithmetic", bounds=_b_sub),
     Op("mul", V2, _arithmetic, "x y", lambda a, o, g: (g * a[1], g * a[0]), operands="arithmetic", bounds=_b_mul),
-    Op("div", V2, REAL, "x / y", lambda a, o, g: (g / a[1], -(g * (o / a[1]))),
+    Op("div", V2, REAL, "x / y", _d_div,
        bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 and b[0] >= 0.0 else (-INF, INF)),
     Op("pow", V2, REAL, "x ** y", _d_pow,
        bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 else (-INF, INF)),
@@ -903,6 +998,22 @@ _ROWS = (
        elementwise=False, expand=_x_norm, bounds=lambda a: HALF_LINE),
     Op("normalize", ("value", "axes"), _keep("normalize"), "x / |x|, 0 at 0", _d_normalize,
        attrs=("axes",), elementwise=False, expand=_x_normalize, bounds=lambda a: (-1.0, 1.0)),
+    Op("p_norm", ("value", "value", "axes"), _reduce_all("p_norm"), "sum(|x| ** p) ** (1 / p); gradient 0 at 0",
+       _d_p_norm, attrs=("axes",), elementwise=False, expand=_x_p_norm,
+       bounds=lambda a, p: HALF_LINE),
+    Op("reject", ("value", "value", "axes"), _keep_all,
+       "what of x is across the unit vector u: x - u sum(x u)", _d_reject, attrs=("axes",),
+       elementwise=False, expand=_x_reject),
+    Op("abs_difference", V3, REAL, "|x| - |y|, where z is x - y computed more accurately",
+       _d_abs_difference, expand=_x_abs_difference),
+    Op("norm_difference", ("value", "value", "value", "axes"), _reduce_all("norm_difference"),
+       "|x| - |y|, where z is x - y computed more accurately", _d_norm_difference,
+       attrs=("axes",), elementwise=False, expand=_x_norm_difference),
+    Op("normalize_difference", ("value", "value", "value", "axes"), _keep_all,
+       "x / |x| - y / |y|, where z is x - y computed more accurately", _d_normalize_difference,
+       attrs=("axes",), elementwise=False, expand=_x_normalize_difference),
+    Op("restate", V2, REAL, "x, whose gradient is that of y: two forms of one quantity",
+       lambda a, o, g: (None, g), expand=lambda x, y: x, bounds=lambda a, b: a),
     # axes
     Op("size", ("axis",), _axis_only("real", keeps=False),
        "length of an axis; of a group the product, or its leading axis", attrs=("axis",),
@@ -965,86 +1076,107 @@ def _apply(name: str, *args: Operand, **attrs: Attr) -> Expr:
 
 
 def abs_(x: Operand) -> Expr:
+    """|x|; gradient 0 at 0."""
     return _apply("abs", x)
 
 
 def sign(x: Operand) -> Expr:
+    """-1, 0 or 1; no gradient."""
     return _apply("sign", x)
 
 
 def exp(x: Operand) -> Expr:
+    """e**x."""
     return _apply("exp", x)
 
 
 def expm1(x: Operand) -> Expr:
+    """e**x - 1, accurate near 0."""
     return _apply("expm1", x)
 
 
 def log(x: Operand) -> Expr:
+    """Natural logarithm."""
     return _apply("log", x)
 
 
 def log1p(x: Operand) -> Expr:
+    """Log(1 + x), accurate near 0."""
     return _apply("log1p", x)
 
 
 def sqrt(x: Operand, *, at_zero: str | None = None) -> Expr:
+    """Square root; at_zero='zero' states a gradient 0 at 0."""
     return _apply("sqrt", x, at_zero=at_zero)
 
 
 def sigmoid(x: Operand) -> Expr:
+    """1 / (1 + exp(-x))."""
     return _apply("sigmoid", x)
 
 
 def softplus(x: Operand) -> Expr:
+    """Log(1 + exp(x))."""
     return _apply("softplus", x)
 
 
 def tanh(x: Operand) -> Expr:
+    """Hyperbolic tangent."""
     return _apply("tanh", x)
 
 
 def sin(x: Operand) -> Expr:
+    """Sine."""
     return _apply("sin", x)
 
 
 def cos(x: Operand) -> Expr:
+    """Cosine."""
     return _apply("cos", x)
 
 
 def cosh(x: Operand) -> Expr:
+    """Hyperbolic cosine."""
     return _apply("cosh", x)
 
 
 def log_cosh(x: Operand) -> Expr:
+    """Log(cosh(x)), accurate everywhere."""
     return _apply("log_cosh", x)
 
 
 def log1mexp(x: Operand) -> Expr:
+    """Log(1 - exp(-x)) for x > 0."""
     return _apply("log1mexp", x)
 
 
 def kl_phi(x: Operand) -> Expr:
+    """(1 + x) log(1 + x) - x for x >= -1, accurate near 0."""
     return _apply("kl_phi", x)
 
 
 def maximum(x: Operand, y: Operand) -> Expr:
+    """The larger; ties split the gradient evenly."""
     return _apply("maximum", x, y)
 
 
 def minimum(x: Operand, y: Operand) -> Expr:
+    """The smaller; ties split the gradient evenly."""
     return _apply("minimum", x, y)
 
 
 def compare(x: Operand, y: Operand) -> Expr:
+    """The sign of x - y, by comparison; no gradient."""
     return _apply("compare", x, y)
 
 
 def xlogy(x: Operand, y: Operand) -> Expr:
+    """x log(y), 0 where x is 0."""
     return _apply("xlogy", x, y)
 
 
 def logaddexp(x: Operand, y: Operand) -> Expr:
+    """Log(exp(x) + exp(y))."""
     return _apply("logaddexp", x, y)
 
 
@@ -1066,74 +1198,112 @@ def where(condition: Operand, x: Operand, y: Operand) -> Expr:
 
 
 def clip(x: Operand, lo: Operand, hi: Operand) -> Expr:
+    """x held between two ends; gradient inside the closed interval."""
     return _apply("clip", x, lo, hi)
 
 
 def indicator(condition: Operand) -> Expr:
+    """1 where the condition holds, else 0."""
     return _apply("indicator", condition)
 
 
 def to_real(x: Operand) -> Expr:
+    """An integer as a real number."""
     return _apply("to_real", x)
 
 
 def mod(x: Operand, n: Operand) -> Expr:
+    """Remainder of non-negative integers."""
     return _apply("mod", x, n)
 
 
 def intdiv(x: Operand, n: Operand) -> Expr:
+    """Quotient of non-negative integers."""
     return _apply("intdiv", x, n)
 
 
 def sum(x: Operand, *axes: str) -> Expr:
+    """Sum over axes."""
     return _apply("sum", x, axes=axes) if axes else innermost((x,)).lift(x)
 
 
 def mean(x: Operand, *axes: str) -> Expr:
+    """Mean over axes."""
     return _apply("mean", x, axes=axes)
 
 
 def amax(x: Operand, *axes: str) -> Expr:
+    """Largest value; ties split evenly."""
     return _apply("amax", x, axes=axes)
 
 
 def any_(x: Operand, *axes: str) -> Expr:
+    """Whether any condition holds."""
     return _apply("any", x, axes=axes)
 
 
 def all_(x: Operand, *axes: str) -> Expr:
+    """Whether all conditions hold."""
     return _apply("all", x, axes=axes)
 
 
 def dot(x: Operand, y: Operand, *axes: str) -> Expr:
+    """Sum of products over axes."""
     return _apply("dot", x, y, axes=axes)
 
 
 def logsumexp(x: Operand, *axes: str) -> Expr:
+    """Log of the sum of exponentials."""
     return _apply("logsumexp", x, axes=axes)
 
 
 def softmax(x: Operand, *axes: str) -> Expr:
+    """Exponentials that sum to 1."""
     return _apply("softmax", x, axes=axes)
 
 
 def softmax_complement(x: Operand, *axes: str) -> Expr:
+    """1 - softmax, accurate where one class dominates."""
     return _apply("softmax_complement", x, axes=axes)
 
 
 def log_softmax(x: Operand, *axes: str) -> Expr:
+    """Log of softmax, accurate where one class dominates."""
     return _apply("log_softmax", x, axes=axes)
 
 
 def norm(x: Operand, *axes: str) -> Expr:
+    """Euclidean norm; gradient 0 at 0."""
     return _apply("norm", x, axes=axes)
 
 
 def normalize(x: Operand, *axes: str) -> Expr:
+    """x / |x|, 0 at 0."""
     return _apply("normalize", x, axes=axes)
 
 
+def p_norm(x: Operand, p: Operand, *axes: str) -> Expr:
+    """Sum(|x| ** p) ** (1 / p); gradient 0 at 0."""
+    return _apply("p_norm", x, p, axes=axes)
+
+
+def reject(x: Operand, u: Operand, *axes: str) -> Expr:
+    """What of x is across the unit vector u: x - u sum(x u)."""
+    return _apply("reject", x, u, axes=axes)
+
+
+def norm_difference(x: Operand, y: Operand, z: Operand, *axes: str) -> Expr:
+    """|x| - |y|, where z is x - y computed more accurately."""
+    return _apply("norm_difference", x, y, z, axes=axes)
+
+
+def restate(x: Operand, y: Operand) -> Expr:
+    """``x``, differentiated as ``y``: two forms of one quantity, each accurate in its place."""
+    return _apply("restate", x, y)
+
+
 def rename(x: Operand, old: str, new: str) -> Expr:
+    """The same value, an axis renamed."""
     return _apply("rename", x, old=old, new=new)
 
 
@@ -1143,30 +1313,37 @@ def broadcast(x: Expr, *axes: str) -> Expr:
 
 
 def shift(x: Operand, axis: str, by: int, fill: float) -> Expr:
+    """x[k - by] along an axis, `fill` outside."""
     return _apply("shift", x, axis=axis, by=by, fill=fill)
 
 
 def flip(x: Operand, axis: str) -> Expr:
+    """An axis reversed."""
     return _apply("flip", x, axis=axis)
 
 
 def take(x: Operand, index: Operand, axis: str) -> Expr:
+    """The entry at an integer index; NaN outside."""
     return _apply("take", x, index, axis=axis)
 
 
 def pick(x: Operand, index: Operand, axis: str) -> Expr:
+    """Take, where another term of the same sum makes the gradient NaN outside."""
     return _apply("pick", x, index, axis=axis)
 
 
 def put(x: Operand, index: Operand, value: Operand, axis: str) -> Expr:
+    """x with the indexed entry replaced."""
     return _apply("put", x, index, value, axis=axis)
 
 
 def softmax_others(x: Operand, index: Operand, axis: str) -> Expr:
+    """Softmax over the entries other than the indexed one, which gets 0."""
     return _apply("softmax_others", x, index, axis=axis)
 
 
 def stop_gradient(x: Operand) -> Expr:
+    """x, as a constant."""
     return _apply("stop_gradient", x)
 
 

@@ -1,3 +1,43 @@
-"""The Keras backend: lowering table, wrapper and probe."""
+"""The Keras backend: one class for each loss of the catalogue.
 
-__all__: list[str] = []
+A loss of (y_true, y_pred) is a ``keras.losses.Loss``, any other an endpoint layer. Nothing is traced
+at import: a loss is compiled when it is first called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lossbridge.frontdoor import forms, nearest_name
+from lossbridge_keras.native import (
+    Loss,
+    LossLayer,
+    as_hf,
+    class_of,
+    compile,
+    reduce,
+    with_loss,
+)
+
+_classes: dict[str, Any] = {name: class_of(form) for name, form in forms().items()}
+
+globals().update(_classes)
+
+__all__ = [  # noqa: PLE0604 - the names are strings
+    "Loss",
+    "LossLayer",
+    "as_hf",
+    "compile",
+    "reduce",
+    "with_loss",
+    *_classes,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(
+        f"lossbridge.keras has no {name!r}{nearest_name(name, __all__)}; its names are those of the "
+        "catalogue (python -m lossbridge list), and logits-losses take logits without from_logits"
+    )

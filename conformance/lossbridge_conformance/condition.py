@@ -249,7 +249,7 @@ def _spread(array: Objects, axes: Sequence[str], onto: Sequence[str]) -> Objects
             index.extend([slice(None)] * len(_dims(axes, (axis,), array.ndim)))
         else:
             index.append(None)
-    spread: Objects = array[tuple(index)]
+    spread: Objects = array[(*index, ...)]  # the ellipsis keeps an array without dimensions one
     return spread
 
 

@@ -512,6 +512,7 @@ _CONDITIONS: dict[str, Function] = {
     "intdiv": lambda frame, node, x, n: x // n,
     "stop_gradient": lambda frame, node, x: x,
     "attach_gradient": lambda frame, node, value, x, gradient: value,
+    "restate": lambda frame, node, x, y: x,
 }
 
 _SUM = _fold(balls.add, 0.0)
@@ -531,6 +532,33 @@ def _mean(frame: Frame, node: Node, x: Objects) -> Objects:
     return _divide(_SUM(frame, node, x), objects(np.full((1,) * x.ndim, float(count))))
 
 
+def _p_norm(frame: Frame, node: Node, x: Objects, p: Objects) -> Objects:
+    found: Objects = _power(_SUM(frame, node, _power(_absolute(x), p)), _divide(_ONE, p))
+    return found
+
+
+def _reject(frame: Frame, node: Node, x: Objects, u: Objects) -> Objects:
+    found: Objects = _subtract(x, _multiply(u, _SUM(frame, node, _multiply(x, u))))
+    return found
+
+
+def _difference_of(function: Function) -> Function:
+    """f(x) - f(y); the third operand is x - y once more, for those who cannot subtract exactly."""
+
+    def apply(frame: Frame, node: Node, x: Objects, y: Objects, z: Objects) -> Objects:
+        found: Objects = _subtract(function(frame, node, x), function(frame, node, y))
+        return found
+
+    return apply
+
+
+_power = lift(balls.power, 2)
+_absolute = lift(balls.absolute, 1)
+_subtract = lift(balls.sub, 2)
+_ONE = balls.value(1.0)
+_NORM = _along(_norm, keep=False)
+_NORMALIZE = _along(_normalize, keep=True)
+
 _REDUCTIONS: dict[str, Function] = {
     "sum": _SUM,
     "amax": _fold(balls.maximum, -balls.INF),
@@ -540,8 +568,13 @@ _REDUCTIONS: dict[str, Function] = {
     "softmax": _along(_softmax, keep=True),
     "softmax_complement": _along(_softmax_complement, keep=True),
     "log_softmax": _along(_log_softmax, keep=True),
-    "norm": _along(_norm, keep=False),
-    "normalize": _along(_normalize, keep=True),
+    "norm": _NORM,
+    "normalize": _NORMALIZE,
+    "p_norm": _p_norm,
+    "reject": _reject,
+    "abs_difference": _difference_of(lambda frame, node, x: _absolute(x)),
+    "norm_difference": _difference_of(_NORM),
+    "normalize_difference": _difference_of(_NORMALIZE),
     "log_odds_against": _against(_log_odds_against, keep=False),
     "softmax_others": _against(_softmax_others, keep=True),
 }

@@ -60,7 +60,7 @@ def bce_with_logits(
 )
 def cross_entropy(
     logits: Logits, labels: Labels, *, weight: Expr, ignore_index: Expr, label_smoothing: Expr
-) -> Expr:
+) -> tuple[Expr, Expr]:
     """Penalise the negative log-probability of the labelled class.
 
     Class weights weigh each class's term, inside the label smoothing too, and enter the divisor of
@@ -73,8 +73,8 @@ def cross_entropy(
     log_p = log_softmax(logits, "classes")
     own = take(weight, label, "classes")
     nll = -own * take(log_p, label, "classes")
-    spread = -sum(weight * log_p, "classes") / size(logits, "classes")
-    smooth = (1.0 - label_smoothing) * nll + label_smoothing * spread
+    share = label_smoothing / size(logits, "classes")
+    smooth = (1.0 - label_smoothing) * nll - sum(weight * (share * log_p), "classes")
     value = where(label_smoothing > 0.0, smooth, nll)
     return where(counted, value, 0.0), where(counted, own, 0.0)
 
@@ -136,7 +136,7 @@ def nll(
     *,
     weight: Expr,
     ignore_index: Expr,
-) -> Expr:
+) -> tuple[Expr, Expr]:
     """Penalise the given log-probability of the labelled class.
 
     Class weights enter the divisor of the mean; samples labelled ``ignore_index`` do not count.

@@ -6,7 +6,7 @@ import math
 from typing import Annotated
 
 from lossbridge.ir import Expr
-from lossbridge.ops import exp, where, xlogy
+from lossbridge.ops import exp, log, where
 from lossbridge.trace import define, flag
 
 
@@ -27,11 +27,10 @@ def kl_div(
     ``prediction`` holds log-probabilities, ``target`` probabilities, or with ``log_target`` their
     logarithms. The mean over ``batch`` (``normalizer="batch"``) is the divergence itself.
 
-    Edges: a target probability of 0 contributes 0, with gradient 0 in the prediction.
+    Edges: a target probability of 0 contributes 0, with gradient 0.
     """
-    impossible = (target == 0.0) & (prediction == -math.inf)
-    log_q = where(impossible, 0.0, prediction)
-    linear = xlogy(target, target) - target * log_q
+    none = target == 0.0
+    linear = where(none, 0.0, target * (log(where(none, 1.0, target)) - prediction))
     nothing = target == -math.inf
     log_p = where(nothing, 0.0, target)
     logarithmic = where(nothing, 0.0, exp(log_p) * (log_p - prediction))

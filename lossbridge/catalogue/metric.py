@@ -14,6 +14,7 @@ from lossbridge.ops import (
     minimum,
     norm,
     normalize,
+    p_norm,
     rename,
     sin,
     sum,
@@ -51,11 +52,7 @@ def cosine_embedding(
 
 
 def _distance(u: Expr, v: Expr, p: Expr, eps: Expr) -> Expr:
-    d = u - v + eps
-    general = sum(abs(d) ** p, "features") ** (1.0 / p)
-    return where(
-        p == 2.0, norm(d, "features"), where(p == 1.0, sum(abs(d), "features"), general)
-    )
+    return p_norm(u - v + eps, p, "features")
 
 
 @define(

@@ -24,8 +24,8 @@ def elastic_net_penalty(parameters: Tree, *, strength: Expr, l1_ratio: Expr) -> 
 
     Edges: at 0 the gradient is 0.
     """
-    mixture = l1_ratio * abs(parameters) + 0.5 * (1.0 - l1_ratio) * parameters**2
-    return strength * mixture
+    square = 0.5 * strength * (1.0 - l1_ratio)
+    return strength * l1_ratio * abs(parameters) + square * parameters**2
 
 
 @define(

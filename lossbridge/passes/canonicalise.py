@@ -97,6 +97,10 @@ def _sub(v: Expr) -> Expr | None:
     return None
 
 
+def _power_of_two(number: float) -> bool:
+    return math.isfinite(number) and number != 0.0 and abs(math.frexp(number)[0]) == 0.5
+
+
 def _mul(v: Expr) -> Expr | None:
     a, b = arg(v, 0), arg(v, 1)
     for x, y in ((a, b), (b, a)):
@@ -106,16 +110,25 @@ def _mul(v: Expr) -> Expr | None:
             return _same_axes(-y, v)
         if x.node.op == "neg":
             return -(arg(x, 0) * y)
+        if is_const(x) and y.node.op == "where" and all(
+            is_const(arg(y, k)) and abs(float(const_value(arg(y, k).node))) in (0.0, 1.0)
+            for k in (1, 2)
+        ) and math.isfinite(float(const_value(x.node))):
+            return ops.where(arg(y, 0), x * arg(y, 1), x * arg(y, 2))  # exact
         if is_const(x) and y.node.op == "mul" and is_const(arg(y, 0)):
-            # Two constants in a product meet; powers of two only, so that no rounding moves.
-            c = float(const_value(x.node)) * float(const_value(arg(y, 0).node))
-            if math.isfinite(c) and c != 0.0 and abs(math.frexp(c)[0]) == 0.5:
-                return c * arg(y, 1)
+            # Two constants in a product meet, if one is a power of two, so that no rounding moves.
+            p, q = (float(const_value(k.node)) for k in (x, arg(y, 0)))
+            if (_power_of_two(p) or _power_of_two(q)) and math.isfinite(p * q) and p * q != 0.0:
+                return (p * q) * arg(y, 1)
+        if x.node.op == "mul" and x.axes and is_const(arg(x, 0)) and not is_const(y):
+            # A large constant comes last: -5 * 3e38 * 0 is NaN in float32, 3e38 * 0 * -5 is not.
+            if abs(float(const_value(arg(x, 0).node))) > 1.0 and arg(x, 1).axes:
+                return arg(x, 0) * (arg(x, 1) * y)
         if not x.axes and y.axes and y.node.op == "mul":
             # A mean's 1/n meets the other factors that are one number: no pass over the data.
-            for p, q in ((arg(y, 0), arg(y, 1)), (arg(y, 1), arg(y, 0))):
-                if not p.axes and q.axes:
-                    return (x * p) * q
+            for factor, rest in ((arg(y, 0), arg(y, 1)), (arg(y, 1), arg(y, 0))):
+                if not factor.axes and rest.axes:
+                    return (x * factor) * rest
     if is_const(b) and not is_const(a):
         return b * a  # constants first, so that equal products are one row
     return None
@@ -131,8 +144,12 @@ def _div(v: Expr) -> Expr | None:
         return -(a / arg(b, 0))
     if is_const(b):
         number = float(const_value(b.node))
-        if math.isfinite(number) and number != 0.0 and abs(math.frexp(number)[0]) == 0.5:
-            return (1.0 / number) * a  # exact: a power of two
+        if _power_of_two(number):
+            return (1.0 / number) * a  # exact
+    if a.node.op == "mul" and is_const(arg(a, 0)) and not is_const(arg(a, 1)):
+        number = float(const_value(arg(a, 0).node))
+        if _power_of_two(number):
+            return number * (arg(a, 1) / b)  # so that equal quotients are one row
     return None
 
 

@@ -7,10 +7,12 @@ past the products, and choose last.
 
 from __future__ import annotations
 
+import math
+
 from lossbridge import ops
 from lossbridge.ir import Expr, Graph, is_const
 from lossbridge.passes.canonicalise import arg, drop_broadcast, fold, simplify
-from lossbridge.rewrite import rewrite
+from lossbridge.rewrite import bounds, rewrite
 
 
 def _cut(x: Expr) -> tuple[Expr, Expr, bool] | None:
@@ -28,11 +30,16 @@ def _again(c: Expr, value: Expr, first: bool) -> Expr:
     return ops.where(c, value, 0.0) if first else ops.where(c, 0.0, value)
 
 
+def _unbounded(x: Expr) -> bool:
+    """Whether a value may be infinite, or overflow to it: 0 times that is NaN."""
+    return not is_const(x) and math.inf in (abs(end) for end in bounds(x))
+
+
 def _product(v: Expr) -> Expr | None:
     a, b = arg(v, 0), arg(v, 1)
     for x, y in ((a, b), (b, a)):
         cut = _cut(x)
-        if cut is not None and not is_const(cut[1]):
+        if cut is not None and (not is_const(cut[1]) or _unbounded(y)):
             return _again(cut[0], cut[1] * y, cut[2])
     return None
 
@@ -48,13 +55,12 @@ def _negated(v: Expr) -> Expr | None:
 
 
 def _total(v: Expr) -> Expr | None:
-    left, right = _cut(arg(v, 0)), _cut(arg(v, 1))
-    if left is None or right is None or left[0].index != right[0].index:
+    x, y = arg(v, 0), arg(v, 1)
+    if x.node.op != "where" or y.node.op != "where" or x.node.args[0] != y.node.args[0]:
         return None
-    c, a, b = left[0], left[1], right[1]
-    if left[2] == right[2]:
-        return _again(c, a + b, left[2])
-    return ops.where(c, a, b) if left[2] else ops.where(c, b, a)
+    if _cut(x) is None and _cut(y) is None:
+        return None
+    return ops.where(arg(x, 0), arg(x, 1) + arg(y, 1), arg(x, 2) + arg(y, 2))
 
 
 STEPS = {"mul": (_product,), "div": (_quotient,), "neg": (_negated,), "add": (_total,)}

@@ -18,13 +18,10 @@ def _not_small_integer(binding: Binding) -> bool:
     return not (is_const(g) and float(const_value(g.node)) in (0.0, 1.0, 2.0, 3.0))
 
 
-def _not_const(name: str) -> object:
-    def check(binding: Binding) -> bool:
-        value = binding[name]
-        assert isinstance(value, Expr)
-        return not is_const(value)
-
-    return check
+def _small_const(binding: Binding) -> bool:
+    a = binding["a"]
+    assert isinstance(a, Expr)
+    return is_const(a) and abs(float(const_value(a.node))) < 0.5
 
 
 U = (("u", "real[n]"),)
@@ -51,6 +48,14 @@ RULES: tuple[Rule, ...] = (
          "softmax of [0, 104] has a 0 in float32", kinds=AXIS),
     Rule("log_softmax_difference", "u - logsumexp(u, k)", "log_softmax(u, k)",
          "[20, 0] gives exactly 0 in float32", kinds=AXIS),
+    Rule("sigmoid_less_one", "sigmoid(u) - 1", "-sigmoid(-u)", "sigmoid(17) is 1 in float32",
+         kinds=U),
+    Rule("sqrt_of_sigmoid", "sqrt(sigmoid(u))", "exp(-0.5 * softplus(-u))",
+         "at u = -1e20 the derivative 0.5 / 0 is infinite, times 0 is NaN", kinds=U),
+    Rule("softmax_less_one", "softmax(u, k) - 1", "-softmax_complement(u, k)",
+         "softmax of [20, 0] is 1 in float32", kinds=AXIS),
+    Rule("softmax_complement_less_one", "softmax_complement(u, k) - 1", "-softmax(u, k)",
+         "softmax of [20, 0] is 1 in float32", kinds=AXIS),
     Rule("softmax_complement", "1 - softmax(u, k)", "softmax_complement(u, k)",
          "softmax of [20, 0] is 1 in float32", kinds=AXIS),
     Rule("one_minus_softmax_complement", "1 - softmax_complement(u, k)", "softmax(u, k)",
@@ -84,6 +89,42 @@ RULES: tuple[Rule, ...] = (
          "1.0000001**2 - 1 loses half its bits", kinds=(("a", "real[n]"), ("b", "real[n]"))),
     Rule("one_minus_square", "1 - c * c", "(1 - c) * (1 + c)",
          "1 - 0.9999999**2 loses half its bits", kinds=(("c", "real[n]"),)),
+    Rule("square_less_one", "c * c - 1", "(c - 1) * (c + 1)",
+         "0.9999999**2 - 1 loses half its bits", kinds=(("c", "real[n]"),)),
+    Rule("exp_less_product", "exp(u) - a * u",
+         "attach_gradient(attach_gradient(stop_gradient("
+         "where(u > 64, u, 1) * (exp(u - log(where(u > 64, u, 1))) - "
+         "a * (u / where(u > 64, u, 1)))), u, exp(u) - a), a, -u)",
+         "at u = 1e20 and a = 1e20 both terms overflow, and inf - inf is NaN",
+         kinds=(("u", "real[n]"), ("a", "non_negative[n]"))),
+    Rule("common_summand", "(a + c) - (b + c)", "a - b",
+         "(0.1 + 30) - (0.2 + 30) has lost 8 of 24 bits",
+         kinds=(("a", "real[n]"), ("b", "real[n]"), ("c", "real[n]"))),
+    Rule("common_minuend", "(a - b) - (a - c)", "c - b",
+         "(30 - 0.1) - (30 - 0.2) has lost 8 of 24 bits",
+         kinds=(("a", "real[n]"), ("b", "real[n]"), ("c", "real[n]"))),
+    Rule("common_subtrahend", "(a - c) - (b - c)", "a - b",
+         "(0.1 - 30) - (0.2 - 30) has lost 8 of 24 bits",
+         kinds=(("a", "real[n]"), ("b", "real[n]"), ("c", "real[n]"))),
+    Rule("difference_of_norms", "norm(u, k) - norm(v, k)", "norm_difference(u, v, u - v, k)",
+         "of [33, 0.1] and [33, 0.2] the norms agree in all but 14 bits",
+         kinds=(("u", "real[n, k]"), ("v", "real[n, k]"))),
+    Rule("norm_less_minimum", "norm(u, k) - minimum(norm(v, k), norm(w, k))",
+         "maximum(norm_difference(u, v, u - v, k), norm_difference(u, w, u - w, k))",
+         "of [33, 0.1] and [33, 0.2] the norms agree in all but 14 bits",
+         kinds=(("u", "real[n, k]"), ("v", "real[n, k]"), ("w", "real[n, k]"))),
+    Rule("difference_of_sizes", "sum(abs(u), k) - sum(abs(v), k)",
+         "sum(abs_difference(u, v, u - v), k)",
+         "of [33, 0.1] and [33, 0.2] the sums agree in all but 8 bits",
+         kinds=(("u", "real[n, k]"), ("v", "real[n, k]"))),
+    Rule("difference_of_directions", "g * normalize(u, k) - g * normalize(v, k)",
+         "g * normalize_difference(u, v, u - v, k)",
+         "of [123, 0.1] and [123, 0.2] the directions agree in all but 20 bits",
+         kinds=(("g", "real[n]"), ("u", "real[n, k]"), ("v", "real[n, k]"))),
+    Rule("plain_norm", "p_norm(u, 2, k)", "norm(u, k)", "a square is cheaper than a power",
+         kinds=AXIS),
+    Rule("sum_of_sizes", "p_norm(u, 1, k)", "sum(abs(u), k)", "a size is cheaper than a power",
+         kinds=AXIS),
     Rule("power_of_sigmoid", "sigmoid(v) ** g", "exp(-g * softplus(-v))",
          "the derivative of 0 ** 0.5 is infinite, times 0 is NaN",
          kinds=(("v", "real[n]"), ("g", "positive")), guard=_not_small_integer),
@@ -92,6 +133,12 @@ RULES: tuple[Rule, ...] = (
          kinds=(("a", "real[n]"), ("b", "real[n]")), differentiable=False),
     Rule("square_over", "u * u / v", "u * (u / v)", "1e30 squared overflows float32",
          kinds=(("u", "real[n]"), ("v", "positive[n]"))),
+    Rule("square_over_scaled", "a * (u * u) / v", "a * (u * u / v)",
+         "1e30 squared overflows float32, and 1e-30 squared vanishes",
+         kinds=(("a", "real[n]"), ("u", "real[n]"), ("v", "positive[n]"))),
+    Rule("scale_before_square", "a * (u * u)", "a * u * u",
+         "1e-4 * 1e20**2 overflows float32 before it is scaled down",
+         kinds=(("a", "= 0.0001"), ("u", "real[n]")), guard=_small_const),
     Rule("over_twice", "u / v / v", "u / v * (1 / v)", "kept as one quotient",
          kinds=(("u", "real[n]"), ("v", "positive[n]")), guard=lambda binding: False),
     Rule("relative_entropy", "a * (log(a) - log(b))",
