@@ -15,6 +15,7 @@ import numpy as np
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
+from lossbridge.frontdoor import forms
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 from lossbridge_jax.lowering import LOWERING
@@ -155,7 +156,10 @@ class _Probe:
 
     name = "jax"
     modes = ("eager", "jit")
-    train = staticmethod(train)
+
+    def train(self, task: Any, loss: Callable[..., Any] | None = None) -> dict[str, Any]:
+        """One training run of the convergence track, by default with our loss of that name."""
+        return train(task, compile(forms()[task.loss]) if loss is None else loss)
 
     def versions(self) -> dict[str, str]:
         """The packages that decide its results, and their versions."""
