@@ -1,0 +1,93 @@
+"""One platform's process: reads tasks, runs them, writes one line for each as soon as it is done.
+
+Raw results go back; the parent, which holds the truth, judges them. A task that kills this process
+costs that task only: the parent sees which line is missing, and starts another worker behind it.
+
+    python -m lossbridge_conformance.worker PLATFORM TASKS RESULTS
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+import traceback
+from base64 import b85encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS",
+           "TF_NUM_INTEROP_THREADS")
+
+
+def environment() -> dict[str, str]:
+    """One thread each, and no noise; set before a framework is imported."""
+    quiet = {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+        "KERAS_BACKEND": "tensorflow",
+    }
+    return {**os.environ, **quiet, **dict.fromkeys(THREADS, "1")}
+
+
+def main(platform: str, tasks_file: str, results_file: str) -> int:
+    """Run every task; returns the exit status."""
+    from lossbridge_conformance.probe import registered
+
+    probe = registered()[platform].load()
+    tasks = pickle.loads(Path(tasks_file).read_bytes())  # written by our own parent
+    subjects: dict[Any, Any] = {}
+    with open(results_file, "ab", buffering=0) as out:
+        out.write(_line({"versions": probe.versions(), "modes": probe.modes}))
+        for task in tasks:
+            out.write(_line({"started": task["id"]}))
+            try:
+                answer: dict[str, Any] = _run(probe, subjects, task)
+            except Exception as error:
+                answer = {
+                    "error": f"{type(error).__name__}: {error}"[:500],
+                    "kind": type(error).__name__,
+                    "where": traceback.format_exc(limit=-2)[-600:],
+                }
+            out.write(_line({"id": task["id"], **answer}))
+    return 0
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return b85encode(pickle.dumps(dict(record), protocol=4)) + b"\n"
+
+
+def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    if task["kind"] == "train":
+        return {"curve": _train(probe, task)}
+    if task["kind"] == "crash":  # the tests' own: what a fault in a framework looks like
+        os.kill(os.getpid(), 9)
+    key = task["subject"]
+    if key not in subjects:
+        subjects.clear()  # tasks come ordered by subject; frameworks keep what they compiled
+        subjects[key] = probe.subject(
+            task["spec"], task["params"], reduction=task["reduction"],
+            normalizer=task["normalizer"], weights=task["weights"], ports=task["ports"],
+        )
+    found = subjects[key].run(
+        task["inputs"], dtype=task["dtype"], mode=task["mode"], wrt=task["wrt"], call=task["call"]
+    )
+    return {"value": found["value"], "gradients": found["gradients"]}
+
+
+def _train(probe: Any, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Train with the platform's public object, called by the names of its inputs."""
+    front = importlib.import_module(f"lossbridge.{probe.name}")
+    loss = front.compile(task["spec"], **task["params"])
+    first, second = tuple(task["spec"].inputs)[:2]
+    curve: dict[str, Any] = probe.train(
+        task["task"], lambda prediction, target: loss(**{first: prediction, second: target})
+    )
+    return curve
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
