@@ -25,6 +25,11 @@ def _compute_dtype(x: Any) -> Any:
     return tf.float64 if x.dtype == tf.float64 else tf.float32
 
 
+def _as(x: Any, dt: Any) -> Any:
+    """A number or a tensor as a tensor of this dtype; a number alone would go through float32."""
+    return tf.cast(x, dt) if isinstance(x, tf.Tensor) else tf.constant(x, dt)
+
+
 def _ratio(a: Any, b: Any) -> Any:
     """a / b as IEEE has it; an empty batch divides by 0."""
     if isinstance(a, tf.Tensor) or isinstance(b, tf.Tensor):
@@ -37,14 +42,14 @@ def _ratio(a: Any, b: Any) -> Any:
 def _larger(a: Any, b: Any) -> Any:
     """The larger of two lengths."""
     if isinstance(a, tf.Tensor):
-        return tf.maximum(a, tf.cast(b, a.dtype))
-    return tf.maximum(b, tf.cast(a, b.dtype)) if isinstance(b, tf.Tensor) else max(a, b)
+        return tf.maximum(a, _as(b, a.dtype))
+    return tf.maximum(b, _as(a, b.dtype)) if isinstance(b, tf.Tensor) else max(a, b)
 
 
 def _choose(condition: Any, a: Any, b: Any, dt: Any) -> Any:
     """One of two values, by a condition on lengths."""
     if isinstance(condition, tf.Tensor):
-        return tf.where(condition, tf.cast(a, dt), tf.cast(b, dt))
+        return tf.where(condition, _as(a, dt), _as(b, dt))
     return a if condition else b
 
 
@@ -93,7 +98,7 @@ def _full_rank(x: Any, rank: int) -> Any:
 
 def _broadcast(x: Any, dt: Any, *like: Any) -> Any:
     """x repeated to the common shape of values at hand."""
-    x = tf.convert_to_tensor(x, dt if isinstance(x, int | float) else None)
+    x = x if isinstance(x, tf.Tensor) else tf.constant(x, dt)
     shapes = [v.shape for v in like]
     if all(s.is_fully_defined() for s in shapes):
         shape = shapes[0]
@@ -117,7 +122,7 @@ def _shift(x: Any, dim: int, by: int, fill: float) -> Any:
     rank = x.shape.rank
     pads = [[0, 0]] * rank
     pads[dim] = [max(by, 0), max(-by, 0)]
-    padded = tf.pad(x, pads, constant_values=tf.cast(fill, x.dtype))
+    padded = tf.pad(x, pads, constant_values=_as(fill, x.dtype))
     window = [slice(None)] * rank
     window[dim] = slice(None, -by) if by > 0 else slice(-by, None)
     return padded[tuple(window)]
@@ -235,7 +240,7 @@ def _advance(step: Any, k: Any, carry: Any, rows: Any, at: Any) -> Any:
 
 
 HELPERS: tuple[Callable[..., Any], ...] = (
-    _compute_dtype, _ratio, _larger, _choose, _length, _count, _shape, _positive, _insert, _drop,
+    _compute_dtype, _as, _ratio, _larger, _choose, _length, _count, _shape, _positive, _insert, _drop,
     _full_rank, _broadcast, _iota, _shift, _transpose, _rename, _take, _dot, _scan, _advance,
 )
 
@@ -286,7 +291,7 @@ def _number(emitter: Emitter, index: int, text: str) -> str:
     dtype = emitter.graph.nodes[index].type.dtype
     if index not in emitter.static or dtype == "bool":
         return text
-    return f"tf.cast({text}, {'dt' if dtype == 'real' else 'tf.int32'})"
+    return f"_as({text}, {'dt' if dtype == 'real' else 'tf.int32'})"
 
 
 def _tensors(template: str) -> Callable[[Emitter, Node, list[str]], str]:
@@ -294,6 +299,16 @@ def _tensors(template: str) -> Callable[[Emitter, Node, list[str]], str]:
 
     def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
         return template.format(*(_number(emitter, a, v) for a, v in zip(node.args, x, strict=True)))
+
+    return entry
+
+
+def _symmetric(name: str) -> Callable[[Emitter, Node, list[str]], str]:
+    """A comparison with the tensor first: a graph takes the dtype from the first operand."""
+
+    def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
+        first, second = x[::-1] if node.args[0] in emitter.static else x
+        return f"tf.{name}({first}, {second})"
 
     return entry
 
@@ -397,7 +412,7 @@ TABLE: dict[str, Any] = {
     **{op: f"({{0}} {symbol} {{1}})" for op, symbol in STATIC_ARITHMETIC.items()
        if op not in ("eq", "ne")},
     # Not `==`: on tensors it may compare identities, depending on a global switch.
-    "eq": "tf.equal({0}, {1})", "ne": "tf.not_equal({0}, {1})",
+    "eq": _symmetric("equal"), "ne": _symmetric("not_equal"),
     "div": "({0} / {1})", "pow": "({0} ** {1})",
     "maximum": _tensors("tf.maximum({0}, {1})"), "minimum": _tensors("tf.minimum({0}, {1})"),
     "and": "({0} & {1})", "or": "({0} | {1})", "not": "(~{0})",
@@ -412,7 +427,7 @@ TABLE: dict[str, Any] = {
     "rename": _lower_rename, "broadcast": _lower_broadcast, "shift": _lower_shift,
     "flip": lambda e, n, x: f"tf.reverse({x[0]}, [{e.dim(n.attr('axis'))}])",
     "take": _lower_take, "scan": _lower_scan,
-    "constant": "tf.cast({0}, dt)",
+    "constant": "_as({0}, dt)",
 }
 
 

@@ -1,0 +1,1205 @@
+"""The wrapper: what makes emitted functions Keras losses and layers.
+
+A loss of exactly (y_true, y_pred), without weights, ports or a step, is a ``keras.losses.Loss``;
+every other is an endpoint ``keras.layers.Layer``, which :func:`with_loss` wires to a model. Both
+hand their calls to an :class:`Engine`, which knows shapes, dtypes and ports, and that to a
+:class:`Kernel`, which holds the emitted functions behind ``tf.custom_gradient``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import keras
+import numpy as np
+
+from lossbridge import emit, frontdoor
+from lossbridge.errors import (
+    ArgumentError,
+    BackendUnavailable,
+    DomainError,
+    DTypeError,
+    ShapeError,
+    UnsupportedError,
+    shown,
+)
+from lossbridge.frontdoor import Bound, Call, Form
+from lossbridge.ir import Graph, is_star
+from lossbridge.kinds import Kind
+from lossbridge.plan import Numbers, Options, Plan, PortCall, index_axes, plan
+from lossbridge.spec import Spec, dumps, loads
+
+BACKEND: str = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    from lossbridge_keras.lowering import LOWERING
+
+    # Both are internal to TensorFlow, so each has something public to fall back on.
+    try:
+        from tensorflow.python.eager.record import stop_recording as _unrecorded
+    except ImportError:  # the ops inside a custom gradient are then recorded for nothing
+
+        def _unrecorded() -> AbstractContextManager[None]:
+            return nullcontext()
+
+    try:
+        from tensorflow.python import pywrap_tfe
+
+        _gradient_types = pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes
+    except (ImportError, AttributeError):
+
+        def _gradient_types(tensors: Any) -> int:
+            return 2
+
+    Eager: type = type(tf.constant(0.0))
+
+PACKAGE = "lossbridge"
+Tensor = Any
+DType = Any
+
+
+# --- kernels: emitted functions behind a custom gradient ------------------------------------------
+
+
+class Kernel:
+    """One loss under one set of options: a function of tensors with a stated gradient.
+
+    Value and gradients of unit incoming gradient are one emitted function; the backward multiplies
+    by the incoming gradient in the compute dtype and rounds to an input's dtype once.
+    """
+
+    def __init__(self, prepared: Plan) -> None:
+        self.plan = prepared
+        self.names = tuple(name for name, _ in prepared.piece.inputs())
+        self.real = frozenset(prepared.differentiable)
+        self._functions: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {}
+        self._differentiable: dict[tuple[tuple[str, ...], Any, Any], Callable[..., Any]] = {}
+        self._value = self.function("plain", ())
+
+    def graph(self, form: str, wrt: tuple[str, ...]) -> Graph:
+        """The graph of one of the plan's forms."""
+        return self.plan.plain if form == "plain" else getattr(self.plan, form)(wrt)
+
+    def source(self, form: str, wrt: tuple[str, ...] = ()) -> str:
+        """The emitted source of one of the plan's forms."""
+        return emit.emit(self.graph(form, wrt), LOWERING, form, doc=self.plan.spec.id)
+
+    def function(self, form: str, wrt: tuple[str, ...]) -> Callable[..., Any]:
+        """The emitted function: from the kernel's inputs (and upstream) to a tuple."""
+        key = (form, wrt)
+        if key not in self._functions:
+            found = emit.load(self.source(form, wrt), LOWERING, form)
+            taken = [name for name, _ in self.graph(form, wrt).inputs()]
+            given = (*self.names, *(["upstream"] if form == "pullback" else []))
+            if tuple(taken) != given:
+                at = [given.index(name) for name in taken]
+                ordered = found
+
+                def found(*xs: Tensor) -> Any:
+                    return ordered(*(xs[k] for k in at))
+
+            self._functions[key] = found
+        return self._functions[key]
+
+    def __call__(self, xs: Sequence[Tensor], compute: DType, out: DType) -> Tensor:
+        if tf.executing_eagerly():
+            # A target that nobody differentiates costs nothing.
+            wrt = tuple(n for n, x in zip(self.names, xs, strict=True)
+                        if n in self.real and _gradient_types((x,)))
+            if not wrt:
+                value = self._value(*_widened(xs, compute))[0]
+                return value if value.dtype == out else tf.cast(value, out)
+        else:
+            # What a graph does not need is pruned from it.
+            wrt = tuple(n for n in self.names if n in self.real)
+            if not wrt:
+                return tf.cast(self._value(*_widened(xs, compute))[0], out)
+        key = (wrt, compute, out)
+        if key not in self._differentiable:
+            self._differentiable[key] = self._build(*key)
+        return self._differentiable[key](*xs)
+
+    def _build(self, wrt: tuple[str, ...], compute: DType, out: DType) -> Callable[..., Tensor]:
+        separable = self.plan.separable(wrt)
+        forward = self.function("fused" if separable else "plain", wrt if separable else ())
+        orders = {n: self.plan.piece.nodes[i].attr("order") for n, i in self.plan.piece.inputs()}
+        axes = self.plan.value_axes
+
+        def grads(up: Tensor, found: Sequence[Tensor], xs: Sequence[Tensor]) -> list[Any]:
+            result: dict[str, Tensor] = {}
+            for name, gradient in zip(wrt, found, strict=True):
+                if separable:
+                    gradient = gradient * _spread(up, axes, orders[name], gradient.shape.rank)
+                result[name] = gradient
+            return [tf.cast(result[n], x.dtype) if n in result else None
+                    for n, x in zip(self.names, xs, strict=True)]
+
+        def run(*xs: Tensor) -> Any:
+            with _unrecorded() if tf.executing_eagerly() else nullcontext():
+                value, *saved = forward(*_widened(xs, compute))
+            eager = tf.executing_eagerly()
+
+            def gradient(up: Tensor) -> list[Any]:
+                up = tf.cast(up, compute)
+                if not separable:
+                    wide = _widened(xs, compute)
+                    return grads(up, self.function("pullback", wrt)(*wide, up), xs)
+                if eager and _gradient_types((up, *xs)):
+                    # Somebody differentiates this gradient: it is computed again, where it shows.
+                    return grads(up, self.function("gradient", wrt)(*_widened(xs, compute)), xs)
+                return grads(up, saved, xs)
+
+            return tf.cast(value, out), gradient
+
+        return tf.custom_gradient(run)  # type: ignore[no-any-return]
+
+
+def _widened(xs: Sequence[Tensor], compute: DType) -> list[Tensor]:
+    """Floating tensors in the compute dtype, the others as they are."""
+    return [tf.cast(x, compute) if x.dtype.is_floating and x.dtype != compute else x for x in xs]
+
+
+def _spread(up: Tensor, axes: Sequence[str], order: Sequence[str], rank: int) -> Tensor:
+    """The incoming gradient, over the value's axes, lined up with an input's."""
+    if not axes:
+        return up
+    kept = [a for a in order if a in axes]
+    width = rank - len(order) + 1  # of the axis group, where there is one
+    if kept != list(axes):
+        up = tf.transpose(up, [axes.index(a) for a in kept])
+    place = 0
+    for axis in order:
+        if axis not in axes:
+            for _ in range(width if is_star(axis) else 1):
+                up = tf.expand_dims(up, place)
+        place += width if is_star(axis) else 1
+    return up
+
+
+_KERNELS: dict[tuple[Spec, Numbers, Options], Kernel] = {}
+
+
+def kernel(spec: Spec, numbers: Numbers, options: Options) -> Kernel:
+    """The kernel of a loss; the same arguments give the same object."""
+    key = (spec, numbers, options)
+    if key not in _KERNELS:
+        _KERNELS[key] = Kernel(plan(spec, numbers, options, LOWERING.native))
+    return _KERNELS[key]
+
+
+# --- ports ----------------------------------------------------------------------------------------
+
+
+class _Run:
+    """One call's tensors by name, and what its ports returned."""
+
+    def __init__(self, name: str, values: dict[str, Tensor], ports: Mapping[str, Any],
+                 compute: DType, seen: DType) -> None:
+        self.name = name
+        self.values = values
+        self.ports = ports
+        self.compute = compute
+        self.seen = seen  # the dtype in which ports are given what was computed
+        self.maps: dict[str, list[int]] = {}
+
+    def __call__(self, spec: Spec, numbers: Numbers, options: Options, out: DType) -> Tensor:
+        found = kernel(spec, numbers, options)
+        # How a port's maps are cut is known once it has returned them.
+        for call in sorted(found.plan.calls, key=lambda c: c.op in ("segments", "map_sizes")):
+            self.values[call.name] = self._outside(spec, call)
+        return found([self.values[name] for name in found.names], self.compute, out)
+
+    def _outside(self, spec: Spec, call: PortCall) -> Tensor:
+        if call.op == "segments":
+            sizes = self.maps[call.port]
+            return tf.constant(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+        if call.op == "map_sizes":
+            return tf.constant(self.maps[call.port], self.compute)
+        if call.op == "use":
+            used = spec.uses[call.port]
+            given = dict(zip(call.keys, self._given(call, self.compute), strict=True))
+            fixed = dict(call.numbers)
+            missing = tuple((k, p.value) for k, p in used.params.items()
+                            if k not in given and k not in fixed and p.value is not None)
+            inner = _Run(self.name, given, self.ports, self.compute, self.seen)
+            return inner(used, (*call.numbers, *missing), Options(), self.compute)
+        arguments = self._given(call, self.seen)
+        if call.op == "derivative":
+            return _derivative(self.ports[call.port], arguments, call.wrt)
+        result = self.ports[call.port](*arguments)
+        if spec.ports[call.port].output.name == "maps":
+            return self._joined(call, result)
+        result = tf.convert_to_tensor(result)
+        wanted = len(spec.ports[call.port].output.axes)
+        if not any(map(is_star, spec.ports[call.port].output.axes)) and result.shape.rank != wanted:
+            raise ShapeError(
+                f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
+                f"{spec.ports[call.port].output}; let it return e.g. tf.squeeze(result, -1)"
+            )
+        return result
+
+    def _given(self, call: PortCall, dtype: DType) -> list[Tensor]:
+        if call.passed is not None:
+            return [self.values[name] for name in call.passed]
+        names = [name for name, _ in call.arguments.inputs()]
+        found = _arguments(call.arguments)(
+            *_widened([self.values[name] for name in names], self.compute))
+        return [tf.cast(x, dtype) if x.dtype.is_floating else x for x in found]
+
+    def _joined(self, call: PortCall, result: Any) -> Tensor:
+        """Feature maps as one tensor, each flattened behind the batch."""
+        given = result if isinstance(result, list | tuple) else [result]
+        maps = [tf.convert_to_tensor(m) for m in given]
+        sizes = [m.shape[1:].num_elements() for m in maps]
+        if not maps or None in sizes:
+            raise ShapeError(f"{self.name}: {call.port} must return maps of known sizes, each with "
+                             f"the batch first, but returned {[tuple(m.shape) for m in maps]}")
+        if self.maps.setdefault(call.port, sizes) != sizes:
+            raise ShapeError(
+                f"{self.name}: {call.port} returned maps of {self.maps[call.port]} elements for "
+                f"one input and {sizes} for the other; give inputs of one shape"
+            )
+        return tf.concat([tf.reshape(m, [-1, n]) for m, n in zip(maps, sizes, strict=True)], 1)
+
+
+def _derivative(port: Callable[..., Any], arguments: Sequence[Tensor], wrt: Sequence[int]) -> Any:
+    """The derivatives of the sum of a port's value, one after the other."""
+    if not wrt:
+        return tf.convert_to_tensor(port(*arguments))
+    x = arguments[wrt[-1]]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        value = _derivative(port, arguments, wrt[:-1])
+    return tape.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
+_ARGUMENTS: dict[Graph, Callable[..., Any]] = {}
+
+
+def _arguments(graph: Graph) -> Callable[..., Any]:
+    """What computes the arguments of a port: plain ops, which TensorFlow differentiates."""
+    if graph not in _ARGUMENTS:
+        source = emit.emit(graph, LOWERING, "arguments")
+        _ARGUMENTS[graph] = emit.load(source, LOWERING, "arguments")
+    return _ARGUMENTS[graph]
+
+
+# --- the engine: from a call's arguments to a value ------------------------------------------------
+
+
+class Engine:
+    """A loss with its settings: shapes, dtypes, labels, masks, weights and ports of its calls."""
+
+    def __init__(self, bound: Bound, dtype: str | None) -> None:
+        self.bound = bound
+        self.name = bound.form.name
+        self.dtype = None if dtype is None else tf.as_dtype(dtype)
+
+    # --- one call
+    def run(self, call: Call, weights: Mapping[str, Tensor], *, reduce: bool = True) -> Tensor:
+        """The value of one call."""
+        if any(kind.name == "tree" for kind in self.bound.specs[0].inputs.values()):
+            return self._over_tree(call)
+        first = next(iter(self.bound.specs[0].inputs))
+        self._refuse_logits(call)
+        mask = call.mask
+        if mask is None:
+            mask = _keras_mask(call.inputs.values())
+        raw = {n: _tensor(x) for n, x in call.inputs.items()}
+        which = self.bound.select(self._dtype_kinds(raw))
+        spec = self.bound.specs[which]
+        if raw[first].dtype.is_floating:
+            compute, out = self.dtypes(spec, raw[first].dtype)
+        else:
+            raise DTypeError(f"{self.name}: {first} is {spec.inputs[first]}, but "
+                             f"{raw[first].dtype.name} was given; pass tf.cast({first}, 'float32')")
+        given = frontdoor.rename_inputs(self.bound, which, raw)
+        given = self._same_rank(spec, given)
+        values = {n: self._input(n, kind, given[n], compute)
+                  for n, kind in spec.inputs.items()}
+        kinds: dict[str, Kind] = dict(spec.inputs)
+        for name, weight in spec.weights.items():
+            values[name], kinds[name] = tf.convert_to_tensor(weights[name]), weight.kind
+        shapes = {n: tuple(values[n].shape) for n in kinds}
+        lengths = frontdoor.axis_lengths(kinds, shapes, self.name)
+        for name, param in spec.params.items():
+            if name in self.bound.arrays:
+                values[name] = _hyperparameter(self.name, name, param.kind,
+                                               self.bound.arrays[name], lengths, compute)
+        self._check_labels(which, values, lengths)
+        index = frontdoor.index_shape(spec, lengths)
+        options = self.options(reduce, call.sample_weight is not None, mask is not None)
+        if call.sample_weight is not None:
+            values["sample_weight"] = self._along(
+                "sample_weight", _as_float(_tensor(call.sample_weight), compute), index, spec,
+                kinds, values)
+        if mask is not None:
+            values["mask"] = self._along("mask", tf.cast(_tensor(mask), tf.bool), index, spec,
+                                         kinds, values)
+        if call.normalizer_count is not None:
+            values["normalizer_count"] = _as_float(_tensor(call.normalizer_count), compute)
+        if spec.step:
+            if call.step is None:
+                raise ArgumentError(
+                    f"{self.name} follows a schedule; write "
+                    f"{frontdoor.call_text(spec, 'keras')}, or loss.bind_step(optimizer.iterations)"
+                )
+            values["step"] = tf.cast(_tensor(call.step), compute)
+        run = _Run(self.name, values, call.ports, compute,
+                   raw[first].dtype if self.dtype is None else out)
+        return self.scaled(run(spec, self.bound.numbers[which], options, out), options)
+
+    def options(self, reduce: bool, weighted: bool, masked: bool) -> Options:
+        """What decides the graph, beside the loss."""
+        reduction = self.bound.reduction if reduce else "none"
+        return Options(reduction, self.bound.normalizer, weighted, masked)
+
+    def dtypes(self, spec: Spec, given: DType) -> tuple[DType, DType]:
+        """The dtype to compute in, and that of the result.
+
+        The result of half-precision predictions is float32, as it is in Keras: a mean of 70,000 in
+        float16 would be inf.
+        """
+        wanted = self.dtype or given
+        wide = spec.numerics.compute == "at_least_float64" or wanted == tf.float64
+        compute = tf.float64 if wide else tf.float32
+        if self.dtype is not None:
+            return compute, self.dtype
+        return compute, given if given in (tf.float32, tf.float64) else tf.float32
+
+    def scaled(self, value: Tensor, options: Options) -> Tensor:
+        """Keras adds up the replicas' losses, so each divides its mean by their number.
+
+        An external count is global: nothing is left to divide by.
+        """
+        if options.reduction != "mean" or not tf.distribute.has_strategy():
+            return value
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas == 1 or options.normalizer == "external":
+            return value
+        return value * tf.cast(1.0 / replicas, value.dtype)
+
+    # --- inputs
+    def _refuse_logits(self, call: Call) -> None:
+        first = next(iter(self.bound.specs[0].inputs))
+        if first == "logits" and getattr(call.inputs[first], "_keras_logits", None) is not None:
+            raise ArgumentError(
+                f"{self.name} takes logits, but these predictions come out of a softmax or a "
+                "sigmoid; drop that activation from the last layer, and apply it to predictions "
+                "where probabilities are wanted"
+            )
+
+    def _dtype_kinds(self, raw: Mapping[str, Tensor]) -> dict[str, str]:
+        if len(self.bound.specs) == 1:
+            return {}
+        found: dict[str, str] = {}
+        for spec in self.bound.specs:
+            for own, name in zip(spec.inputs, self.bound.specs[0].inputs, strict=True):
+                found[own] = "real" if raw[name].dtype.is_floating else "int"
+        return found
+
+    def _same_rank(self, spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Squeeze or expand one trailing 1 between the two ranks, which ``fit`` itself makes."""
+        if len(spec.inputs) != 2:
+            return given
+        (first, kind), (second, other) = spec.inputs.items()
+        expected = len(kind.axes) - len(other.axes)
+        x, y = given[first], given[second]
+        if x.shape.rank is None or y.shape.rank is None:
+            return given
+        off = (x.shape.rank - y.shape.rank) - expected
+        if off == -1 and y.shape[-1] == 1:
+            if expected == 0 and x.shape.rank == 1:
+                x = tf.expand_dims(x, -1)
+            else:
+                y = tf.squeeze(y, -1)
+        elif off == 1 and expected == 0 and x.shape[-1] == 1:
+            if y.shape.rank == 1:
+                y = tf.expand_dims(y, -1)
+            else:
+                x = tf.squeeze(x, -1)
+        return {first: x, second: y}
+
+    def _input(self, name: str, kind: Kind, x: Tensor, compute: DType) -> Tensor:
+        """A tensor of the kind that is wanted, its class axis last."""
+        if x.shape.rank is None:
+            raise ShapeError(f"{self.name}: {name} is {kind}, but its rank is unknown in this "
+                             "graph; call set_shape on it")
+        if kind.dtype == "int":
+            if not x.dtype.is_integer:
+                raise DTypeError(f"{self.name}: {name} is {kind}, an integer, but {x.dtype.name} "
+                                 f"was given; pass tf.cast({name}, 'int32')")
+            x = _as_int32(x)
+        elif kind.dtype == "bool":
+            x = tf.cast(x, tf.bool)
+        elif not x.dtype.is_floating:
+            x = tf.cast(x, compute)  # such as labels 0 and 1
+        axis = self.bound.axis
+        if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
+            rank = x.shape.rank
+            if not -rank <= axis < rank:
+                raise ShapeError(f"{self.name}: axis={axis} was given, but {name} has shape "
+                                 f"{tuple(x.shape)}")
+            order = [d for d in range(rank) if d != axis % rank]
+            x = tf.transpose(x, [*order, axis % rank])
+        return x
+
+    def _check_labels(self, which: int, values: Mapping[str, Tensor],
+                      lengths: Mapping[str, Sequence[int | None]]) -> None:
+        """Labels that name no class raise, where looking at them waits for no device."""
+        if not tf.executing_eagerly():
+            return
+        spec, numbers = self.bound.specs[which], dict(self.bound.numbers[which])
+        for name, kind in spec.inputs.items():
+            if kind.name == "index" and kind.of in lengths:
+                (size,) = lengths[kind.of]
+                check_labels(self.name, name, values[name], size, numbers.get("ignore_index"))
+
+    def _along(self, what: str, x: Tensor, index: Sequence[int | None], spec: Spec,
+               kinds: Mapping[str, Kind], values: Mapping[str, Tensor]) -> Tensor:
+        """A weight or mask, repeated to one entry for each value of the loss."""
+        shape = frontdoor.aligned_shape(self.name, what, tuple(x.shape), tuple(index))
+        if None not in index and tuple(x.shape) == tuple(index):
+            return x
+        if x.shape.rank == len(index) + 1:
+            x = tf.squeeze(x, -1)
+        for _ in range(len(shape) - x.shape.rank):
+            x = tf.expand_dims(x, -1)
+        wanted = list(index) if None not in index else _running_shape(spec, kinds, values)
+        return tf.broadcast_to(x, wanted)
+
+    # --- trees
+    def _over_tree(self, call: Call) -> Tensor:
+        """A penalty on parameters: over the variables of a model, or any nest of tensors."""
+        (name, given), = call.inputs.items()
+        if call.sample_weight is not None or call.mask is not None:
+            raise UnsupportedError(f"{self.name} runs over parameters, which have no samples to "
+                                   "weigh or mask; pass the parameters that count")
+        variables = getattr(given, "trainable_variables", given)
+        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables)]
+        for leaf in leaves:
+            if not leaf.dtype.is_floating:
+                raise DTypeError(f"{self.name}: a leaf of {name} is {leaf.dtype.name}; pass the "
+                                 "trainable leaves only")
+        spec, numbers = self.bound.specs[0], self.bound.numbers[0]
+        options = self.options(True, False, False)
+        count = call.normalizer_count
+        if options.reduction == "mean" and options.normalizer != "external":
+            if options.normalizer != "elements":
+                raise UnsupportedError(f"{self.name} runs over parameters; divide by 'elements' "
+                                       "or 'external'")
+            count = sum(leaf.shape.num_elements() for leaf in leaves)
+            options = Options("mean", "external")
+        parts: list[Tensor] = []
+        for leaf in leaves:
+            compute, out = self.dtypes(spec, leaf.dtype)
+            values = {name: leaf}
+            for key, value in self.bound.arrays.items():
+                values[key] = _as_float(_tensor(value), compute)
+            if count is not None:
+                values["normalizer_count"] = _as_float(_tensor(count), compute)
+            parts.append(_Run(self.name, values, {}, compute, out)(spec, numbers, options, out))
+        if options.reduction == "none":
+            return keras.tree.pack_sequence_as(variables, parts)
+        widest = tf.float64 if any(p.dtype == tf.float64 for p in parts) else tf.float32
+        total = tf.add_n([tf.cast(p, widest) for p in parts]) if parts else tf.zeros((), widest)
+        # Every replica holds all parameters, and Keras adds up the replicas' losses.
+        if tf.distribute.has_strategy():
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            total = total * tf.cast(1.0 / replicas, widest) if replicas > 1 else total
+        return total
+
+
+def check_labels(loss: str, name: str, labels: Tensor, size: int | None,
+                 ignored: Any = None) -> None:
+    """Raise if an eager tensor on a CPU holds a label that names no class."""
+    if size is None or "CPU" not in (labels.device or "CPU"):
+        return
+    found = labels.numpy()
+    if found.size == 0 or (found.min() >= 0 and found.max() < size):
+        return
+    wrong = (found < 0) | (found >= size)
+    if ignored is not None:
+        wrong &= found != ignored
+    if wrong.any():
+        bad = int(found[wrong].flat[0])
+        raise DomainError(
+            f"{loss}: {name} holds {bad}, but there are {size} classes, so a label is from 0 to "
+            f"{size - 1}" + ("" if ignored is None else f", or {int(ignored)} to be ignored")
+        )
+
+
+def _keras_mask(inputs: Any) -> Any:
+    """The masks that layers left on predictions and targets: an element counts if all say so."""
+    found = [m for m in (getattr(x, "_keras_mask", None) for x in inputs) if m is not None]
+    if not found:
+        return None
+    result = tf.cast(found[0], tf.bool)
+    for other in found[1:]:
+        result = result & tf.cast(other, tf.bool)
+    return result
+
+
+def _tensor(x: Any) -> Tensor:
+    """A tensor of the dtype that was given; Keras's own variables included."""
+    if isinstance(x, tf.Tensor):
+        return x
+    return tf.convert_to_tensor(x.value if isinstance(x, keras.Variable) else x)
+
+
+def _as_float(x: Tensor, compute: DType) -> Tensor:
+    return x if x.dtype.is_floating else tf.cast(x, compute)
+
+
+def _as_int32(x: Tensor) -> Tensor:
+    """Labels as int32; what does not fit stays out of every range instead of wrapping into one."""
+    if x.dtype == tf.int32:
+        return x
+    if x.dtype in (tf.int64, tf.uint32, tf.uint64):
+        if x.dtype == tf.uint64:
+            x = tf.cast(tf.minimum(x, tf.constant(2**31 - 1, tf.uint64)), tf.int64)
+        x = tf.clip_by_value(tf.cast(x, tf.int64), -(2**31), 2**31 - 1)
+    return tf.cast(x, tf.int32)
+
+
+def _hyperparameter(loss: str, name: str, kind: Kind, given: Any,
+                    lengths: Mapping[str, Sequence[int | None]], compute: DType) -> Tensor:
+    """An array hyperparameter, repeated along the axes of its kind; those broadcast as in NumPy."""
+    x = _as_float(_tensor(given), compute)
+    wanted = [n for axis in kind.axes for n in lengths.get(axis, (None,))]
+    if list(x.shape) == wanted or None in wanted:
+        return x
+    try:
+        fits = np.broadcast_shapes(tuple(x.shape), tuple(wanted)) == tuple(wanted)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ShapeError(f"{loss}: {name} is {kind}, here of shape {tuple(wanted)}, but its shape "
+                         f"is {tuple(x.shape)}")
+    return tf.broadcast_to(x, wanted)
+
+
+def _running_shape(spec: Spec, kinds: Mapping[str, Kind], values: Mapping[str, Tensor]) -> Tensor:
+    """The shape of the unreduced value while the graph runs."""
+    parts: list[Tensor] = []
+    for axis in index_axes(spec):
+        name = next(n for n, kind in kinds.items() if axis in kind.axes)
+        axes, shape = kinds[name].axes, tf.shape(values[name])
+        at = axes.index(axis)
+        if is_star(axis):
+            parts.append(shape[at : values[name].shape.rank - (len(axes) - at - 1)])
+        else:
+            before = any(is_star(a) for a in axes[:at])
+            at = values[name].shape.rank - (len(axes) - at) if before else at
+            parts.append(shape[at : at + 1])
+    return tf.concat(parts, 0)
+
+
+# --- what the two kinds of object share ------------------------------------------------------------
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_EXTRA = tuple(inspect.Parameter(name, _KEYWORD, default=None) for name in ("name", "dtype"))
+
+
+def is_loss(form: Form) -> bool:
+    """Whether a form is a ``keras.losses.Loss``: (y_true, y_pred), and nothing more."""
+    d: Any = form.definitions[0]
+    more = d.weights or d.ports or d.settings["step"] or d.settings["uses"]
+    return len(d.inputs) == 2 and not more and frontdoor.has_target(d)
+
+
+class _Compiled:
+    """The part of a native loss that is the same for Loss and Layer."""
+
+    form: Form | None = None
+    _engine: Any
+    _settings: dict[str, Any]
+    _dtype_given: str | None
+
+    def _settle(self, form: Form, args: Sequence[Any], settings: dict[str, Any],
+                dtype: Any) -> None:
+        signature = frontdoor.signature(form)
+        try:
+            given = signature.bind_partial(*args, **settings).arguments if args else settings
+        except TypeError as error:
+            raise ArgumentError(f"{form.name}{signature}: {error}") from None
+        settings = {**settings, **given}
+        bound = frontdoor.bind(form, "keras", settings)
+        if dtype is not None and not isinstance(dtype, str):
+            dtype = getattr(dtype, "compute_dtype", None) or keras.backend.standardize_dtype(dtype)
+        self._settings, self._dtype_given, self._bound = settings, dtype, bound
+        self._engine = Engine(bound, dtype) if BACKEND == "tensorflow" else _Foreign(bound)
+
+    @property
+    def bound(self) -> Bound:
+        """The loss with its settings."""
+        return self._bound
+
+    @property
+    def spec(self) -> Spec:
+        """The specification this object was compiled from (the first, of several overloads)."""
+        return self._bound.specs[0]
+
+    @property
+    def source(self) -> str:
+        """The emitted function: the value, and its gradient in the inputs."""
+        if BACKEND != "tensorflow":
+            return str(self._engine.inner.source)
+        bound = self._bound
+        found = kernel(bound.specs[0], bound.numbers[0],
+                       self._engine.options(True, False, False))
+        wrt = tuple(n for n in found.names if n in found.real)[:1]
+        return found.source("fused" if wrt else "plain", wrt)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{k}={shown(v)}" for k, v in self._settings.items())
+        return f"{type(self).__name__}({given})"
+
+    def _config(self) -> dict[str, Any]:
+        """The whole specification and every setting, as JSON holds them."""
+        settings = {k: _plain(v) for k, v in self._settings.items()}
+        return {
+            "name": self.name,  # type: ignore[attr-defined]
+            "dtype": self._dtype_given,
+            "class_name": self._bound.form.name,
+            "specs": [dumps(spec, indent=None) for spec in self._bound.form.specs],
+            "settings": settings,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """The object again, from the specification as it was saved."""
+        config = dict(config)
+        texts, name = config.pop("specs"), config.pop("class_name")
+        settings = {k: _restored(v) for k, v in config.pop("settings").items()}
+        specs = tuple(loads(text) for text in texts)
+        if cls.form is not None and cls.form.specs == specs:
+            return cls(**settings, **config)
+        definitions = tuple(d for spec in specs for d in frontdoor.as_form(spec).definitions)
+        return cls(**settings, **config, _form=Form(name, definitions))
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it; arrays with their dtype, exactly."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    array = keras.ops.convert_to_numpy(value)
+    if array.ndim == 0:
+        return array.item()
+    return {"array": array.astype(np.float64).tolist(), "dtype": str(array.dtype)}
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, Mapping) and "array" in value:
+        wide = np.asarray(value["array"], np.float64)
+        return keras.ops.convert_to_tensor(wide, dtype=value["dtype"])
+    return value
+
+
+def _calls(form: Form) -> inspect.Signature:
+    """The signature of a layer's call: every input by name."""
+    d = form.definitions[0]
+    names = [*d.inputs, *d.ports, "sample_weight", "mask", "normalizer_count"]
+    if d.settings["step"]:
+        names.append("step")
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    parameters += [
+        inspect.Parameter(n, _KEYWORD, default=inspect.Parameter.empty
+                          if n in d.inputs or n in d.ports else None)
+        for n in names
+    ]
+    return inspect.Signature(parameters)
+
+
+# --- losses of (y_true, y_pred) --------------------------------------------------------------------
+
+
+class Loss(_Compiled, keras.losses.Loss):
+    """A loss of (y_true, y_pred): everything ``keras.losses.Loss`` is, with our own ``__call__``.
+
+    The base class casts labels and masks to the loss's dtype (in bfloat16 class 257 becomes 256)
+    and reduces outside; this one does neither, and costs a tenth of it on a small batch.
+    """
+
+    def __init__(self, *args: Any, name: str | None = None, dtype: Any = None,
+                 _form: Form | None = None, **settings: Any) -> None:
+        form = _form or type(self).form
+        if form is None:
+            raise ArgumentError("write lossbridge.keras.compile(spec), or use one of the classes")
+        self._settle(form, args, settings, dtype)
+        reduction = settings.get("reduction", form.reduction.kind)
+        super().__init__(name=name or _snake(form.name), reduction="none", dtype=dtype)
+        self.reduction = reduction
+        self._fast: dict[Any, Any] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 2 and not kwargs:
+            y_true, y_pred = args
+            if y_pred.__class__ is Eager and y_true.__class__ is Eager and (
+                getattr(y_pred, "_keras_mask", None) is None
+                and getattr(y_pred, "_keras_logits", None) is None
+                and getattr(y_true, "_keras_mask", None) is None
+            ):
+                key = (y_pred.dtype, y_true.dtype, y_pred.shape, y_true.shape)
+                fast = self._fast.get(key)
+                if fast is not None:
+                    run, check, compute, out, options = fast
+                    if check is not None:
+                        check_labels(self.bound.form.name, "labels", y_true, *check)
+                    return self._engine.scaled(run((y_pred, y_true), compute, out), options)
+                self._remember(key, y_pred, y_true)
+        return self._slow(args, kwargs)
+
+    def _remember(self, key: Any, y_pred: Tensor, y_true: Tensor) -> None:
+        """What a later call with these shapes may skip, if this one turns out to need nothing."""
+        engine, bound = self._engine, self.bound
+        if bound.arrays or bound.axis not in (None, -1) or bound.normalizer == "external":
+            return
+        names = tuple(bound.specs[0].inputs)
+        raw = {names[0]: y_pred, names[1]: y_true}
+        which = bound.select(engine._dtype_kinds(raw))
+        spec, numbers = bound.specs[which], bound.numbers[which]
+        if not y_pred.dtype.is_floating:
+            return
+        given = frontdoor.rename_inputs(bound, which, raw)
+        same = engine._same_rank(spec, given)
+        if any(same[n] is not given[n] for n in given):
+            return
+        compute, out = engine.dtypes(spec, y_pred.dtype)
+        first, second = spec.inputs.values()
+        if second.dtype == "int" and y_true.dtype != tf.int32:
+            return
+        if second.dtype == "real" and not y_true.dtype.is_floating:
+            return
+        shapes = {n: tuple(x.shape) for n, x in given.items()}
+        lengths = frontdoor.axis_lengths(dict(spec.inputs), shapes, engine.name)
+        options = engine.options(True, False, False)
+        found = kernel(spec, numbers, options)
+        if found.plan.calls or found.names != tuple(spec.inputs):
+            return
+        check = None
+        if second.name == "index" and second.of in lengths:
+            check = (lengths[second.of][0], dict(numbers).get("ignore_index"))
+        if len(self._fast) > 64:  # every shape of a long run of ragged batches
+            self._fast.clear()
+        self._fast[key] = (found, check, compute, out, options)
+
+    def _slow(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if len(args) == 3 and "sample_weight" not in kwargs:  # as Keras's own trainer calls it
+            args, kwargs = args[:2], {**kwargs, "sample_weight": args[2]}
+        call = frontdoor.bind_call(self.bound, "keras", args, kwargs)
+        if BACKEND != "tensorflow":
+            return self._engine.run(call, {})
+        if tf.executing_eagerly():
+            return self._engine.run(call, {})
+        with tf.name_scope(self.name):
+            return self._engine.run(call, {})
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The values, unreduced."""
+        call = frontdoor.bind_call(self._bound_unreduced(), "keras", (y_true, y_pred), {})
+        return self._engine.run(call, {}, reduce=False)
+
+    def _bound_unreduced(self) -> Bound:
+        import dataclasses
+
+        return dataclasses.replace(self.bound, reduction="none")
+
+    def get_config(self) -> dict[str, Any]:
+        return self._config()
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() and k and not name[k - 1].isupper() else c.lower()
+                   for k, c in enumerate(name))
+
+
+# --- every other loss ------------------------------------------------------------------------------
+
+
+class LossLayer(_Compiled, keras.layers.Layer):
+    """An endpoint layer: a loss with weights, ports, a schedule, or other inputs than two.
+
+    Call it with its inputs by name. It returns the loss, and with ``add_loss=True`` adds it to the
+    model's losses too; :func:`with_loss` does the wiring for a model that is trained by ``fit``.
+    """
+
+    def __init__(self, *args: Any, name: str | None = None, dtype: Any = None,
+                 add_loss: bool = False, _form: Form | None = None, trainable: bool = True,
+                 **settings: Any) -> None:
+        form = _form or type(self).form
+        if form is None:
+            raise ArgumentError("write lossbridge.keras.compile(spec), or use one of the classes")
+        signature = _calls(form)
+
+        def call(self: Any, **kwargs: Any) -> Any:
+            return self._evaluate(kwargs)
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        object.__setattr__(self, "_call_form", form)
+        # Keras reads the signature of `call` when a layer is made.
+        self.__dict__["call"] = call.__get__(self)
+        super().__init__(name=name, autocast=False, trainable=trainable,
+                         dtype=_variable_dtype(dtype))
+        self._settle(form, args, settings, dtype)
+        self._adds_loss = add_loss
+        self._step: Any = None
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+        for key, weight in self.spec.weights.items():
+            shape = [_size(self.bound, size) for size in weight.sizes.values()]
+            self._weight(key, shape, weight.init)
+        self.built = True
+
+    def _weight(self, key: str, shape: Sequence[int], init: str | float) -> None:
+        variable = self.add_weight(name=key, shape=tuple(shape), initializer=_initial(init),
+                                   trainable=True)
+        setattr(self, f"weight_{key}", variable)
+
+    def weight(self, name: str) -> Any:
+        """The trainable variable of that name."""
+        return getattr(self, f"weight_{name}")
+
+    def bind_step(self, iterations: Any) -> LossLayer:
+        """Take the step of a schedule from a counter, such as ``optimizer.iterations``."""
+        self._step = _Held(iterations)
+        return self
+
+    def build(self, *shapes: Any, **named: Any) -> None:
+        """Nothing: the weights' sizes are constructor arguments."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and _called_by_keras():
+            raise ArgumentError(
+                f"{self.bound.form.name} is a layer with inputs, weights or functions of its own, "
+                "which compile(loss=...) would neither feed nor train; write "
+                "model = lossbridge.keras.with_loss(model, loss), then compile and fit that"
+            )
+        call = frontdoor.bind_call(self.bound, "keras", args, kwargs)
+        given: dict[str, Any] = {**call.inputs, **call.ports}
+        for key in ("sample_weight", "mask", "normalizer_count", "step"):
+            if getattr(call, key) is not None:
+                given[key] = getattr(call, key)
+        return super().__call__(**given)
+
+    def _evaluate(self, given: Mapping[str, Any]) -> Any:
+        spec = self.spec
+        call = Call({n: given[n] for n in spec.inputs}, given.get("sample_weight"),
+                    given.get("mask"), given.get("normalizer_count"), given.get("step"),
+                    {n: given[n] for n in spec.ports})
+        if call.step is None and self._step is not None:
+            call.step = self._step.value
+        weights = {name: self.weight(name) for name in spec.weights}
+        value = self._engine.run(call, weights)
+        if self._adds_loss:
+            self.add_loss(value)
+        return value
+
+    def compute_output_shape(self, *shapes: Any, **named: Any) -> Any:
+        """A number, unless the values are wanted one by one."""
+        if self.bound.reduction != "none":
+            return ()
+        return super().compute_output_shape(*shapes, **named)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**self._config(), "add_loss": self._adds_loss, "trainable": self.trainable}
+
+
+class _Held:
+    """Something a layer may read but must not own: Keras would track and save it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _called_by_keras() -> bool:
+    """Whether Keras's wrapper of ``compile(loss=...)`` is calling."""
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("keras.src.losses")
+
+
+def _variable_dtype(dtype: Any) -> Any:
+    """Weights are kept in at least float32, whatever the policy in force computes in."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _size(bound: Bound, size: str | int) -> int:
+    return bound.sizes[size] if isinstance(size, str) else size
+
+
+def _initial(rule: str | float) -> Any:
+    initializers = keras.initializers
+    known: dict[str, Callable[[], Any]] = {
+        "zeros": initializers.Zeros,
+        "ones": initializers.Ones,
+        "normal": lambda: initializers.RandomNormal(0.0, 1.0),
+        "uniform": lambda: initializers.RandomUniform(0.0, 1.0),
+        "glorot_normal": initializers.GlorotNormal,
+        "glorot_uniform": initializers.GlorotUniform,
+    }
+    return known[rule]() if isinstance(rule, str) else initializers.Constant(rule)
+
+
+# --- another framework under Keras ----------------------------------------------------------------
+
+
+class _Foreign:
+    """Keras on PyTorch or JAX: that framework's own lowering of the same specification."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+        try:
+            if BACKEND == "torch":
+                from lossbridge_torch import compile
+            elif BACKEND == "jax":
+                from lossbridge_jax import compile
+            else:
+                raise BackendUnavailable(
+                    f"lossbridge.keras runs on TensorFlow, PyTorch and JAX, but KERAS_BACKEND is "
+                    f"{BACKEND!r}; set KERAS_BACKEND=tensorflow"
+                )
+        except ImportError as error:
+            raise BackendUnavailable(
+                f"KERAS_BACKEND is {BACKEND!r}, and lossbridge's backend for it cannot be imported "
+                f"({error}); set KERAS_BACKEND=tensorflow, or install it"
+            ) from error
+        settings = {k: v for k, v in bound.given.items()
+                    if k not in ("reduction", "normalizer", "axis")}
+        if bound.form.has_axis:
+            settings["axis"] = -1 if bound.axis is None else bound.axis
+        self._make = lambda reduction: compile(
+            bound.form, **settings, reduction=reduction, normalizer=bound.normalizer)
+        self.inner = self._make(bound.reduction)
+        self._unreduced: Any = None
+
+    def run(self, call: Call, weights: Mapping[str, Any], *, reduce: bool = True) -> Any:
+        """The value, from the other framework's object."""
+        if weights:
+            raise BackendUnavailable("losses with trainable weights need KERAS_BACKEND=tensorflow")
+        inner = self.inner
+        if not reduce:
+            inner = self._unreduced = self._unreduced or self._make("none")
+        masks = [m for m in (getattr(x, "_keras_mask", None) for x in call.inputs.values())
+                 if m is not None]
+        given: dict[str, Any] = {**call.inputs, **call.ports}
+        given = {k: self._fit(x) for k, x in given.items()}
+        for key in ("sample_weight", "normalizer_count", "step"):
+            if getattr(call, key) is not None:
+                given[key] = getattr(call, key)
+        mask = call.mask if call.mask is not None else masks[0] if masks else None
+        if mask is not None:
+            given["mask"] = mask
+        given = dict(zip(given, self._ranked(list(given.values())), strict=True))
+        return inner(**given)
+
+    def _fit(self, x: Any) -> Any:
+        if callable(x) and not hasattr(x, "shape"):
+            return x
+        return keras.ops.convert_to_tensor(x)
+
+    def _ranked(self, values: list[Any]) -> list[Any]:
+        """Keras's trailing 1, which ``fit`` makes of a vector of targets."""
+        spec = self.bound.specs[0]
+        if len(spec.inputs) != 2:
+            return values
+        names = list(spec.inputs)
+        expected = len(spec.inputs[names[0]].axes) - len(spec.inputs[names[1]].axes)
+        # `values` begins with the inputs in the order of the call: y_true comes first by position.
+        ranks = {id(v): len(v.shape) for v in values[:2]}
+        target, prediction = values[0], values[1]
+        off = ranks[id(prediction)] - ranks[id(target)] - expected
+        if off == -1 and target.shape[-1] == 1:
+            values[0] = keras.ops.squeeze(target, -1)
+        elif off == 1 and expected == 0 and prediction.shape[-1] == 1:
+            values[0] = keras.ops.expand_dims(target, -1)
+        return values
+
+
+# --- classes and functions -------------------------------------------------------------------------
+
+
+def class_of(form: Form) -> type:
+    """The public class of a form; nothing is traced or compiled."""
+    base: type = Loss if is_loss(form) else LossLayer
+    cls = type(form.name, (base,), {
+        "form": form,
+        "__module__": "lossbridge.keras",
+        "__doc__": None,
+        "__signature__": _Lazy(lambda: frontdoor.signature(form, _EXTRA)),
+    })
+    return keras.saving.register_keras_serializable(PACKAGE, form.name)(cls)  # type: ignore
+
+
+class _Lazy:
+    """A class attribute that is made when it is first read."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self.make()
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CompiledLoss(Loss):
+    """A loss of (y_true, y_pred) compiled from any specification."""
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CompiledLayer(LossLayer):
+    """Any other loss compiled from a specification."""
+
+
+def compile(source: Any, **settings: Any) -> Any:
+    """A native loss of a specification, a definition, or the path of a specification file."""
+    form = frontdoor.as_form(source)
+    cls = CompiledLoss if is_loss(form) else CompiledLayer
+    return cls(_form=form, **settings)
+
+
+def reduce(values: Any, *, reduction: str = "mean", normalizer: str = "elements",
+           sample_weight: Any = None, mask: Any = None, normalizer_count: Any = None) -> Any:
+    """Reduce values as every loss here does; masked ones neither show nor have a gradient."""
+    spec = Spec(loss="lossbridge/values@1", inputs={"values": Kind.parse("real[*batch]")},
+                body=("value = values",))
+    bound = frontdoor.bind(spec, "keras", {"reduction": reduction, "normalizer": normalizer})
+    engine = Engine(bound, None) if BACKEND == "tensorflow" else _Foreign(bound)
+    return engine.run(Call({"values": values}, sample_weight, mask, normalizer_count), {})
+
+
+def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:
+    """``f(outputs, labels, num_items_in_batch)`` as trainers of language models call it."""
+    settings = {k: v for k, v in loss._settings.items() if k not in ("reduction", "normalizer")}
+    form = loss.bound.form
+    make = type(loss) if type(loss).form is form else lambda **kw: compile(form, **kw)
+    counted = make(**settings, reduction="mean", normalizer="external", dtype=loss._dtype_given)
+
+    def hf_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else getattr(
+            outputs, "logits", outputs)
+        if shift_labels:
+            logits, labels = logits[..., :-1, :], labels[..., 1:]
+        if num_items_in_batch is None:
+            return loss(labels, logits)
+        return counted(labels, logits, normalizer_count=num_items_in_batch)
+
+    return hf_loss
+
+
+# --- models with an endpoint loss ------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class WithLoss(keras.Model):
+    """A model and the endpoint loss that trains it; see :func:`with_loss`."""
+
+    def __init__(self, model: keras.Model, loss: Any, ports: Mapping[str, Any] | None = None,
+                 **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.endpoint = loss
+        self._ports = _Held(dict(ports or {}))
+        unknown = [p for p in self._ports.value if p not in loss.spec.ports]
+        missing = [p for p in loss.spec.ports if p not in self._ports.value]
+        if unknown or missing:
+            raise ArgumentError(
+                f"{loss.bound.form.name} has the ports {', '.join(loss.spec.ports) or 'none'}, but "
+                f"ports={{{', '.join(self._ports.value)}}} was given"
+            )
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.model(inputs, training=training)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As every model's; ``loss=`` is optional, and adds to the endpoint's."""
+        super().compile(*args, **kwargs)
+        if self.endpoint.spec.step and self.optimizer is not None:
+            self.endpoint.bind_step(self.optimizer.iterations)
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None,
+                     sample_weight: Any = None, training: bool = True) -> Any:
+        """The endpoint's loss, with those of ``compile`` and of the layers."""
+        given = self._named(y, y_pred)
+        if sample_weight is not None:
+            given["sample_weight"] = sample_weight
+        own = self.endpoint(**given, **self._ports.value)
+        if self._compile_loss is not None or self.losses:
+            own = own + super().compute_loss(x, y, y_pred, sample_weight, training)
+        return own
+
+    def _named(self, y: Any, y_pred: Any) -> dict[str, Any]:
+        """What the model gives and the targets, under the loss's own names."""
+        names = list(self.endpoint.spec.inputs)
+        given: dict[str, Any] = {}
+        for value in (y_pred, y):
+            if value is None:
+                continue
+            if isinstance(value, Mapping):
+                given.update((k, v) for k, v in value.items() if k in names)
+                continue
+            for item in value if isinstance(value, list | tuple) else [value]:
+                free = [n for n in names if n not in given]
+                if not free:
+                    raise ArgumentError(
+                        f"{self.endpoint.bound.form.name} takes {', '.join(names)}, but the model "
+                        "and the targets give more"
+                    )
+                given[free[0]] = self._targets(free[0], item) if value is y else item
+        return given
+
+    def _targets(self, name: str, x: Any) -> Any:
+        """Without the trailing 1 that ``fit`` adds to vectors."""
+        kind = self.endpoint.spec.inputs[name]
+        fixed = [a for a in kind.axes if not is_star(a)]
+        shape = tuple(x.shape)
+        if kind.dtype == "int" and shape[1:] == (1,) and len(fixed) <= 1:
+            return keras.ops.squeeze(x, -1)
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        save = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "model": save(self.model),
+            "loss": save(self.endpoint),
+            "ports": {k: save(v) for k, v in self._ports.value.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        config = dict(config)
+        load = keras.saving.deserialize_keras_object
+        config["model"] = load(config["model"], custom_objects)
+        config["loss"] = load(config["loss"], custom_objects)
+        config["ports"] = {k: load(v, custom_objects) for k, v in config["ports"].items()}
+        return cls(**config)
+
+
+def with_loss(model: keras.Model, loss: Any, *, ports: Mapping[str, Any] | None = None,
+              name: str | None = None) -> keras.Model:
+    """A model that is trained by an endpoint loss, whose weights are trained and saved with it.
+
+    The model's outputs become the loss's first inputs, in order (or by name, where the model
+    returns a dictionary), and the targets given to ``fit`` the others::
+
+        model = L.with_loss(network, L.ArcFaceLoss(num_classes=10, embedding_size=8))
+        model.compile("adam")
+        model.fit(x, labels)
+    """
+    if not isinstance(loss, LossLayer):
+        raise ArgumentError(
+            f"with_loss wires losses that are layers; {type(loss).__name__} is a keras Loss, so "
+            "write model.compile(optimizer, loss=loss)"
+        )
+    return WithLoss(model, loss, ports, name=name)
+
+
+def settings_text(loss: Any) -> str:
+    """The configuration as text, for people."""
+    return json.dumps(loss.get_config(), indent=2)
