@@ -88,12 +88,17 @@ def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph
         )
     graph = spec_graph(spec)
     b = Builder(graph.layout)
-    values = inline(b, graph, {})
+    axes = graph.nodes[graph.output("value")].type.axes
+    weight = mask = None
+    replaced: dict[str, Expr] = {}
+    if options.mask:
+        mask = b.input("mask", Type("bool", axes), "mask")
+        replaced = _unmasked(b, graph, mask)
+    values = inline(b, graph, replaced)
     value = values[graph.output("value")]
     count = values[graph.output("count")] if graph.has_output("count") else b.const(1.0)
-    axes = value.axes
-    weight = b.input("sample_weight", Type("real", axes)) if options.sample_weight else None
-    mask = b.input("mask", Type("bool", axes), "mask") if options.mask else None
+    if options.sample_weight:
+        weight = b.input("sample_weight", Type("real", axes))
     if kind == "mean" and normalizer == "target_length":
         value = value / ops.maximum(count, 1.0)
 
@@ -130,6 +135,41 @@ def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph
     if parts:
         return b.finish(value=result, total=total, divisor=divisor)
     return b.finish(value=result)
+
+
+HARMLESS = {"probability": 0.5, "simplex": 0.5, "log_probability": -1.0}
+
+
+def _unmasked(b: Builder, graph: Graph, mask: Expr) -> dict[str, Expr]:
+    """The inputs with what the mask leaves out replaced by harmless numbers.
+
+    Masking selects: a NaN that is masked has neither a value nor a gradient, however far it would
+    have spread inside its own sample. Where samples depend on one another the inputs stay.
+    """
+    if not _independent(graph, set(mask.axes)):
+        return {}
+    found: dict[str, Expr] = {}
+    for _, index in graph.inputs():
+        node = graph.nodes[index]
+        if not mask.axes or not set(mask.axes) <= set(node.type.axes):
+            continue
+        x = b.row("input", (), node.attrs, node.type)
+        if node.type.dtype == "real":
+            kind = str(node.attr("kind")).partition("(")[0].partition("[")[0]
+            found[node.attr("name")] = ops.where(mask, x, HARMLESS.get(kind, 1.0))
+    return found
+
+
+def _independent(graph: Graph, axes: set[str]) -> bool:
+    """Whether nothing in a graph mixes entries along these axes."""
+    for node in graph.nodes:
+        if node.op in ("input", "broadcast"):
+            continue
+        touched = set(node.attr("axes") or ()) if node.op not in OUTSIDE else set()
+        touched |= {node.attr(k) for k in ("axis", "old", "new") if node.attr(k)}
+        if touched & axes and node.op != "size":
+            return False
+    return True
 
 
 @dataclass(frozen=True)

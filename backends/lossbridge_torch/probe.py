@@ -112,8 +112,8 @@ class Subject:
             return [self._given(part, kind) for part in x]
         x = np.asarray(x)
         if x.dtype.kind == "f":
-            return torch.tensor(np.ascontiguousarray(x), dtype=torch.float64).to(kind)
-        return torch.tensor(np.ascontiguousarray(x))
+            return torch.tensor(np.array(x), dtype=torch.float64).to(kind)
+        return torch.tensor(np.array(x))
 
     def _function(self, mode: str, kind: torch.dtype) -> Callable[..., Any]:
         if (mode, kind) not in self._made:

@@ -43,7 +43,6 @@ from lossbridge_conformance.results import (
     Cell,
     Curve,
     ExitCode,
-    Merged,
     Results,
     cell_id,
     merge,
@@ -427,6 +426,7 @@ def _judge(subject: Subject, call: cases.Call, quantity: str, answer: Mapping[st
                        call.ids[0])
             continue
         accepted = [] if truth.accepted is None else [truth.accepted[name]]
+        got = _where_defined(subject, call, truth, got, rounded.value)
         if quantity == "value":
             judged = measure.judge_value(
                 got, rounded, condition=truth.conditions["value"], accepted=accepted)
@@ -453,6 +453,43 @@ def _judge(subject: Subject, call: cases.Call, quantity: str, answer: Mapping[st
                 spurious = bool(np.isnan(got).any() and not np.isnan(rounded.value).any())
                 tally.status = "NAN" if spurious and problem == "class" else "FAIL"
                 tally.detail = problem or f"{name} is {tally.worst:.1f} bits off"
+
+
+def _where_defined(
+    subject: Subject, call: cases.Call, truth: Truth, got: Array, expected: Array
+) -> Array:
+    """The result, with what no formula defines taken as right.
+
+    A kind such as ``real`` is a finite number. Where an input is infinite all the same and the
+    definition itself gives NaN (inf - inf), NaN and any limit are equally right. A NaN input is
+    defined: it must show, and a definition that is finite at infinity must be met.
+    """
+    if call.sample_axis is None:
+        infinite = np.asarray(any(np.isinf(x).any() for x in call.inputs.values()))
+        undefined = infinite & np.isnan(truth.rounded["value"].value).any()
+        return np.where(undefined, expected, got)
+    kinds = {**subject.spec.inputs, **{n: w.kind for n, w in subject.spec.weights.items()}}
+    count = len(call.ids)
+    infinite = np.zeros(count, bool)
+    poisoned = np.zeros(count, bool)
+    for name, x in call.inputs.items():
+        if call.sample_axis not in kinds[name].axes or x.dtype.kind != "f":
+            continue
+        at = kinds[name].axes.index(call.sample_axis)
+        rows = np.moveaxis(x, at, 0).reshape(count, -1)
+        infinite |= np.isinf(rows).any(axis=1)
+        poisoned |= np.isnan(rows).any(axis=1)
+    value = truth.rounded["value"].value
+    place = _value_axes(subject).index(call.sample_axis)
+    nowhere = np.isnan(np.moveaxis(value, place, 0).reshape(count, -1)).any(axis=1)
+    undefined = infinite & ~poisoned & nowhere
+    # Every array of a call has the samples along one dimension: that of their number.
+    shape = [1] * got.ndim
+    for d, n in enumerate(got.shape):
+        if n == count:
+            shape[d] = count
+            break
+    return np.where(undefined.reshape(shape), expected, got)
 
 
 def _unlisted(got: Array, shape: tuple[int, ...]) -> Array:
@@ -831,7 +868,10 @@ def measure_all(
             truths = dict(zip((s.spec.id for s in subjects), pool.map(_cached_truths, jobs),
                               strict=True))
         _run_workers(workers.values())
-    merged = _merged(workers, present, subjects, dtypes, truths)
+    files = _files(workers, present, subjects, dtypes, truths)
+    for results in files:
+        write(results, out / f"results-{results.platform}.json")
+    merged = merge(files)
     extra: list[Any] = list(_agreement(workers, present, subjects, dtypes, truths))
     curves = [a["curve"] for w in workers.values() for a in w.answers.values() if "curve" in a]
     if expected:
@@ -871,11 +911,12 @@ def _run_workers(workers: Iterable[Worker]) -> None:
         list(pool.map(Worker.run, workers))
 
 
-def _merged(
+def _files(
     workers: Mapping[str, Worker], modes: Mapping[str, Sequence[str]],
     subjects: Sequence[Subject], dtypes: Sequence[str],
     truths: Mapping[str, Mapping[tuple[int, str], Truth]],
-) -> Merged:
+) -> list[Results]:
+    """One results file per platform."""
     fixtures = hashlib.sha256(
         "".join(s.fixture.sha256 for s in subjects).encode()).hexdigest()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -894,7 +935,7 @@ def _merged(
             cases=examples, curves=tuple(curves),
             notes=tuple(f"lost: {task}" for task in worker.lost),
         ))
-    return merge(files)
+    return files
 
 
 def _as_curve(curve: Mapping[str, Any]) -> Curve:

@@ -63,7 +63,16 @@ def _total(v: Expr) -> Expr | None:
     return ops.where(arg(x, 0), arg(x, 1) + arg(y, 1), arg(x, 2) + arg(y, 2))
 
 
-STEPS = {"mul": (_product,), "div": (_quotient,), "neg": (_negated,), "add": (_total,)}
+def _difference(v: Expr) -> Expr | None:
+    x, y = arg(v, 0), arg(v, 1)
+    if x.node.op != "where" or y.node.op != "where" or x.node.args[0] != y.node.args[0]:
+        return None
+    if _cut(x) is None and _cut(y) is None:
+        return None
+    return ops.where(arg(x, 0), arg(x, 1) - arg(y, 1), arg(x, 2) - arg(y, 2))
+
+
+STEPS = {"sub": (_difference,), "mul": (_product,), "div": (_quotient,), "neg": (_negated,), "add": (_total,)}
 
 
 def guard(graph: Graph) -> Graph:
