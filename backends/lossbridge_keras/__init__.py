@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from lossbridge.combine import COMBINATIONS
 from lossbridge.frontdoor import forms, nearest_name
 from lossbridge_keras.native import (
     Loss,
     LossLayer,
     as_hf,
     class_of,
+    combination_of,
     compile,
     reduce,
     with_loss,
 )
 
 _classes: dict[str, Any] = {name: class_of(form) for name, form in forms().items()}
+_classes.update((name, combination_of(made)) for name, made in COMBINATIONS.items())
 
 globals().update(_classes)
 

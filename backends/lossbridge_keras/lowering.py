@@ -122,7 +122,8 @@ def _shift(x: Any, dim: int, by: int, fill: float) -> Any:
     rank = x.shape.rank
     pads = [[0, 0]] * rank
     pads[dim] = [max(by, 0), max(-by, 0)]
-    padded = tf.pad(x, pads, constant_values=_as(fill, x.dtype))
+    edge = _as(fill if x.dtype.is_floating else int(fill), x.dtype)
+    padded = tf.pad(x, pads, constant_values=edge)
     window = [slice(None)] * rank
     window[dim] = slice(None, -by) if by > 0 else slice(-by, None)
     return padded[tuple(window)]
@@ -342,8 +343,9 @@ def _lower_take(emitter: Emitter, node: Node, x: list[str]) -> str:
     own, others = emitter.axes_of(node.args[0]), emitter.axes_of(node.args[1])
     mine = _dims_or_none(emitter, tuple(a for a in own if a != axis))
     values = _number(emitter, node.args[1], x[1])
-    return (f"_take({x[0]}, {values}, {emitter.dim(axis)}, {mine}, "
-            f"{_dims_or_none(emitter, others)}, {emitter.full})")
+    taken = (f"_take({x[0]}, {values}, {emitter.dim(axis)}, {mine}, "
+             f"{_dims_or_none(emitter, others)}, {emitter.full})")
+    return taken if node.type.axes else f"tf.reshape({taken}, ())"
 
 
 def _lower_size(emitter: Emitter, node: Node, x: list[str]) -> str:

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from lossbridge import emit, frontdoor
+from lossbridge.combine import Combination
 from lossbridge.errors import (
     ArgumentError,
     BackendUnavailable,
@@ -59,6 +60,14 @@ if BACKEND == "tensorflow":
             return 2
 
     Eager: type = type(tf.constant(0.0))
+
+    # AutoGraph would rewrite us, and all we import, as if our conditions were on tensors.
+    _as_it_is = tf.autograph.experimental.do_not_convert
+else:
+    Eager = type(None)
+
+    def _as_it_is(function: Any) -> Any:
+        return function
 
 PACKAGE = "lossbridge"
 Tensor = Any
@@ -475,6 +484,26 @@ class Engine:
         wanted = list(index) if None not in index else _running_shape(spec, kinds, values)
         return tf.broadcast_to(x, wanted)
 
+    # --- combinations
+    def combined(self, parts: Mapping[str, Tensor], own: Mapping[str, Any], step: Any,
+                 weights: Mapping[str, Any]) -> Tensor:
+        """The value of a combination, from those of its losses."""
+        spec, numbers = self.bound.specs[0], self.bound.numbers[0]
+        given = tf.float64 if any(p.dtype == tf.float64 for p in parts.values()) else tf.float32
+        compute, out = self.dtypes(spec, given)
+        options = self.options(True, False, False)
+        found = kernel(spec, numbers, options)
+        values = {n: self._input(n, spec.inputs[n], _tensor(x), compute) for n, x in own.items()}
+        frontdoor.axis_lengths({n: spec.inputs[n] for n in own},
+                               {n: tuple(values[n].shape) for n in own}, self.name)
+        values.update((n, _tensor(w)) for n, w in weights.items())
+        values.update((n, _as_float(_tensor(x), compute)) for n, x in self.bound.arrays.items())
+        if step is not None:
+            values["step"] = tf.cast(_tensor(step), compute)
+        # Each part is scaled for the replicas already, where it is a mean.
+        values.update((call.name, parts[call.port]) for call in found.plan.calls)
+        return found([values[n] for n in found.names], compute, out)
+
     # --- trees
     def _over_tree(self, call: Call) -> Tensor:
         """A penalty on parameters: over the variables of a model, or any nest of tensors."""
@@ -625,6 +654,12 @@ class _Compiled:
 
     def _settle(self, form: Form, args: Sequence[Any], settings: dict[str, Any],
                 dtype: Any) -> None:
+        if "from_logits" in settings:
+            raise ArgumentError(
+                f"{form.name} has no from_logits: its input says what it takes, "
+                f"{next(iter(form.definitions[0].inputs.items()))[0]}; the losses named ...WithLogits, "
+                "CrossEntropyLoss and the focal ones take logits, BCELoss probabilities"
+            )
         signature = frontdoor.signature(form)
         try:
             given = signature.bind_partial(*args, **settings).arguments if args else settings
@@ -703,8 +738,11 @@ def _restored(value: Any) -> Any:
     return value
 
 
-def _calls(form: Form) -> inspect.Signature:
-    """The signature of a layer's call: every input by name."""
+def _calls(form: Form, combined: bool) -> inspect.Signature:
+    """The signature of a layer's call: every input by name; of a combination all in one."""
+    if combined:
+        return inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                                  for n in ("self", "given")])
     d = form.definitions[0]
     names = [*d.inputs, *d.ports, "sample_weight", "mask", "normalizer_count"]
     if d.settings["step"]:
@@ -791,6 +829,7 @@ class Loss(_Compiled, keras.losses.Loss):
             self._fast.clear()
         self._fast[key] = (found, check, compute, out, options)
 
+    @_as_it_is
     def _slow(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if len(args) == 3 and "sample_weight" not in kwargs:  # as Keras's own trainer calls it
             args, kwargs = args[:2], {**kwargs, "sample_weight": args[2]}
@@ -837,7 +876,7 @@ class LossLayer(_Compiled, keras.layers.Layer):
         form = _form or type(self).form
         if form is None:
             raise ArgumentError("write lossbridge.keras.compile(spec), or use one of the classes")
-        signature = _calls(form)
+        signature = _calls(form, isinstance(self, CombinedLayer))
 
         def call(self: Any, **kwargs: Any) -> Any:
             return self._evaluate(kwargs)
@@ -877,11 +916,9 @@ class LossLayer(_Compiled, keras.layers.Layer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and _called_by_keras():
-            raise ArgumentError(
-                f"{self.bound.form.name} is a layer with inputs, weights or functions of its own, "
-                "which compile(loss=...) would neither feed nor train; write "
-                "model = lossbridge.keras.with_loss(model, loss), then compile and fit that"
-            )
+            raise _not_for_compile(self.bound.form.name)
+        if "training" not in self.spec.inputs:
+            kwargs.pop("training", None)  # a functional model tells every layer
         call = frontdoor.bind_call(self.bound, "keras", args, kwargs)
         given: dict[str, Any] = {**call.inputs, **call.ports}
         for key in ("sample_weight", "mask", "normalizer_count", "step"):
@@ -894,6 +931,8 @@ class LossLayer(_Compiled, keras.layers.Layer):
         call = Call({n: given[n] for n in spec.inputs}, given.get("sample_weight"),
                     given.get("mask"), given.get("normalizer_count"), given.get("step"),
                     {n: given[n] for n in spec.ports})
+        if isinstance(call.mask, list | tuple | dict):  # the masks that Keras found on a nest
+            call.mask = next((m for m in keras.tree.flatten(call.mask) if m is not None), None)
         if call.step is None and self._step is not None:
             call.step = self._step.value
         weights = {name: self.weight(name) for name in spec.weights}
@@ -917,6 +956,14 @@ class _Held:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+def _not_for_compile(name: str) -> ArgumentError:
+    return ArgumentError(
+        f"{name} is a layer with inputs, weights or functions of its own, which compile(loss=...) "
+        "would neither feed nor train; write model = lossbridge.keras.with_loss(model, loss), then "
+        "compile and fit that"
+    )
 
 
 def _called_by_keras() -> bool:
@@ -944,6 +991,104 @@ def _initial(rule: str | float) -> Any:
         "glorot_uniform": initializers.GlorotUniform,
     }
     return known[rule]() if isinstance(rule, str) else initializers.Constant(rule)
+
+
+class CombinedLayer(LossLayer):
+    """A loss made of named losses: each is computed as the object it is, then they are combined.
+
+    Its inputs are given per loss, ``depth=(y_true, y_pred)`` as that loss is called, or one by one
+    under their own names, ``depth_prediction=...``.
+    """
+
+    combination: Combination
+
+    def __init__(self, losses: Any, *args: Any, name: str | None = None, dtype: Any = None,
+                 add_loss: bool = False, trainable: bool = True, **settings: Any) -> None:
+        made = type(self).combination
+        given = dict(zip(made.arguments[1:], args, strict=False), **settings)
+        unknown = [k for k in given if k not in made.arguments]
+        if unknown:
+            raise ArgumentError(f"{made.name} has no argument {shown(unknown[0])}; its arguments "
+                                f"are {', '.join(made.arguments)}")
+        bound = made.build(losses, **given)
+        super().__init__(name=name, dtype=dtype, add_loss=add_loss, trainable=trainable,
+                         _form=bound.form, **bound.given)
+        self._settings = given
+        self._children = _Held(dict(losses))
+        # Layers among them are tracked, so that their weights are trained and saved.
+        self._layers_below = [x for x in losses.values() if isinstance(x, keras.layers.Layer)]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            if _called_by_keras():
+                raise _not_for_compile(type(self).__name__)
+            raise ArgumentError(f"{type(self).__name__} takes its inputs by name, such as "
+                                f"{next(iter(self._children.value))}=(y_true, y_pred)")
+        kwargs.pop("training", None)
+        whole = all(keras.ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
+                    for x in keras.tree.flatten(kwargs))
+        # Keras takes no nest that mixes tensors with numbers and functions.
+        return keras.layers.Layer.__call__(self, given=kwargs if whole else _Held(kwargs))
+
+    def _evaluate(self, given: Mapping[str, Any]) -> Any:
+        children, spec, name = self._children.value, self.spec, type(self).__name__
+        by_place: dict[str, tuple[Any, ...]] = {n: () for n in children}
+        by_name: dict[str, dict[str, Any]] = {n: {} for n in children}
+        own: dict[str, Any] = {}
+        step = None
+        found = given["given"]
+        for key, value in (found.value if isinstance(found, _Held) else found).items():
+            # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
+            child = next((n for n in sorted(children, key=len, reverse=True)
+                          if key.startswith(f"{n}_")), None)
+            if key == "step" and spec.step:
+                step = value
+            elif key in children and isinstance(value, Mapping):
+                by_name[key].update(value)
+            elif key in children:
+                by_place[key] = tuple(value) if isinstance(value, list | tuple) else (value,)
+            elif key in spec.inputs and child is None:
+                own[key] = value
+            elif child is not None:
+                by_name[child][key[len(child) + 1 :]] = value
+            else:
+                raise ArgumentError(f"{name} was given {shown(key)}, which names none of its "
+                                    f"losses; they are {', '.join(children)}")
+        if step is None and self._step is not None:
+            step = self._step.value
+        if step is None and spec.step:
+            raise ArgumentError(f"{name} follows a schedule; give it step=step, or write "
+                                "loss.bind_step(optimizer.iterations)")
+        missing = [n for n, kind in spec.inputs.items() if n not in own
+                   and not any(n.startswith(f"{c}_") for c in children)]
+        if missing:
+            raise ArgumentError(f"{name} was called without {', '.join(missing)}")
+        parts = {n: child(*by_place[n], **by_name[n]) for n, child in children.items()}
+        value = self._engine.combined(parts, own, step,
+                                      {n: self.weight(n) for n in spec.weights})
+        if self._adds_loss:
+            self.add_loss(value)
+        return value
+
+    def get_config(self) -> dict[str, Any]:
+        save = keras.saving.serialize_keras_object
+        return {
+            "name": self.name, "dtype": self._dtype_given, "add_loss": self._adds_loss,
+            "trainable": self.trainable, "specs": [dumps(self.spec, indent=None)],
+            "losses": {n: save(x) for n, x in self._children.value.items()},
+            "settings": {k: v for k, v in self._settings.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        config = dict(config)
+        config.pop("specs")
+        load = keras.saving.deserialize_keras_object
+        losses = {n: load(x) for n, x in config.pop("losses").items()}
+        settings = config.pop("settings")
+        if "schedules" in settings:
+            settings["schedules"] = {k: tuple(v) for k, v in settings["schedules"].items()}
+        return cls(losses, **settings, **config)
 
 
 # --- another framework under Keras ----------------------------------------------------------------
@@ -1030,7 +1175,7 @@ def class_of(form: Form) -> type:
     cls = type(form.name, (base,), {
         "form": form,
         "__module__": "lossbridge.keras",
-        "__doc__": None,
+        "__doc__": _Lazy(lambda: frontdoor.docstring(form, "keras")),
         "__signature__": _Lazy(lambda: frontdoor.signature(form, _EXTRA)),
     })
     return keras.saving.register_keras_serializable(PACKAGE, form.name)(cls)  # type: ignore
@@ -1043,6 +1188,8 @@ class _Lazy:
         self.make = make
 
     def __get__(self, instance: Any, owner: Any) -> Any:
+        if instance is not None:  # the signature of an instance is that of its call
+            raise AttributeError
         return self.make()
 
 
@@ -1056,6 +1203,13 @@ class CompiledLayer(LossLayer):
     """Any other loss compiled from a specification."""
 
 
+def combination_of(made: Combination) -> type:
+    """The public class of a combination."""
+    cls = type(made.name, (CombinedLayer,), {
+        "combination": made, "__module__": "lossbridge.keras", "__doc__": made.doc})
+    return keras.saving.register_keras_serializable(PACKAGE, made.name)(cls)  # type: ignore
+
+
 def compile(source: Any, **settings: Any) -> Any:
     """A native loss of a specification, a definition, or the path of a specification file."""
     form = frontdoor.as_form(source)
@@ -1067,7 +1221,7 @@ def reduce(values: Any, *, reduction: str = "mean", normalizer: str = "elements"
            sample_weight: Any = None, mask: Any = None, normalizer_count: Any = None) -> Any:
     """Reduce values as every loss here does; masked ones neither show nor have a gradient."""
     spec = Spec(loss="lossbridge/values@1", inputs={"values": Kind.parse("real[*batch]")},
-                body=("value = values",))
+                body=("value = values",), yields="per_element")
     bound = frontdoor.bind(spec, "keras", {"reduction": reduction, "normalizer": normalizer})
     engine = Engine(bound, None) if BACKEND == "tensorflow" else _Foreign(bound)
     return engine.run(Call({"values": values}, sample_weight, mask, normalizer_count), {})
@@ -1116,18 +1270,14 @@ class WithLoss(keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs, training=training)
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As every model's; ``loss=`` is optional, and adds to the endpoint's."""
-        super().compile(*args, **kwargs)
-        if self.endpoint.spec.step and self.optimizer is not None:
-            self.endpoint.bind_step(self.optimizer.iterations)
-
     def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None,
                      sample_weight: Any = None, training: bool = True) -> Any:
         """The endpoint's loss, with those of ``compile`` and of the layers."""
         given = self._named(y, y_pred)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
+        if self.endpoint.spec.step and self.optimizer is not None:
+            given["step"] = self.optimizer.iterations
         own = self.endpoint(**given, **self._ports.value)
         if self._compile_loss is not None or self.losses:
             own = own + super().compute_loss(x, y, y_pred, sample_weight, training)
