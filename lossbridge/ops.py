@@ -373,11 +373,11 @@ def _d_xlogy(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     a, b = args
-    # Two -inf give -inf - -inf = NaN; neither then has any weight.
-    finite_a, finite_b = a != -INF, b != -INF
+    # Equal infinities give inf - inf = NaN; two -inf have no weight.
+    gap = where(a == b, 0.0, a - b)
     return (
-        where(finite_a, g * sigmoid(where(finite_a, a, 0.0) - b), 0.0),
-        where(finite_b, g * sigmoid(where(finite_b, b, 0.0) - a), 0.0),
+        where(a == -INF, 0.0, g * sigmoid(gap)),
+        where(b == -INF, 0.0, g * sigmoid(-gap)),
     )
 
 

@@ -25,7 +25,7 @@ BINARY = {
     ">=": "ge", "==": "eq", "!=": "ne", "and": "and", "or": "or",
 }
 UNARY = {"-": "neg", "not": "not"}
-COMMUTATIVE = {"add", "mul", "maximum", "minimum", "eq", "ne", "and", "or"}
+COMMUTATIVE = {"add", "mul", "maximum", "minimum", "eq", "ne", "and", "or", "dot"}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from lossbridge.ir import Builder, Graph, Type, inline
 from lossbridge.ops import broadcast
 from lossbridge.passes.differentiate import pull_back
 from lossbridge_conformance import balls
+from lossbridge_conformance.cases import sample_axis
 from lossbridge_conformance.formats import FORMATS, Floats
 from lossbridge_conformance.oracle import LIMIT_BITS, OracleResult, evaluate
 from lossbridge_conformance.rules import Function, Objects, lift, objects
@@ -44,6 +45,8 @@ def condition_value(
     summed over the samples, so the part of one sample is not in it. That only excuses less.
     """
     axes = graph.nodes[graph.output(value)].type.axes
+    if _mixes(graph, value):
+        return _value_by_value(graph, inputs, results[value].values, dtype, value)
     total: Objects | None = None
     for name, row in graph.inputs():
         if prefix + name not in results:
@@ -59,6 +62,36 @@ def condition_value(
     if total is None:
         return np.ones(results[value].shape)
     return _ratio(total, results[value].values, dtype)
+
+
+def _mixes(graph: Graph, value: str) -> bool:
+    """Whether values depend on each other's entries: no axis keeps the samples apart."""
+    b = Builder(graph.layout)
+    alone = b.finish(value=inline(b, graph, {})[graph.output(value)])
+    return bool(graph.nodes[graph.output(value)].type.axes) and sample_axis(alone) is None
+
+
+def _value_by_value(
+    graph: Graph, inputs: Mapping[str, ArrayLike], values: Objects, dtype: str, value: str
+) -> Floats:
+    """The condition numbers of values that depend on the same entries: one pass for each."""
+    b = Builder(graph.layout)
+    rows = inline(b, graph, {})
+    out = rows[graph.output(value)]
+    seed = b.input("seed", Type("real", out.axes), "seed")
+    sources = {n: rows[i] for n, i in graph.inputs() if graph.nodes[i].type.dtype == "real"}
+    found = pull_back(b, out, seed, list(sources.values()))
+    second = b.finish(**{
+        f"row_{n}": broadcast(b.const(0.0) if row is None else row, *source.axes)
+        for (n, source), row in zip(sources.items(), found, strict=True)
+    })
+    total = np.empty(values.shape, dtype=object)
+    for position in product(*(range(n) for n in values.shape)):
+        one = np.zeros(values.shape)
+        one[position] = 1.0
+        rough = evaluate(second, {**inputs, "seed": one}, bits=4 * ROUGH_BITS, assume=0)
+        total[position] = _contracted(second, rough, inputs, (), graph)[()]
+    return _ratio(total, values, dtype)
 
 
 def _shared(graph: Graph, order: Sequence[str], axes: Sequence[str]) -> bool:
@@ -80,17 +113,30 @@ def condition_gradient(
     """k = max over components c of sum_i |H_ci x_i|, divided by max_c |g_c|, per sample.
 
     ``graph`` has an output ``gradient_NAME``; H is found by differentiating that output once more,
-    one component at a time (all samples at once, since they are independent).
+    one component at a time (all samples at once, where they are independent).
     """
     nodes = dict(graph.inputs())
     order: tuple[str, ...] = graph.nodes[nodes[name]].attr("order")
     sample = [a for a in graph.nodes[graph.output(value)].type.axes if a in order]
-    second = _second(graph, name, prefix, sample)
     array = np.asarray(inputs[name], np.float64)
     dims = _dims(order, [a for a in order if a not in sample], array.ndim)
     size = _gradient_size(graph, inputs, prefix + name, dims, extra)
     size = np.maximum(size, math.log2(FORMATS[dtype].min_normal))
     top = np.full(size.shape, -math.inf)
+    if sample and _mixes(graph, value):
+        second = _second(graph, name, prefix, ())
+        each = max(1, MAX_COMPONENTS // max(1, size.size))
+        parts = list(product(*(range(array.shape[d]) for d in dims)))[:each]
+        for at in product(*(range(n) for n in size.shape)):
+            for part in parts:
+                rest, own = iter(at), dict(zip(dims, part, strict=True))
+                seed = np.zeros(array.shape)
+                seed[tuple(own[d] if d in own else next(rest) for d in range(array.ndim))] = 1.0
+                row = _row(second, {**inputs, "seed": seed}, (), graph, size[at], extra)
+                top[at] = np.fmax(top[at], math.inf if np.isnan(row) else row)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(np.exp2(top - size), dtype=np.float64)
+    second = _second(graph, name, prefix, sample)
     for position in list(product(*(range(array.shape[d]) for d in dims)))[:MAX_COMPONENTS]:
         seed = np.zeros(array.shape)
         where: list[Any] = [slice(None)] * array.ndim
@@ -282,7 +328,8 @@ def _log2(x: balls.Value) -> float:
         return -math.inf
     mantissa, exponent = middle.man_exp()
     size = abs(int(mantissa))
-    return math.log2(size) + float(int(exponent))
+    # exp(1e30) has an exponent that no double holds; its sign and size class are enough here.
+    return math.log2(size) + float(min(max(int(exponent), -(10**300)), 10**300))
 
 
 def _ratio(total: Objects, value: Objects, dtype: str) -> Floats:
