@@ -16,7 +16,7 @@ from lossbridge_jax.native import (
     checked,
     class_of,
     combination_of,
-    compile,
+    compile,  # noqa: A004 - every front door calls it so
     functions_of,
     reduce,
 )
@@ -30,7 +30,7 @@ _classes.update((name, combination_of(made)) for name, made in COMBINATIONS.item
 globals().update(_classes)
 globals().update(_functions)
 
-__all__ = [  # noqa: PLE0604 - the names are strings
+__all__ = [
     "Loss",
     "as_hf",
     "checked",

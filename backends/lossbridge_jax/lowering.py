@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ from lossbridge.ops import OPS
 __all__ = ["LOWERING", "CompactEmitter"]
 
 
-# --- what emitted code calls -----------------------------------------------------------------------
+# --- what emitted code calls ---------------------------------------------------------------------
 # `eject` copies these with the code that calls them, so each stands on its own.
 
 
@@ -97,7 +96,7 @@ def recursion(
     return jnp.moveaxis(carries, 0, axis)
 
 
-# --- the writer ------------------------------------------------------------------------------------
+# --- the writer ----------------------------------------------------------------------------------
 
 
 class CompactEmitter(Emitter):
@@ -245,7 +244,7 @@ def _dtype(node: Node) -> str:
     return {"real": "dt", "int": "jnp.int32", "bool": "jnp.bool_"}[node.type.dtype]
 
 
-# --- entries that are more than a template ---------------------------------------------------------
+# --- entries that are more than a template -------------------------------------------------------
 
 
 def _compact(emitter: Emitter) -> CompactEmitter:

@@ -17,7 +17,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from lossbridge.errors import (
     UnsupportedError,
     listed,
     shown,
+    suggestion,
 )
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.ir import Builder, Graph, inline, is_star
@@ -69,7 +70,7 @@ Array: TypeAlias = Any  # a jax.Array, a tracer, or what jnp.asarray takes
 DType: TypeAlias = Any
 
 
-# --- stages: graphs as functions with their own derivatives ----------------------------------------
+# --- stages: graphs as functions with their own derivatives --------------------------------------
 
 
 def _polished(graph: Graph) -> Graph:
@@ -215,7 +216,7 @@ def _arguments(graph: Graph) -> Callable[..., tuple[Array, ...]]:
     return _stage(verify(stabilise(canonicalise(verify(graph)))))
 
 
-# --- one evaluation: ports and used losses first, then the fused function --------------------------
+# --- one evaluation: ports and used losses first, then the fused function ------------------------
 
 
 class _Run:
@@ -256,20 +257,18 @@ class _Run:
             used = spec.uses[call.port]
             given = dict(zip(call.keys, self._given(call, self.compute), strict=True))
             missing = tuple((k, p.value) for k, p in used.params.items()
-                            if k not in given and k not in dict(call.numbers))
+                            if k not in given and k not in dict(call.numbers)
+                            and p.value is not None)
             inner = _Run(self.name, given, self.lengths, self.ports, self.compute, self.seen)
             return inner(used, (*call.numbers, *missing), Options(), self.compute)
         function: Callable[..., Any] = self.ports[call.port]
-        for position in call.wrt:
-            function = _slope(function, position)
-        result = function(*self._given(call, self.seen))
         port = spec.ports[call.port]
         if port.output.name == "maps" and call.op == "apply":
-            return self._joined(call, result)
-        result = jnp.asarray(result)
-        if call.op == "apply":
-            self._check_port(call, port_axes(port, None), result)
-        return result
+            return self._joined(call, function(*self._given(call, self.seen)))
+        function = self._checked(call, port_axes(port), function)
+        for position in call.wrt:
+            function = _slope(function, position)
+        return function(*self._given(call, self.seen))
 
     def _given(self, call: PortCall, dtype: DType) -> Sequence[Array]:
         if call.passed is not None:
@@ -282,15 +281,23 @@ class _Run:
         found = _arguments(call.arguments)(*arrays)
         return [f.astype(dtype) if jnp.issubdtype(f.dtype, jnp.floating) else f for f in found]
 
-    def _check_port(self, call: PortCall, axes: Sequence[str], result: Array) -> None:
-        if not all(axis in self.lengths for axis in axes):
-            return
-        wanted = tuple(n for axis in axes for n in self.lengths[axis])
-        if tuple(result.shape) != wanted:
-            raise ShapeError(
-                f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
-                f"[{', '.join(axes)}], here {wanted}; let it return result.reshape({wanted})"
-            )
+    def _checked(
+        self, call: PortCall, axes: Sequence[str], function: Callable[..., Any]
+    ) -> Callable[..., Array]:
+        """A port whose result has the shape it was declared with, or else says so."""
+
+        def run(*arguments: Array) -> Array:
+            result = jnp.asarray(function(*arguments))
+            wanted = tuple(n for axis in axes for n in self.lengths.get(axis, (None,)))
+            if None not in wanted and tuple(result.shape) != wanted:
+                raise ShapeError(
+                    f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its "
+                    f"result is [{', '.join(axes)}], here {wanted}; let it return "
+                    f"result.reshape({wanted})"
+                )
+            return result
+
+        return run
 
     def _joined(self, call: PortCall, result: Any) -> Array:
         """Feature maps as one array, each flattened behind the batch."""
@@ -316,7 +323,7 @@ def _slope(function: Callable[..., Any], position: int) -> Callable[..., Any]:
     return jax.grad(lambda *xs: jnp.sum(function(*xs)), argnums=position)
 
 
-# --- the loss --------------------------------------------------------------------------------------
+# --- the loss ------------------------------------------------------------------------------------
 
 
 class _Meta(type):
@@ -526,8 +533,8 @@ class Loss(metaclass=_Meta):
         if not isinstance(given, Mapping) or set(given) != set(spec.weights):
             what = sorted(given) if isinstance(given, Mapping) else given
             raise ArgumentError(
-                f"{name} has the trainable weights {listed(spec.weights)}, but params={shown(what)} "
-                f"was given; write params = loss.init(key), then {frontdoor.call_text(spec, 'jax')}"
+                f"{name} has the trainable weights {listed(spec.weights)}, but "
+                f"params={shown(what)} was given; write params = loss.init(key), then {frontdoor.call_text(spec, 'jax')}"
             )
         for key, weight in spec.weights.items():
             values[key], kinds[key] = _as_array(given[key]), weight.kind
@@ -535,7 +542,7 @@ class Loss(metaclass=_Meta):
     def _over_tree(self, spec: Spec, call: Call) -> Any:
         """A penalty on parameters: over all leaves of a pytree."""
         bound = self._bound
-        (name, kind), = spec.inputs.items()
+        (name,) = spec.inputs
         if call.sample_weight is not None or call.mask is not None:
             raise UnsupportedError(f"{bound.form.name} runs over parameters, which have no samples "
                                    "to weigh or mask; pass the leaves that count")
@@ -593,11 +600,11 @@ def _is_array(x: Any) -> bool:
 
 def _frozen(value: Any) -> Any:
     """An array hyperparameter as an array of ours, which nobody changes afterwards."""
-    if isinstance(value, jax.Array) or not _is_array(value) and not isinstance(value, list):
+    if isinstance(value, jax.Array) or (not _is_array(value) and not isinstance(value, list)):
         return value
     copy = np.array(value)
-    if copy.dtype == np.float64 and not jax.config.jax_enable_x64:
-        copy = copy.astype(np.float32)
+    if copy.dtype == np.float64:
+        copy = copy.astype(jax.dtypes.canonicalize_dtype(np.float64))  # as JAX would hold it
     copy.setflags(write=False)
     return copy
 
@@ -655,7 +662,7 @@ def _hyperparameter(
     if not fits:
         raise ShapeError(f"{name}: {key} is {kind}, here of shape {wanted}, but its shape is "
                          f"{x.shape}")
-    return jnp.broadcast_to(x, wanted)  # type: ignore[arg-type]
+    return jnp.broadcast_to(x, wanted)
 
 
 def _initial(rule: str | float, key: jax.Array, shape: tuple[int, ...], dtype: DType) -> jax.Array:
@@ -673,7 +680,7 @@ def _initial(rule: str | float, key: jax.Array, shape: tuple[int, ...], dtype: D
     return known[rule](key, shape, dtype)
 
 
-# --- labels out of range ---------------------------------------------------------------------------
+# --- labels out of range -------------------------------------------------------------------------
 
 
 def _check_labels(
@@ -697,7 +704,7 @@ def _check_labels(
         # What was given, not what JAX made of it: without x64 it wraps int64 to int32.
         labels = given[key] if isinstance(given[key], np.ndarray) else values[key]
         message = (
-            f"{bound.form.name}: {key} is {kind}, so it lies from 0 to {size} - 1"  # type: ignore[operator]
+            f"{bound.form.name}: {key} is {kind}, so it lies from 0 to {size} - 1"
             + ("" if ignored is None else f" or is ignore_index={ignored}")
         )
         report(message, (labels, size, ignored, counted), key)
@@ -752,15 +759,16 @@ def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
     return checkify.checkify(run, errors=checkify.user_checks)
 
 
-# --- making classes and functions ------------------------------------------------------------------
+# --- making classes and functions ----------------------------------------------------------------
 
 MODULE = "lossbridge.jax"
 
 
 def class_of(form: Form) -> type[Loss]:
     """The public class of a loss."""
-    return _Meta(form.name, (Loss,), {"__slots__": (), "__module__": MODULE, "form": form,
-                                      "__qualname__": form.name})
+    made: Any = _Meta(form.name, (Loss,), {"__slots__": (), "__module__": MODULE, "form": form,
+                                           "__qualname__": form.name})
+    return cast("type[Loss]", made)
 
 
 class CombinedLoss(Loss):
@@ -817,13 +825,12 @@ class CombinedLoss(Loss):
         params = dict(kwargs.pop("params", None) or {})
         step = kwargs.pop("step", None)
         below = params.pop("children", {})
-        positional: dict[str, tuple[Any, ...]] = {n: () for n in self._children}
+        positional: dict[str, tuple[Any, ...]] = dict.fromkeys(self._children, ())
         named: dict[str, dict[str, Any]] = {n: {} for n in self._children}
         own: dict[str, Any] = {}
-        uses = [n for n in self._children]
         for key, value in kwargs.items():
             # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
-            child = next((n for n in sorted(uses, key=len, reverse=True)
+            child = next((n for n in sorted(self._children, key=len, reverse=True)
                           if key.startswith(f"{n}_")), None)
             if key in named and isinstance(value, Mapping):
                 named[key].update(value)
@@ -867,10 +874,11 @@ class CombinedLoss(Loss):
 
 def combination_of(combination: Combination) -> type[CombinedLoss]:
     """The public class of a combination."""
-    return _Meta(combination.name, (CombinedLoss,), {
+    made: Any = _Meta(combination.name, (CombinedLoss,), {
         "__slots__": (), "__module__": MODULE, "combination": combination,
         "__qualname__": combination.name, "_doc": combination.doc,
     })
+    return cast("type[CombinedLoss]", made)
 
 
 class _Compiled(Loss):
@@ -880,7 +888,7 @@ class _Compiled(Loss):
     _doc = "An instance made from a specification."
 
 
-def compile(source: Any, **params: Any) -> Loss:
+def compile(source: Any, **params: Any) -> Loss:  # noqa: A001 - every front door calls it so
     """An instance of any loss: a specification, a defined function, or a path to a file."""
     return _settled(frontdoor.as_form(source), **params)
 
@@ -935,8 +943,18 @@ class _Function:
         if not self._form.has_axis and kwargs.get("axis") == -1:
             kwargs.pop("axis")
         call = {}
+        spec = self._form.definitions[0].spec
+        known = {*spec.inputs, *spec.ports, *frontdoor.aliases(spec, "jax"),
+                 *frontdoor.CALL_KEYWORDS, "where", "params"}
         for name, value in kwargs.items():
-            (settings if name in self._own else call)[name] = value
+            if name in self._own:
+                settings[name] = value
+            elif name in known:
+                call[name] = value
+            else:
+                options = [*self.__signature__.parameters]
+                raise ArgumentError(f"{self.__name__} has no argument {shown(name)}; its arguments "
+                                    f"are {listed(options)}{suggestion(name, options)}")
         try:
             loss = self._cached(**settings)
         except TypeError as error:
@@ -960,7 +978,8 @@ def _identity_loss() -> Spec:
     from lossbridge.spec import loads
 
     return loads(b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
-                 b'"inputs": {"values": "real[*batch]"}, "body": ["value = values"]}')
+                 b'"inputs": {"values": "real[*batch]"}, "yields": "per_element", '
+                 b'"body": ["value = values"]}')
 
 
 def reduce(
@@ -1006,7 +1025,7 @@ def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
     return hf_loss
 
 
-# --- a loss as a file of its own ---------------------------------------------------------------------
+# --- a loss as a file of its own -----------------------------------------------------------------
 
 _EJECTED = '''
 

@@ -19,7 +19,7 @@ from lossbridge.frontdoor import forms
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 from lossbridge_jax.lowering import LOWERING
-from lossbridge_jax.native import Loss, compile
+from lossbridge_jax.native import Loss, compile  # noqa: A004 - every front door calls it so
 from lossbridge_jax.train import train
 
 __all__ = ["PROBE", "wide"]
@@ -181,8 +181,9 @@ class _Probe:
         for name, weight in spec.weights.items():
             shape = np.shape((weights or {}).get(name, ()))
             for axis, n in zip(weight.kind.axes, shape, strict=False):
-                if isinstance(weight.sizes[axis], str):
-                    sizes[weight.sizes[axis]] = n
+                size = weight.sizes[axis]
+                if isinstance(size, str):
+                    sizes[size] = n
         settings = {"reduction": reduction, **sizes, **params}
         if normalizer is not None:
             settings["normalizer"] = normalizer
@@ -214,7 +215,7 @@ class _Lazily:
         self._made: dict[bool, Loss] = {}
 
     def __call__(self, **inputs: Any) -> Any:
-        doubled = bool(jax.config.jax_enable_x64)
+        doubled = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
         if doubled not in self._made:
             self._made[doubled] = compile(self._spec, **self._settings)
         return self._made[doubled](**inputs)
