@@ -1,34 +1,19 @@
-"""The PyTorch backend: lowering table, wrapper and probe.
-
-The classes come from the catalogue; making them traces nothing.
-"""
+"""The PyTorch backend: lowering table, wrapper and probe."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lossbridge.combine import COMBINATIONS
 from lossbridge.frontdoor import forms, nearest_name
-from lossbridge_torch.native import (
-    Loss,
-    as_hf,
-    class_of,
-    combination_class,
-    compile,
-    reduce,
-)
+from lossbridge_torch.native import Loss, as_hf, class_of, compile, reduce
 
-_CLASSES: dict[str, Any] = {
-    **{name: class_of(form) for name, form in forms().items()},
-    **{name: combination_class(c) for name, c in COMBINATIONS.items()},
-}
+_CLASSES = {name: class_of(form) for name, form in forms().items()}
 globals().update(_CLASSES)
 
-__all__ = ["Loss", "as_hf", "compile", "reduce", *_CLASSES]
+__all__ = [*_CLASSES, "Loss", "as_hf", "compile", "reduce"]  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:
     raise AttributeError(
-        f"lossbridge.torch has no {name!r}{nearest_name(name, _CLASSES)}; every class is listed by "
-        "`lossbridge list`"
+        f"module 'lossbridge.torch' has no attribute {name!r}{nearest_name(name, _CLASSES)}"
     )
