@@ -338,6 +338,8 @@ def _put(emitter: Emitter, node: Node, x: list[str]) -> str:
     e, axis = _compact(emitter), node.attr("axis")
     table, index, value = (e.axes(a) for a in node.args)
     rest = [a for a in table if a != axis]
+    if node.args[1] in e.static:
+        x = [x[0], f"jnp.asarray({x[1]}, jnp.int32)", x[2]]
     if table == node.type.axes and list(index) == rest and axis not in value:
         new = x[2] if node.args[2] in e.static else e.expanded(x[2], value, rest)
         return f"placed({x[0]}, {x[1]}, {new}, {e.place(table, axis)})"

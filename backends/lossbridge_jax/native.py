@@ -534,7 +534,8 @@ class Loss(metaclass=_Meta):
             what = sorted(given) if isinstance(given, Mapping) else given
             raise ArgumentError(
                 f"{name} has the trainable weights {listed(spec.weights)}, but "
-                f"params={shown(what)} was given; write params = loss.init(key), then {frontdoor.call_text(spec, 'jax')}"
+                f"params={shown(what)} was given; write params = loss.init(key), then "
+                f"{frontdoor.call_text(spec, 'jax')}"
             )
         for key, weight in spec.weights.items():
             values[key], kinds[key] = _as_array(given[key]), weight.kind

@@ -267,6 +267,18 @@ def test_j9_a_schedule_is_an_argument() -> None:
         loss(near=(x, y), far=(x, y))
 
 
+def test_j9_attention_weighs_by_scores_given_at_the_call() -> None:
+    loss = L.AttentionWeightedLoss({"near": L.MSELoss(), "far": L.L1Loss()})
+
+    def run(scores: Any) -> Any:
+        zero = jnp.zeros(2)
+        return loss(near=(zero + 1.0, zero), far=(zero + 3.0, zero), scores=scores)
+
+    # Values 1 and 3 with weights 1/2 each: the mean is 2, its slope (1/4)(1 - 3) and back.
+    assert run(jnp.zeros(2)) == 2.0
+    np.testing.assert_allclose(jax.grad(run)(jnp.zeros(2)), [-0.5, 0.5], rtol=1e-6)
+
+
 # --- J6: sharded arrays --------------------------------------------------------------------------
 
 SHARDED = """
