@@ -452,17 +452,17 @@ def _d_reject(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 def _d_norm_difference(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     axes = out.node.attr("axes")
-    return g * normalize(args[0], *axes), -(g * normalize(args[1], *axes)), None
+    return g * normalize(args[0], *axes), -(g * normalize(args[1], *axes))
 
 
 def _d_abs_difference(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
-    return g * sign(args[0]), -(g * sign(args[1])), None
+    return g * sign(args[0]), -(g * sign(args[1]))
 
 
 def _d_normalize_difference(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     axes = out.node.attr("axes")
     u, v = (normalize(x, *axes) for x in args[:2])
-    return _d_normalize([args[0]], u, g)[0], _d_normalize([args[1]], v, -g)[0], None
+    return _d_normalize([args[0]], u, g)[0], _d_normalize([args[1]], v, -g)[0]
 
 
 def _d_p_norm(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -757,24 +757,40 @@ def _x_reject(x: Expr, u: Expr, axes: tuple[str, ...]) -> Expr:
     return once - u * sum(once * u, *axes)
 
 
-def _x_abs_difference(x: Expr, y: Expr, d: Expr) -> Expr:
+def _apart(x: Expr, y: Expr) -> Expr:
+    """x - y without what both are made of: (a - b + e) - (a - c + e) as c - b."""
+    a, b = ([Expr(v.builder, k) for k in v.node.args] for v in (x, y))
+    if x.node.op == y.node.op == "add":
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            if a[i].index == b[j].index:
+                return _apart(a[1 - i], b[1 - j])
+    if x.node.op == y.node.op == "sub":
+        if a[0].index == b[0].index:
+            return _apart(b[1], a[1])
+        if a[1].index == b[1].index:
+            return _apart(a[0], b[0])
+    return x - y
+
+
+def _x_abs_difference(x: Expr, y: Expr) -> Expr:
+    d = _apart(x, y)
     return where((x > 0.0) & (y > 0.0), d, where((x < 0.0) & (y < 0.0), -d, abs_(x) - abs_(y)))
 
 
-def _x_norm_difference(x: Expr, y: Expr, d: Expr, axes: tuple[str, ...]) -> Expr:
+def _x_norm_difference(x: Expr, y: Expr, axes: tuple[str, ...]) -> Expr:
     # (|x|^2 - |y|^2) / (|x| + |y|), component by component: |x| - |y| loses what x and y share.
     a, b = norm(x, *axes), norm(y, *axes)
     half = 0.5 * a + 0.5 * b
     weight = (0.5 * abs_(x) + 0.5 * abs_(y)) / where((half == 0.0) | (half == INF), 1.0, half)
-    return where(half == INF, a - b, sum(_x_abs_difference(x, y, d) * weight, *axes))
+    return where(half == INF, a - b, sum(_x_abs_difference(x, y) * weight, *axes))
 
 
-def _x_normalize_difference(x: Expr, y: Expr, d: Expr, axes: tuple[str, ...]) -> Expr:
+def _x_normalize_difference(x: Expr, y: Expr, axes: tuple[str, ...]) -> Expr:
     # x/|x| - y/|y| = (x - y - (|x| - |y|) y/|y|) / |x|, dividing by the larger norm. Components of
     # opposite sign do not cancel.
     a, b = norm(x, *axes), norm(y, *axes)
     u, v = normalize(x, *axes), normalize(y, *axes)
-    apart = d - where(a > b, v, u) * norm_difference(x, y, d, *axes)
+    apart = _apart(x, y) - where(a > b, v, u) * norm_difference(x, y, *axes)
     together = ((x > 0.0) & (y > 0.0)) | ((x < 0.0) & (y < 0.0))
     return where(together, apart / _safe_denominator(maximum(a, b)), u - v)
 
@@ -1004,13 +1020,13 @@ _ROWS = (
     Op("reject", ("value", "value", "axes"), _keep_all,
        "what of x is across the unit vector u: x - u sum(x u)", _d_reject, attrs=("axes",),
        elementwise=False, expand=_x_reject),
-    Op("abs_difference", V3, REAL, "|x| - |y|, where z is x - y computed more accurately",
+    Op("abs_difference", V2, REAL, "|x| - |y|, accurate where x and y share a term",
        _d_abs_difference, expand=_x_abs_difference),
-    Op("norm_difference", ("value", "value", "value", "axes"), _reduce_all("norm_difference"),
-       "|x| - |y|, where z is x - y computed more accurately", _d_norm_difference,
-       attrs=("axes",), elementwise=False, expand=_x_norm_difference),
-    Op("normalize_difference", ("value", "value", "value", "axes"), _keep_all,
-       "x / |x| - y / |y|, where z is x - y computed more accurately", _d_normalize_difference,
+    Op("norm_difference", ("value", "value", "axes"), _reduce_all("norm_difference"),
+       "|x| - |y|, accurate where x and y share a term", _d_norm_difference, attrs=("axes",),
+       elementwise=False, expand=_x_norm_difference),
+    Op("normalize_difference", ("value", "value", "axes"), _keep_all,
+       "x / |x| - y / |y|, accurate where x and y share a term", _d_normalize_difference,
        attrs=("axes",), elementwise=False, expand=_x_normalize_difference),
     Op("restate", V2, REAL, "x, whose gradient is that of y: two forms of one quantity",
        lambda a, o, g: (None, g), expand=lambda x, y: x, bounds=lambda a, b: a),
@@ -1292,9 +1308,9 @@ def reject(x: Operand, u: Operand, *axes: str) -> Expr:
     return _apply("reject", x, u, axes=axes)
 
 
-def norm_difference(x: Operand, y: Operand, z: Operand, *axes: str) -> Expr:
+def norm_difference(x: Operand, y: Operand, *axes: str) -> Expr:
     """|x| - |y|, where z is x - y computed more accurately."""
-    return _apply("norm_difference", x, y, z, axes=axes)
+    return _apply("norm_difference", x, y, axes=axes)
 
 
 def restate(x: Operand, y: Operand) -> Expr:

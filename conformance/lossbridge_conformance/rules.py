@@ -543,9 +543,9 @@ def _reject(frame: Frame, node: Node, x: Objects, u: Objects) -> Objects:
 
 
 def _difference_of(function: Function) -> Function:
-    """f(x) - f(y); the third operand is x - y once more, for those who cannot subtract exactly."""
+    """f(x) - f(y)."""
 
-    def apply(frame: Frame, node: Node, x: Objects, y: Objects, z: Objects) -> Objects:
+    def apply(frame: Frame, node: Node, x: Objects, y: Objects) -> Objects:
         found: Objects = _subtract(function(frame, node, x), function(frame, node, y))
         return found
 

@@ -70,6 +70,8 @@ def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
         attrs = {**dict(value.node.attrs), "body": done}
         return value.builder.op("scan", *(Expr(value.builder, a) for a in value.node.args), **attrs)
 
+    # A stated gradient has been used by now; what it was computed from need not be emitted.
+    steps["attach_gradient"] = (lambda value: Expr(value.builder, value.node.args[0]),)
     if "sigmoid" in steps:
         steps["sigmoid"] = (_one_sided_sigmoid, *steps["sigmoid"])
     # Products with a softmax before what they are made of is expanded.
