@@ -516,9 +516,11 @@ def _d_softmax_others(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | N
 
 def _d_logistic_nll(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     x, target = args
+    # Not sigmoid(x) - target, which is 0 at x = 20, target 1 in float32. The smaller of the two
+    # sigmoids is chosen, not made from |x|, whose derivative at 0 would make the second one 0 there.
     step = indicator(x > 0.0)
-    # Not sigmoid(x) - target, which is 0 at x = 20, target 1 in float32.
-    return g * ((step - target) - (2.0 * step - 1.0) * sigmoid(-abs_(x))), -(g * x)
+    small = where(x > 0.0, sigmoid(-x), sigmoid(x))
+    return g * ((step - target) - (2.0 * step - 1.0) * small), -(g * x)
 
 
 def _d_rename(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
-from lossbridge.frontdoor import Bound
+from lossbridge.frontdoor import Bound, has_class_axis
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 from lossbridge_torch import native
+from lossbridge_torch.ejected import eject, source
 from lossbridge_torch.lowering import LOWERING
 from lossbridge_torch.train import train
 
@@ -132,7 +133,9 @@ def _port(given: Any, kind: torch.dtype) -> Callable[..., Any]:
     run = load(emit(graph, LOWERING, "port"), LOWERING, "port")
     names = [name for name, _ in graph.inputs()]
     compute = torch.promote_types(kind, torch.float32)
-    constants = {name: torch.tensor(np.asarray(x)).to(compute) for name, x in given.constants.items()}
+    constants = {
+        name: torch.tensor(np.asarray(x)).to(compute) for name, x in given.constants.items()
+    }
 
     def port(*arguments: Tensor) -> Any:
         values = {**constants, **dict(zip(given.arguments, arguments, strict=True))}
@@ -158,11 +161,11 @@ class _Probe:
 
     def source(self, bound: Bound) -> str:
         """The emitted source of a loss."""
-        return native.source(bound)
+        return source(bound)
 
     def eject(self, bound: Bound, name: str) -> str:
         """A stand-alone file of a loss."""
-        return native.eject(bound, name)
+        return eject(bound, name)
 
     def subject(
         self,
@@ -185,7 +188,7 @@ class _Probe:
         settings: dict[str, Any] = {"reduction": reduction, **sizes}
         if normalizer is not None:
             settings["normalizer"] = normalizer
-        if native.frontdoor.has_class_axis(spec.inputs):
+        if has_class_axis(spec.inputs):
             settings["axis"] = -1  # the suite's arrays lie as the specification declares them
 
         def make(kind: torch.dtype) -> Callable[..., Any]:

@@ -28,7 +28,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lossbridge.errors import ArgumentError, LossbridgeError, OutputError, suggestion
+from lossbridge.errors import (
+    ArgumentError,
+    BackendUnavailable,
+    LossbridgeError,
+    OutputError,
+    suggestion,
+)
 from lossbridge.frontdoor import Form, as_form, forms
 from lossbridge.ir import Graph
 from lossbridge.kinds import Kind
@@ -427,6 +433,8 @@ def _judge(subject: Subject, call: cases.Call, quantity: str, answer: Mapping[st
             continue
         accepted = [] if truth.accepted is None else [truth.accepted[name]]
         got = _where_defined(subject, call, truth, got, rounded.value)
+        # What lies below half the least subnormal is 0, and no definition states that zero's sign.
+        got = np.where((got == 0.0) & (rounded.value == 0.0), rounded.value, got)
         if quantity == "value":
             judged = measure.judge_value(
                 got, rounded, condition=truth.conditions["value"], accepted=accepted)
@@ -466,7 +474,8 @@ def _where_defined(
     """
     if call.sample_axis is None:
         infinite = np.asarray(any(np.isinf(x).any() for x in call.inputs.values()))
-        undefined = infinite & np.isnan(truth.rounded["value"].value).any()
+        undefined = infinite & (
+            np.isnan(truth.rounded["value"].value).any() | np.isnan(expected).any())
         return np.where(undefined, expected, got)
     kinds = {**subject.spec.inputs, **{n: w.kind for n, w in subject.spec.weights.items()}}
     count = len(call.ids)
@@ -482,13 +491,14 @@ def _where_defined(
     value = truth.rounded["value"].value
     place = _value_axes(subject).index(call.sample_axis)
     nowhere = np.isnan(np.moveaxis(value, place, 0).reshape(count, -1)).any(axis=1)
-    undefined = infinite & ~poisoned & nowhere
     # Every array of a call has the samples along one dimension: that of their number.
+    at = next((d for d, n in enumerate(got.shape) if n == count), None)
+    if at is None:
+        return got
+    nowhere |= np.isnan(np.moveaxis(expected, at, 0).reshape(count, -1)).any(axis=1)
+    undefined = infinite & ~poisoned & nowhere
     shape = [1] * got.ndim
-    for d, n in enumerate(got.shape):
-        if n == count:
-            shape[d] = count
-            break
+    shape[at] = count
     return np.where(undefined.reshape(shape), expected, got)
 
 
@@ -844,6 +854,11 @@ def measure_all(
     available = {name: _modes(name) for name in wanted if name in probes}
     present = {name: modes for name, modes in available.items() if modes is not None}
     missing = [name for name in wanted if name not in present]
+    if not present:
+        raise BackendUnavailable(
+            f"nothing was measured: {', '.join(wanted) or 'no platform'} is not installed here; "
+            f"registered are {', '.join(sorted(probes)) or 'none'}"
+        )
     dtypes = tuple(dtypes) or DTYPES
     try:
         out.mkdir(parents=True, exist_ok=True)
