@@ -329,9 +329,8 @@ def _scaled(spec: Spec, numbers: Numbers, options: Options, native: frozenset[st
     named = {name: values[index] for name, index in graph.outputs}
     divisor = named.pop("divisor")
     del named["total"]
-    scale = 1.0 / divisor
-    if spec.empty == "zero":
-        scale = ops.where(divisor == 0.0, 0.0, scale)
+    # Where nothing counts, the mean is NaN but what was selected away has no gradient: 0, not 0 inf.
+    scale = ops.where(divisor == 0.0, 0.0, 1.0 / divisor)
     value = named.pop("value")
     return verify(guard(legalise(_polish(b.finish(value=value, scale=scale, **named)), native)))
 
