@@ -40,7 +40,7 @@ JOBS: dict[str, list[list[str]]] = {
     "lint": [["-m", "ruff", "format", "--check", "."], ["-m", "ruff", "check", "."]],
     "types": [["-m", "mypy"], ["-m", "pyright"]],
     "regen": [["tools/regen.py"]],
-    "bench": [["-m", "lossbridge_conformance.bench"]],
+    "bench": [["benchmarks/bench.py"]],
 }
 
 

@@ -49,6 +49,29 @@ def _results_schema() -> str:
     return results_schema_text()
 
 
+def _fixture(id: str) -> Callable[[], str]:
+    def produce() -> str:
+        from lossbridge.catalogue import catalogue
+        from lossbridge_conformance.cases import write_fixtures
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "cases.json"
+            write_fixtures(catalogue()[id].spec, path)
+            return path.read_text("ascii")
+
+    return produce
+
+
+def _fixtures() -> tuple[Row, ...]:
+    """The stored cases of every loss: a new loss brings a row of its own."""
+    from lossbridge.catalogue import catalogue
+
+    return tuple(
+        (f"conformance/lossbridge_conformance/fixtures/{id}.json", _fixture(id))
+        for id in catalogue()
+    )
+
+
 GENERATED: tuple[Row, ...] = (
     ("backends/lossbridge_torch/__init__.pyi", _stub("torch")),
     ("backends/lossbridge_keras/__init__.pyi", _stub("keras")),
@@ -56,6 +79,7 @@ GENERATED: tuple[Row, ...] = (
     ("docs/call-forms.md", _call_forms),
     ("lossbridge/schema/spec-v1.json", _spec_schema),
     ("conformance/lossbridge_conformance/schema/results-v1.json", _results_schema),
+    *_fixtures(),
 )
 
 

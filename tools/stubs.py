@@ -75,7 +75,7 @@ STYLES: Mapping[str, Style] = {
         imports="import jax",
         array="ArrayLike",
         base="Hashable",
-        common="    def init(self, key: jax.Array) -> Any: ...\n",
+        common="    def __hash__(self) -> int: ...\n    def init(self, key: jax.Array) -> Any: ...\n",
         functions=(
             "def as_hf(loss: Any, shift_labels: bool = ...) -> Callable[..., jax.Array]: ...\n"
             "def checked(loss: Any) -> Callable[..., Any]: ...\n"

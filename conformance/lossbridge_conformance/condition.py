@@ -21,11 +21,12 @@ from lossbridge.passes.differentiate import pull_back
 from lossbridge_conformance import balls
 from lossbridge_conformance.cases import sample_axis
 from lossbridge_conformance.formats import FORMATS, Floats
-from lossbridge_conformance.oracle import LIMIT_BITS, OracleResult, evaluate
+from lossbridge_conformance.oracle import OracleResult, evaluate
 from lossbridge_conformance.rules import Function, Objects, lift, objects
 
 ROUGH_BITS = 256  # a condition number needs few correct bits, but its parts may cancel
-MAX_COMPONENTS = 64  # rows of a Hessian that are looked at; more do not change a maximum by much
+MOST_BITS = 1024  # what is still unknown then excuses nothing
+MAX_COMPONENTS = 8  # rows of a Hessian that are looked at; fewer excuse less, never more
 
 
 def condition_value(
@@ -163,7 +164,7 @@ def _gradient_size(
         size = np.asarray(np.max(_logs(found), axis=dims, initial=-math.inf))
         # A component matters, and must be known, unless it is far below the largest.
         blurred = ~_elementwise(_good, found) & (_logs(found, upper=True) > _spaced(size, dims) - 4)
-        if not blurred.any() or bits >= LIMIT_BITS:
+        if not blurred.any() or bits >= MOST_BITS:
             return np.where(blurred.any(axis=dims), math.nan, size)
         bits *= 4
 
@@ -208,7 +209,7 @@ def _row(
         total = _contracted(second, found, inputs, sample, graph)
         # Below the gradient itself the quotient is under 1, and no number under 1 is used.
         blurred = ~_elementwise(_good, total) & ~(_logs(total, upper=True) < size)
-        if not blurred.any() or bits >= LIMIT_BITS:
+        if not blurred.any() or bits >= MOST_BITS:
             return np.where(blurred, math.nan, _logs(total))
         bits *= 4
 
