@@ -24,17 +24,17 @@ Row: TypeAlias = tuple[str, Callable[[], str]]
 
 def _stub(platform: str) -> Callable[[], str]:
     def produce() -> str:
-        import stubs
+        from stubs import stub
 
-        return stubs.stub(platform)
+        return stub(platform)
 
     return produce
 
 
 def _call_forms() -> str:
-    import stubs
+    from stubs import call_forms
 
-    return stubs.call_forms()
+    return call_forms()
 
 
 def _spec_schema() -> str:

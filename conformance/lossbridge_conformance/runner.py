@@ -492,13 +492,13 @@ def _where_defined(
     place = _value_axes(subject).index(call.sample_axis)
     nowhere = np.isnan(np.moveaxis(value, place, 0).reshape(count, -1)).any(axis=1)
     # Every array of a call has the samples along one dimension: that of their number.
-    at = next((d for d, n in enumerate(got.shape) if n == count), None)
-    if at is None:
+    along = next((d for d, n in enumerate(got.shape) if n == count), None)
+    if along is None:
         return got
-    nowhere |= np.isnan(np.moveaxis(expected, at, 0).reshape(count, -1)).any(axis=1)
+    nowhere |= np.isnan(np.moveaxis(expected, along, 0).reshape(count, -1)).any(axis=1)
     undefined = infinite & ~poisoned & nowhere
     shape = [1] * got.ndim
-    shape[at] = count
+    shape[along] = count
     return np.where(undefined.reshape(shape), expected, got)
 
 
@@ -528,6 +528,11 @@ def _half(subject: Subject, call: cases.Call, quantity: str, dtype: str,
             tally.worst = FORMATS[dtype].width
             tally.fail("FAIL", f"{name} {list(where)} is {got[where].hex()}, and float32's "
                                f"{wide[where].hex()} rounds to {wanted[where].hex()}", call.ids[0])
+
+
+def _status(word: str) -> Any:
+    """One of the words of the results format."""
+    return word
 
 
 def _kind(spec: Spec, name: str) -> Kind:
@@ -577,7 +582,7 @@ def _cell(subject: Subject, platform: str, mode: str, dtype: str, quantity: str,
     return Cell(
         id=cell_id("stability", subject.spec.id, platform, mode, dtype, quantity, stratum),
         track="stability", loss=subject.spec.id, class_=subject.class_, platform=platform,
-        mode=mode, dtype=dtype, quantity=quantity, stratum=stratum, status=tally.status,
+        mode=mode, dtype=dtype, quantity=quantity, stratum=stratum, status=_status(tally.status),
         bits=tally.worst if tally.worst >= 0.0 else None,
         median_bits=judged[len(judged) // 2] if judged else None,
         condition=tally.condition if tally.condition is not None and math.isfinite(
@@ -656,7 +661,7 @@ def _pair(
                            quantity, "practical"),
                 track="agreement", loss=subject.spec.id, class_=subject.class_,
                 platform=f"{first} / {second}", mode="", dtype=dtype, quantity=quantity,
-                stratum="practical", status=tally.status,
+                stratum="practical", status=_status(tally.status),
                 bits=tally.worst if tally.worst >= 0 else None, median_bits=None, condition=None,
                 bound=bound, cases=len(tally.judged), worst_case=tally.worst_case,
                 detail=tally.detail,
@@ -761,7 +766,7 @@ def _contract(platform: str, mode: str, subjects: Sequence[Subject],
             yield Cell(
                 id=cell_id("contract", subject.spec.id, platform, mode, "float64", check, ""),
                 track="contract", loss=subject.spec.id, class_=subject.class_, platform=platform,
-                mode=mode, dtype="float64", quantity=check, stratum="", status=status, bits=None,
+                mode=mode, dtype="float64", quantity=check, stratum="", status=_status(status), bits=None,
                 median_bits=None, condition=None, bound=None, cases=1, worst_case=None,
                 detail=detail,
             )
