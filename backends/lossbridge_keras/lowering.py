@@ -162,6 +162,13 @@ def _take(
     n = _length(x, dim)
     # Clipped, since a gather outside raises on a CPU and gives 0 on a GPU.
     safe = tf.maximum(tf.minimum(index, n - 1), 0)
+    if dim == rank - 1 and not only_x and not only_i:
+        # One entry of each row: gathered from the flat array, which is several times as fast.
+        # In int64: 32768 rows of 131072 classes are more entries than int32 counts.
+        rows = tf.cast(tf.reshape(safe, [-1]), tf.int64)
+        start = tf.range(tf.cast(_length(rows, 0), tf.int64)) * tf.cast(n, tf.int64)
+        values = tf.reshape(tf.gather(tf.reshape(x, [-1]), rows + start), _shape(index))
+        return _checked(values, safe, index)
     values = tf.gather(
         _drop(_transpose(x, [*shared, dim, *only_x, *absent]),
               tuple(range(len(shared) + 1 + len(only_x), rank))),
@@ -174,6 +181,11 @@ def _take(
     found = [*shared, *only_i, *only_x]
     values = _transpose(values, [found.index(d) for d in sorted(found)])
     values = _insert(values, tuple(d for d in range(rank) if d not in found), rank)
+    return _checked(values, safe, index)
+
+
+def _checked(values: Any, safe: Any, index: Any) -> Any:
+    """What was found at clipped indices, NaN where clipping changed them."""
     if not values.dtype.is_floating:
         return values
     return tf.where(tf.equal(safe, index), values, tf.constant(math.nan, values.dtype))
@@ -242,7 +254,8 @@ def _advance(step: Any, k: Any, carry: Any, rows: Any, at: Any) -> Any:
 
 HELPERS: tuple[Callable[..., Any], ...] = (
     _compute_dtype, _as, _ratio, _larger, _choose, _length, _count, _shape, _positive, _insert, _drop,
-    _full_rank, _broadcast, _iota, _shift, _transpose, _rename, _take, _dot, _scan, _advance,
+    _full_rank, _broadcast, _iota, _shift, _transpose, _rename, _take, _checked, _dot, _scan,
+    _advance,
 )
 
 
@@ -410,7 +423,7 @@ def _literal(value: float | int | bool) -> str:
 TABLE: dict[str, Any] = {
     "neg": "(-{0})",
     **{op: _tensors(f"tf.math.{op}({{0}})")
-       for op in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "sin", "cos", "sigmoid")},
+       for op in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "sin", "cos")},
     **{op: f"({{0}} {symbol} {{1}})" for op, symbol in STATIC_ARITHMETIC.items()
        if op not in ("eq", "ne")},
     # Not `==`: on tensors it may compare identities, depending on a global switch.
@@ -447,7 +460,6 @@ LOWERING = Lowering(
     imports=("import tensorflow as tf",),
     namespace={"tf": tf, "math": math},
     helpers=HELPERS,
-    native=frozenset({"sigmoid"}),
     literal=_literal,
     prologue=_prologue,
     transpose="tf.transpose({0}, {1})",

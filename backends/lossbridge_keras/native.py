@@ -77,6 +77,12 @@ DType = Any
 # --- kernels: emitted functions behind a custom gradient ------------------------------------------
 
 
+# A function pays for an array (in a graph TensorFlow works in place) and for many ops, each of which
+# costs an eager call 5 microseconds; below both, its own 70 microseconds lose.
+MANY_ELEMENTS = 1 << 14
+MANY_ROWS = 24
+
+
 class Kernel:
     """One loss under one set of options: a function of tensors with a stated gradient.
 
@@ -90,7 +96,8 @@ class Kernel:
         self.real = frozenset(prepared.differentiable)
         self._functions: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {}
         self._differentiable: dict[tuple[tuple[str, ...], Any, Any], Callable[..., Any]] = {}
-        self._value = self.function("plain", ())
+        self._long: dict[tuple[str, tuple[str, ...]], bool] = {}
+        self._graphs: dict[Any, Callable[..., Any]] = {}
 
     def graph(self, form: str, wrt: tuple[str, ...]) -> Graph:
         """The graph of one of the plan's forms."""
@@ -117,19 +124,35 @@ class Kernel:
             self._functions[key] = found
         return self._functions[key]
 
+    def run(self, form: str, wrt: tuple[str, ...], xs: Sequence[Tensor]) -> Any:
+        """The emitted function's outputs; of a large eager call, by a graph of its own."""
+        form_key = (form, wrt)
+        function = self._functions.get(form_key) or self.function(form, wrt)
+        if not tf.executing_eagerly():
+            return function(*xs)
+        if form_key not in self._long:
+            self._long[form_key] = len(self.graph(form, wrt).nodes) > MANY_ROWS
+        if not self._long[form_key] and all(x.shape.num_elements() <= MANY_ELEMENTS for x in xs):
+            return function(*xs)
+        # One function for each rank: tracing less often would make the rank unknown too.
+        key = (form, wrt, *(x.shape.rank for x in xs))
+        if key not in self._graphs:
+            self._graphs[key] = tf.function(function, autograph=False, reduce_retracing=True)
+        return self._graphs[key](*xs)
+
     def __call__(self, xs: Sequence[Tensor], compute: DType, out: DType) -> Tensor:
         if tf.executing_eagerly():
             # A target that nobody differentiates costs nothing.
             wrt = tuple(n for n, x in zip(self.names, xs, strict=True)
                         if n in self.real and _gradient_types((x,)))
             if not wrt:
-                value = self._value(*_widened(xs, compute))[0]
+                value = self.run("plain", (), _widened(xs, compute))[0]
                 return value if value.dtype == out else tf.cast(value, out)
         else:
             # What a graph does not need is pruned from it.
             wrt = tuple(n for n in self.names if n in self.real)
             if not wrt:
-                return tf.cast(self._value(*_widened(xs, compute))[0], out)
+                return tf.cast(self.run("plain", (), _widened(xs, compute))[0], out)
         key = (wrt, compute, out)
         if key not in self._differentiable:
             self._differentiable[key] = self._build(*key)
@@ -137,7 +160,10 @@ class Kernel:
 
     def _build(self, wrt: tuple[str, ...], compute: DType, out: DType) -> Callable[..., Tensor]:
         separable = self.plan.separable(wrt)
-        forward = self.function("fused" if separable else "plain", wrt if separable else ())
+        # The gradients of the sum, and one number beside them, cost a pass less than those of a mean.
+        scaled = separable and self.plan.scaled(wrt) is not None
+        form = "scaled" if scaled else "fused" if separable else "plain"
+        names = [n for n, _ in self.graph(form, wrt if separable else ()).outputs]
         orders = {n: self.plan.piece.nodes[i].attr("order") for n, i in self.plan.piece.inputs()}
         axes = self.plan.value_axes
 
@@ -152,18 +178,21 @@ class Kernel:
 
         def run(*xs: Tensor) -> Any:
             with _unrecorded() if tf.executing_eagerly() else nullcontext():
-                value, *saved = forward(*_widened(xs, compute))
+                found = self.run(form, wrt if separable else (), _widened(xs, compute))
+            outputs = dict(zip(names, found, strict=True))
+            value, scale = outputs["value"], outputs.get("scale")
+            saved = [outputs[f"gradient_{n}"] for n in wrt] if separable else []
             eager = tf.executing_eagerly()
 
             def gradient(up: Tensor) -> list[Any]:
                 up = tf.cast(up, compute)
                 if not separable:
                     wide = _widened(xs, compute)
-                    return grads(up, self.function("pullback", wrt)(*wide, up), xs)
+                    return grads(up, self.run("pullback", wrt, (*wide, up)), xs)
                 if eager and _gradient_types((up, *xs)):
                     # Somebody differentiates this gradient: it is computed again, where it shows.
                     return grads(up, self.function("gradient", wrt)(*_widened(xs, compute)), xs)
-                return grads(up, saved, xs)
+                return grads(up if scale is None else up * scale, saved, xs)
 
             return tf.cast(value, out), gradient
 
