@@ -141,8 +141,8 @@ def condition_gradient(
     for position in list(product(*(range(array.shape[d]) for d in dims)))[:MAX_COMPONENTS]:
         seed = np.zeros(array.shape)
         where: list[Any] = [slice(None)] * array.ndim
-        for d, at in zip(dims, position, strict=True):
-            where[d] = at
+        for dim, place in zip(dims, position, strict=True):
+            where[dim] = place
         seed[tuple(where)] = 1.0
         row = _row(second, {**inputs, "seed": seed}, sample, graph, size, extra)
         top = np.fmax(top, np.where(np.isnan(row), math.inf, row))
