@@ -246,7 +246,8 @@ def _make_function(
     if not forward_mode:
         return _traceable(run, names, saved, axes, orders, compute, out, keeps,
                           scaled is not None,
-                          None if keeps else _function(_legal(_pulled(stable, saved))), kinds)
+                          None if keeps or not saved else _function(
+                              _legal(_pulled(stable, saved))), kinds)
 
     class ForwardSaving(Saving):
         @staticmethod

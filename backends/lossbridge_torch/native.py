@@ -274,14 +274,16 @@ class Loss(nn.Module):
     ) -> Tensor:
         first = inputs[next(iter(inputs))]
         device = first.device.type
-        if torch.is_autocast_enabled(device):
+        if device != "meta" and torch.is_autocast_enabled(device):
             out = torch.promote_types(out, torch.float32)
             for call in calls_of(token, which, weighted, masked):
-                inputs[call.name] = outside(self.bound.form.name, spec, call, inputs, ports, lengths, compute)
+                inputs[call.name] = outside(
+                    self.bound.form.name, spec, call, inputs, ports, lengths, compute)
             with torch.autocast(device, enabled=False):
                 return self._fused_call(token, which, inputs, compute, out, weighted, masked)
         for call in calls_of(token, which, weighted, masked):
-            inputs[call.name] = outside(self.bound.form.name, spec, call, inputs, ports, lengths, compute)
+            inputs[call.name] = outside(
+                self.bound.form.name, spec, call, inputs, ports, lengths, compute)
         return self._fused_call(token, which, inputs, compute, out, weighted, masked)
 
     def _fused_call(self, token: int, which: int, inputs: dict[str, Any], compute: torch.dtype,
