@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from lossbridge.ir import Expr
+from lossbridge.kinds import Kind
 from lossbridge.ops import (
     cos,
     dot,
@@ -21,9 +22,8 @@ from lossbridge.ops import (
     take,
     where,
 )
-from lossbridge.trace import define, flag, non_negative, positive, real
 from lossbridge.spec import Weight
-from lossbridge.kinds import Kind
+from lossbridge.trace import define, flag, non_negative, positive, real
 
 Embedding = Annotated[Expr, "real[*batch, features]"]
 Row = Annotated[Expr, "real[batch, features]"]

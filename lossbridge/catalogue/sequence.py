@@ -7,11 +7,8 @@ from typing import Annotated
 
 from lossbridge.ir import Expr
 from lossbridge.ops import (
-    broadcast,
-    indicator,
     intdiv,
     logaddexp,
-    minimum,
     mod,
     range_,
     scan,

@@ -85,15 +85,19 @@ RULES: tuple[Rule, ...] = (
          given="a >= 0 and b >= 0",
          kinds=(("a", "non_negative[n]"), ("b", "non_negative[n]")),
          guard=lambda binding: _varies("a", binding)),
-    Rule("difference_of_squares", "a * a - b * b", "(a - b) * (a + b)",
+    # The gradients of these are stated: (a + b) + (a - b) loses digits that 2 a has.
+    Rule("difference_of_squares", "a * a - b * b",
+         "attach_gradient(attach_gradient(stop_gradient((a - b) * (a + b)), a, 2 * a), b, -2 * b)",
          "1.0000001**2 - 1 loses half its bits", kinds=(("a", "real[n]"), ("b", "real[n]"))),
-    Rule("one_minus_square", "1 - c * c", "(1 - c) * (1 + c)",
+    Rule("one_minus_square", "1 - c * c",
+         "attach_gradient(stop_gradient((1 - c) * (1 + c)), c, -2 * c)",
          "1 - 0.9999999**2 loses half its bits", kinds=(("c", "real[n]"),)),
-    Rule("square_less_one", "c * c - 1", "(c - 1) * (c + 1)",
+    Rule("square_less_one", "c * c - 1",
+         "attach_gradient(stop_gradient((c - 1) * (c + 1)), c, 2 * c)",
          "0.9999999**2 - 1 loses half its bits", kinds=(("c", "real[n]"),)),
     Rule("exp_less_product", "exp(u) - a * u",
          "attach_gradient(attach_gradient(stop_gradient("
-         "where(u > 64, u, 1) * (exp(u - log(where(u > 64, u, 1))) - "
+         "where(u > 64, u, 1) * (exp(u) / where(u > 64, u, 1) - "
          "a * (u / where(u > 64, u, 1)))), u, exp(u) - a), a, -u)",
          "at u = 1e20 and a = 1e20 both terms overflow, and inf - inf is NaN",
          kinds=(("u", "real[n]"), ("a", "non_negative[n]"))),
@@ -101,7 +105,9 @@ RULES: tuple[Rule, ...] = (
          "of [33, 0.1] and [33, 0.2] the norms agree in all but 14 bits",
          kinds=(("u", "real[n, k]"), ("v", "real[n, k]"))),
     Rule("norm_less_minimum", "norm(u, k) - minimum(norm(v, k), norm(w, k))",
-         "maximum(norm_difference(u, v, k), norm_difference(u, w, k))",
+         "where(norm(v, k) < norm(w, k), norm_difference(u, v, k), "
+         "where(norm(w, k) < norm(v, k), norm_difference(u, w, k), "
+         "0.5 * norm_difference(u, v, k) + 0.5 * norm_difference(u, w, k)))",
          "of [33, 0.1] and [33, 0.2] the norms agree in all but 14 bits",
          kinds=(("u", "real[n, k]"), ("v", "real[n, k]"), ("w", "real[n, k]"))),
     Rule("difference_of_sizes", "sum(abs(u), k) - sum(abs(v), k)",
@@ -114,8 +120,8 @@ RULES: tuple[Rule, ...] = (
          kinds=(("g", "real[n]"), ("u", "real[n, k]"), ("v", "real[n, k]"))),
     Rule("scale_after_dot", "dot(a / s, b, k)", "dot(a, b, k) / s",
          "terms that cancel, such as 0.25 / 0.07 three times and -0.75 / 0.07, no longer do",
-         kinds=(("a", "real[n, k]"), ("b", "real[n, k]"), ("s", "positive")),
-         guard=lambda binding: _scalar("s", binding)),
+         kinds=(("a", "real[n, k]"), ("b", "real[n, k]"), ("s", "= 0.07")),
+         guard=lambda binding: _below_one("s", binding)),
     Rule("plain_norm", "p_norm(u, 2, k)", "norm(u, k)", "a square is cheaper than a power",
          kinds=AXIS),
     Rule("sum_of_sizes", "p_norm(u, 1, k)", "sum(abs(u), k)", "a size is cheaper than a power",
@@ -137,8 +143,10 @@ RULES: tuple[Rule, ...] = (
     Rule("over_twice", "u / v / v", "u / v * (1 / v)", "kept as one quotient",
          kinds=(("u", "real[n]"), ("v", "positive[n]")), guard=lambda binding: False),
     Rule("relative_entropy", "a * (log(a) - log(b))",
+         "attach_gradient(attach_gradient(stop_gradient("
          "where(abs(a - b) < 0.5 * b, b * kl_phi((a - b) / b) + (a - b), "
-         "xlogy(a, a) - xlogy(a, b))",
+         "xlogy(a, a) - xlogy(a, b))), a, "
+         "where(abs(a - b) < 0.5 * b, log1p((a - b) / b), log(a) - log(b)) + 1), b, -(a / b))",
          "at a = b (1 + 1e-4) the logarithms agree in all but 11 bits",
          given="a >= 0 and b >= 0",
          kinds=(("a", "probability[n]"), ("b", "probability[n]"))),
@@ -149,10 +157,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _scalar(name: str, binding: Binding) -> bool:
+def _below_one(name: str, binding: Binding) -> bool:
     value = binding[name]
     assert isinstance(value, Expr)
-    return not value.axes
+    # A larger divisor may be what keeps the products from overflowing.
+    return is_const(value) and 0.0 < abs(float(const_value(value.node))) < 1.0
 
 
 def _varies(name: str, binding: Binding) -> bool:
