@@ -172,7 +172,8 @@ def test_both_sides_are_equal(name: str, stratum: str) -> None:
             wrong &= _spread(rule, finite, output, wrong.shape)
         assert not wrong.any(), (output, _first(inputs, wrong), a.value[wrong], b.value[wrong])
         decided = ~open_ & ~said_more
-        assert decided.mean() > 0.3, "the sample says nothing"
+        # The gradient of one number is a sum over all rows, and one NaN among them is enough.
+        assert decided.mean() > 0.3 or not decided.ndim, "the sample says nothing"
 
 
 def _spread(rule: Rule, rows: Any, output: str, shape: tuple[int, ...]) -> Any:
@@ -204,7 +205,8 @@ def test_error_does_not_grow(name: str, dtype: str) -> None:
             for output, x in found.items():
                 known = round_to(exact[output], compute)
                 errors.setdefault(output, {}).setdefault(which, []).append(
-                    _bits(rule, output, x, known, 1.0))
+                    _bits(rule, output, x, known, 1.0)
+                )
                 results.setdefault(output, []).append((which, x, known, exact, inputs))
     for output, sides in errors.items():
         verdict = _grows(sides)
@@ -236,13 +238,17 @@ def _bits(rule: Rule, output: str, found: Any, known: Any, condition: Any) -> An
     else:
         kind = kinds(rule)[output.removeprefix("gradient_")]
         components = [d for d, axis in enumerate(kind.axes) if axis == "k"]
-        judged = measure.judge_gradient(
-            found, known, components=components, condition=condition)
+        judged = measure.judge_gradient(found, known, components=components, condition=condition)
     return np.where(judged.problem == "sign of zero", 0.0, judged.judged).reshape(-1)
 
 
-def _condition(rule: Rule, output: str, exact: Mapping[str, OracleResult],
-               inputs: Mapping[str, Any], dtype: str) -> Any:
+def _condition(
+    rule: Rule,
+    output: str,
+    exact: Mapping[str, OracleResult],
+    inputs: Mapping[str, Any],
+    dtype: str,
+) -> Any:
     graph = side(rule, "replacement")
     if output == "value":
         return measure.condition_value(graph, inputs, exact, dtype)
