@@ -66,11 +66,10 @@ FIXTURES = Path(__file__).parent / "fixtures"
 COMPILED = ("mse@1", "l1@1", "huber@1", "bce_with_logits@1", "binary_focal@1", "cross_entropy@1",
             "focal@1", "kl_div@1")
 TRAINERS = ("torch", "keras", "jax")  # platforms with a front door to train through
-# What the oracle cannot follow here; the backends' tests compare the platforms with each other.
-NOT_MEASURED = {
-    "uses": "a combination is measured through the losses it is made of",
-    "maps": "a feature extractor's maps are cut at run time",
-}
+SAMPLED = (
+    "left out of this run: compiling takes ten seconds for each loss and shape, so a sample of "
+    "losses is compiled, in float32"
+)
 TASK_SECONDS = 240.0  # a worker that says nothing for this long is lost
 
 
@@ -83,6 +82,11 @@ class Subject:
     params: Mapping[str, Any]
     ports: Mapping[str, PortSpec]
     fixture: cases.Fixture
+
+    @property
+    def key(self) -> str:
+        """The name of its tasks and truths."""
+        return self.spec.id
 
     @property
     def numbers(self) -> Numbers:
@@ -120,18 +124,42 @@ class Truth:
 # --- what is measured ------------------------------------------------------------------------------
 
 
-def chosen(losses: Sequence[str], folder: Path) -> list[Subject]:
-    """The losses named (all by default), each with its stored cases."""
-    found: list[Form] = []
-    for name in losses:
-        found.append(_form(name))
-    subjects = []
-    for form in found or list(forms().values()):
+def chosen(losses: Sequence[str], folder: Path) -> tuple[list[Subject], list[Skipped]]:
+    """The losses named (all by default), each with its stored cases; and those left out, and why.
+
+    What is left out becomes an UNTESTED cell of every platform: nothing is passed over in silence.
+    """
+    subjects: list[Subject] = []
+    skipped: list[Skipped] = []
+    for form in [_form(name) for name in losses] or list(forms().values()):
         for spec in form.specs:
-            if spec.uses or set(spec.ports) - set(networks.ports_of(spec)):
-                continue  # see NOT_MEASURED
-            subjects.append(_subject(form.name, spec, folder))
-    return subjects
+            reason = _unmeasurable(spec)
+            if reason:
+                skipped.append(Skipped(spec.id, form.name, reason))
+            else:
+                subjects.append(_subject(form.name, spec, folder))
+    return subjects, skipped
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A loss that this run cannot measure."""
+
+    id: str
+    class_: str
+    reason: str
+
+
+def _unmeasurable(spec: Spec) -> str:
+    if spec.uses:
+        return "it combines other losses, which the oracle measures one by one"
+    unknown = set(spec.ports) - set(networks.ports_of(spec))
+    if unknown:
+        return (
+            f"the suite has no network for the port {', '.join(sorted(unknown))}, "
+            f"{', '.join(str(spec.ports[n]) for n in sorted(unknown))}"
+        )
+    return ""
 
 
 def _form(name: str) -> Form:
@@ -156,13 +184,21 @@ def _form(name: str) -> Form:
 
 
 def _subject(name: str, spec: Spec, folder: Path) -> Subject:
+    from lossbridge.catalogue import catalogue
+
     path = cases.fixture_path(FIXTURES, spec.id)
-    if not path.exists():
+    shipped = catalogue().get(spec.id)
+    if not path.exists() or shipped is None or shipped.spec.hash != spec.hash:
         path = cases.fixture_path(folder, spec.id)
         cases.write_fixtures(spec, path)
     return Subject(
-        spec, name, cases.parameters(spec), networks.ports_of(spec), cases.read_fixtures(path)
+        spec, name, _exact(cases.parameters(spec)), networks.ports_of(spec), cases.read_fixtures(path)
     )
+
+
+def _exact(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that every dtype of at least float32 holds, so that all run with the same ones."""
+    return {n: float(np.float32(v)) if isinstance(v, float) else v for n, v in params.items()}
 
 
 def _truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Truth]:
@@ -184,9 +220,8 @@ def _truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Tr
             rules = any(taken.any() for _, taken in merged.values())
             results = {n: r for n, (r, _) in merged.items()}
         for dtype in wanted:
+            # Those of gradients cost more than all else, and few results need one: see _excuses.
             conditions = {"value": measure.condition_value(written, inputs, results, dtype)}
-            for name in subject.wrt:
-                conditions[name] = measure.condition_gradient(written, inputs, name, dtype)
             flushed = measure.flushed_inputs(written, inputs, dtype)
             accepted = None
             if flushed is not None:
@@ -220,6 +255,49 @@ def _cached_truths(job: tuple[Subject, tuple[str, ...], str]) -> dict[tuple[int,
     temporary.write_bytes(pickle.dumps(found))
     os.replace(temporary, path)
     return found
+
+
+Key: TypeAlias = tuple[str, int, str, str]  # loss, call, dtype, the input of the gradient
+
+
+def _excuses(
+    workers: Mapping[str, Worker], modes: Mapping[str, Sequence[str]],
+    subjects: Sequence[Subject], dtypes: Sequence[str],
+    truths: Mapping[str, Mapping[tuple[int, str], Truth]], pool: ProcessPoolExecutor,
+) -> None:
+    """Find the condition numbers of the gradients that are beyond their bound without one."""
+    jobs: dict[Key, tuple[Subject, int, str, str]] = {}
+    for subject in subjects:
+        for (at, dtype), truth in truths[subject.key].items():
+            if dtype in HALVES or dtype not in dtypes:
+                continue
+            for platform, worker in workers.items():
+                for mode in modes[platform]:
+                    answer = worker.answers.get(f"s {subject.key} {mode} {dtype} {at}")
+                    if answer is None or "error" in answer:
+                        continue
+                    for name in subject.wrt:
+                        key = (subject.key, at, dtype, name)
+                        if key not in jobs and _beyond(subject, at, name, answer, truth):
+                            jobs[key] = (subject, at, dtype, name)
+    for key, found in zip(jobs, pool.map(_gradient_condition, jobs.values()), strict=True):
+        loss, at, dtype, name = key
+        truths[loss][at, dtype].conditions[name] = found
+
+
+def _beyond(subject: Subject, at: int, name: str, answer: Mapping[str, Any],
+            truth: Truth) -> bool:
+    """Whether a gradient is beyond its bound when nothing is excused."""
+    tally = _Tally()
+    _judge(subject, subject.fixture.calls[at], "gradient", answer, truth, tally, (name,))
+    return tally.worst > BOUNDS["gradient"]
+
+
+def _gradient_condition(job: tuple[Subject, int, str, str]) -> Array:
+    subject, at, dtype, name = job
+    written = subject.graph()
+    inputs = _oracle_inputs(subject, written, subject.fixture.calls[at])
+    return measure.condition_gradient(written, inputs, name, dtype)
 
 
 def _own_code() -> str:
@@ -343,8 +421,8 @@ def _tasks(platform: str, modes: Sequence[str], subjects: Sequence[Subject],
                     yield {
                         **base, **_split(call.inputs, weights), "call": {}, "dtype": dtype,
                         "mode": mode, "wrt": subject.wrt,
-                        "subject": (subject.spec.id, "none", None),
-                        "id": f"s {subject.spec.id} {mode} {dtype} {at}",
+                        "subject": (subject.key, "none", None),
+                        "id": f"s {subject.key} {mode} {dtype} {at}",
                     }
         yield from _contract_tasks(subject, base, modes[0])
 
@@ -396,31 +474,59 @@ def _stability(
                 for at, call in enumerate(subject.fixture.calls):
                     if call.group not in cases.SERVES[dtype]:
                         continue
-                    answer = answers.get(f"s {subject.spec.id} {mode} {dtype} {at}")
+                    answer = answers.get(f"s {subject.key} {mode} {dtype} {at}")
                     if answer is None:
                         continue
-                    truth = truths[subject.spec.id][at, dtype]
+                    truth = truths[subject.key][at, dtype]
                     for quantity in ("value", "gradient"):
                         tally = tallies.setdefault((quantity, call.stratum), _Tally())
                         if "error" in answer:
-                            tally.fail("CRASH" if answer["kind"] == "crash" else "RAISES",
-                                       answer["error"], call.ids[0])
+                            tally.fail(_error_status(answer), answer["error"], call.ids[0])
                             continue
                         if dtype in HALVES:
-                            single = answers.get(f"s {subject.spec.id} {mode} float32 {at}")
+                            single = answers.get(f"s {subject.key} {mode} float32 {at}")
                             _half(subject, call, quantity, dtype, answer, single, tally)
                         else:
                             _judge(subject, call, quantity, answer, truth, tally)
                 for (quantity, stratum), tally in tallies.items():
-                    cell = _cell(subject, platform, mode, dtype, quantity, stratum, tally)
-                    if tally.example is not None and cell.worst_case is not None:
-                        examples.setdefault(cell.worst_case, tally.example)
-                    yield cell
+                    if tally.worst_case is not None:
+                        # One case may be the worst of several cells, each with its own results.
+                        tally.worst_case += f" {mode} {dtype} {quantity}"
+                        examples[tally.worst_case] = tally.example or {"note": tally.detail}
+                    yield _cell(subject, platform, mode, dtype, quantity, stratum, tally)
+
+
+def _error_status(answer: Mapping[str, Any]) -> str:
+    kinds = {"crash": "CRASH", "UnsupportedError": "UNSUPPORTED"}
+    return kinds.get(str(answer["kind"]), "RAISES")
+
+
+def _untested(
+    platform: str, modes: Sequence[str], subjects: Sequence[Subject], skipped: Sequence[Skipped],
+    dtypes: Sequence[str], answers: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Cell]:
+    """A cell for everything that was left out, with its reason."""
+    rows = [(s.id, s.class_, mode, "", s.reason) for s in skipped for mode in modes]
+    for subject in subjects:
+        for mode in modes:
+            for dtype in dtypes:
+                ran = any(
+                    f"s {subject.key} {mode} {dtype} {at}" in answers
+                    for at in range(len(subject.fixture.calls))
+                )
+                if not ran:
+                    rows.append((subject.spec.id, subject.class_, mode, dtype, SAMPLED))
+    for loss, class_, mode, dtype, reason in rows:
+        yield Cell(
+            id=cell_id("stability", loss, platform, mode, dtype, "", ""), track="stability",
+            loss=loss, class_=class_, platform=platform, mode=mode, dtype=dtype, quantity="",
+            stratum="", status="UNTESTED", detail=reason,
+        )
 
 
 def _judge(subject: Subject, call: cases.Call, quantity: str, answer: Mapping[str, Any],
-           truth: Truth, tally: _Tally) -> None:
-    names = ["value"] if quantity == "value" else [f"gradient_{n}" for n in subject.wrt]
+           truth: Truth, tally: _Tally, wrt: Sequence[str] = ()) -> None:
+    names = ["value"] if quantity == "value" else [f"gradient_{n}" for n in wrt or subject.wrt]
     for name in names:
         got = np.asarray(
             answer["value"] if quantity == "value" else
@@ -444,7 +550,7 @@ def _judge(subject: Subject, call: cases.Call, quantity: str, answer: Mapping[st
             value_axes = _value_axes(subject)
             components = _component_dims(kind.axes, value_axes, got.ndim)
             judged = measure.judge_gradient(
-                got, rounded, components=components, condition=truth.conditions[of],
+                got, rounded, components=components, condition=truth.conditions.get(of, 1.0),
                 accepted=accepted)
         score = np.atleast_1d(np.where(np.isnan(judged.judged), -1.0, judged.judged))
         tally.judged.extend(float(v) for v in score.ravel() if v >= 0.0)
@@ -565,7 +671,11 @@ def _example(subject: Subject, call: cases.Call, at: int, name: str, got: Array,
         flat = np.asarray(x).ravel()[:24]
         return [float(v).hex() if flat.dtype.kind == "f" else int(v) for v in flat]
 
-    index: Any = at if call.sample_axis is not None and got.ndim else ...
+    own = name.removeprefix("gradient_")
+    axes = _value_axes(subject) if name == "value" else _kind(subject.spec, own).axes
+    index: tuple[Any, ...] = (...,)
+    if call.sample_axis in axes:
+        index = (*[slice(None)] * axes.index(str(call.sample_axis)), at)
     return {
         "flags": list(call.flags[at]),
         "inputs": {n: few(x) for n, x in inputs.items()},
@@ -619,13 +729,13 @@ def _pair(
             if call.stratum != "practical" or call.group not in cases.SERVES[dtype]:
                 continue
             pair = [
-                workers[p].answers.get(f"s {subject.spec.id} {modes[p][0]} {dtype} {at}")
+                workers[p].answers.get(f"s {subject.key} {modes[p][0]} {dtype} {at}")
                 for p in (first, second)
             ]
             if any(a is None or "error" in a for a in pair):
                 tally.fail("UNTESTED", "one of the two gave no result", call.ids[0])
                 continue
-            truth = truths[subject.spec.id][at, dtype]
+            truth = truths[subject.key][at, dtype]
             one, two = pair
             assert one is not None and two is not None
             names = ["value"] if quantity == "value" else list(subject.wrt)
@@ -634,7 +744,7 @@ def _pair(
                     np.asarray(x["value"] if quantity == "value" else x["gradients"][name])
                     for x in (one, two)
                 )
-                k = np.atleast_1d(truth.conditions[name])
+                k = np.atleast_1d(truth.conditions.get(name, 1.0))
                 k = np.where(np.isfinite(k), np.maximum(k, 1.0), 1.0)
                 if quantity == "gradient":
                     kind = _kind(subject.spec, name)
@@ -707,8 +817,8 @@ def _contract_tasks(subject: Subject, base: Mapping[str, Any], mode: str) -> Ite
     for check, (reduction, normalizer, extra) in settings.items():
         yield {**base, **parts, "reduction": reduction, "normalizer": normalizer, "call": extra,
                "dtype": "float64", "mode": mode, "wrt": subject.wrt,
-               "subject": (subject.spec.id, reduction, normalizer),
-               "id": f"c {subject.spec.id} {check}"}
+               "subject": (subject.key, reduction, normalizer),
+               "id": f"c {subject.key} {check}"}
     first = next(iter(subject.spec.inputs))
     poisoned = {**parts, "inputs": {n: np.array(x) for n, x in parts["inputs"].items()}}
     masked = np.ones(index, dtype=bool)
@@ -721,21 +831,21 @@ def _contract_tasks(subject: Subject, base: Mapping[str, Any], mode: str) -> Ite
     cut[place] = 0
     masked[tuple(cut)] = False
     common = {**base, "reduction": "mean", "normalizer": "elements", "dtype": "float32",
-              "mode": mode, "subject": (subject.spec.id, "mean", "elements")}
+              "mode": mode, "subject": (subject.key, "mean", "elements")}
     yield {**common, **poisoned, "call": {"mask": masked}, "wrt": (first,),
-           "id": f"c {subject.spec.id} masked NaN"}
+           "id": f"c {subject.key} masked NaN"}
     empty = {
         n: np.take(x, [], axis=subject.spec.inputs[n].axes.index(str(call.sample_axis)))
         if n in subject.spec.inputs and call.sample_axis in subject.spec.inputs[n].axes else x
         for n, x in parts["inputs"].items()
     }
     yield {**common, **parts, "inputs": empty, "call": {}, "wrt": (),
-           "id": f"c {subject.spec.id} empty"}
+           "id": f"c {subject.key} empty"}
     if len(subject.spec.inputs) > 1:
         wrong = {n: x[..., None] if k == 0 else x for k, (n, x) in enumerate(
             parts["inputs"].items())}
         yield {**common, **parts, "inputs": wrong, "call": {}, "wrt": (),
-               "id": f"c {subject.spec.id} wrong shape"}
+               "id": f"c {subject.key} wrong shape"}
 
 
 def _index_shape(subject: Subject, call: cases.Call) -> tuple[int, ...]:
@@ -750,16 +860,16 @@ def _contract(platform: str, mode: str, subjects: Sequence[Subject],
               answers: Mapping[str, Mapping[str, Any]]) -> Iterator[Cell]:
     for subject in subjects:
         call = _contract_call(subject)
-        if call is None or f"c {subject.spec.id} none" not in answers:
+        if call is None or f"c {subject.key} none" not in answers:
             continue
         index = _index_shape(subject, call)
         rng = np.random.default_rng(7)
         weight = np.round(rng.uniform(0.25, 2.0, index), 3)
         mask = rng.random(index) < 0.7
         mask.flat[0] = True
-        plain = answers[f"c {subject.spec.id} none"]
+        plain = answers[f"c {subject.key} none"]
         for check in CHECKS:
-            answer = answers.get(f"c {subject.spec.id} {check}")
+            answer = answers.get(f"c {subject.key} {check}")
             if answer is None:
                 continue
             status, detail = _check(check, plain, answer, weight, mask, index)
@@ -873,7 +983,7 @@ def measure_all(
         raise OutputError(
             f"{str(out)!r} cannot hold the report ({error.strerror}); give --out another folder"
         ) from None
-    subjects = chosen(losses, cache)
+    subjects, skipped = chosen(losses, cache)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         training, expected = _training(subjects, quick)
@@ -885,10 +995,11 @@ def measure_all(
             workers[name] = Worker(name, tasks, folder)
         with ProcessPoolExecutor(max_workers=max(os.cpu_count() or 1, 1)) as pool:
             jobs = [(s, tuple(dtypes), str(cache)) for s in subjects]
-            truths = dict(zip((s.spec.id for s in subjects), pool.map(_cached_truths, jobs),
+            truths = dict(zip((s.key for s in subjects), pool.map(_cached_truths, jobs),
                               strict=True))
-        _run_workers(workers.values())
-    files = _files(workers, present, subjects, dtypes, truths)
+            _run_workers(workers.values())
+            _excuses(workers, present, subjects, dtypes, truths, pool)
+    files = _files(workers, present, subjects, skipped, dtypes, truths)
     for results in files:
         write(results, out / f"results-{results.platform}.json")
     merged = merge(files)
@@ -933,7 +1044,7 @@ def _run_workers(workers: Iterable[Worker]) -> None:
 
 def _files(
     workers: Mapping[str, Worker], modes: Mapping[str, Sequence[str]],
-    subjects: Sequence[Subject], dtypes: Sequence[str],
+    subjects: Sequence[Subject], skipped: Sequence[Skipped], dtypes: Sequence[str],
     truths: Mapping[str, Mapping[tuple[int, str], Truth]],
 ) -> list[Results]:
     """One results file per platform."""
@@ -946,6 +1057,7 @@ def _files(
         cells = list(_stability(name, modes[name], subjects, dtypes, worker.answers, truths,
                                 examples))
         cells += _contract(name, modes[name][0], subjects, worker.answers)
+        cells += _untested(name, modes[name], subjects, skipped, dtypes, worker.answers)
         curves = [_as_curve(a["curve"]) for a in worker.answers.values() if "curve" in a]
         files.append(Results(
             created=now, platform=name, versions=worker.versions,
