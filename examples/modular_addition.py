@@ -86,8 +86,14 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
     ):
         for name, curve in curves.items():
             colour, line = styles[name]
-            panel.plot(curve["step"], [max(v, 1e-40) for v in curve[key]], color=colour,
-                       linestyle=line, linewidth=1.6, label=name)
+            panel.plot(
+                curve["step"],
+                [max(v, 1e-40) for v in curve[key]],
+                color=colour,
+                linestyle=line,
+                linewidth=1.6,
+                label=name,
+            )
         panel.set_yscale("log")
         panel.set_xlabel("step")
         panel.set_title(title, fontsize=10)
@@ -109,8 +115,10 @@ def main() -> None:
     for k, step in enumerate(curves["lossbridge"]["step"]):
         if step % 250 == 0:
             native, ours = curves["torch.nn.CrossEntropyLoss"], curves["lossbridge"]
-            print(f"{step:6d} {native['loss'][k]:14.3e} {native['reported'][k]:14.3e} "
-                  f"{ours['loss'][k]:14.3e}")
+            print(
+                f"{step:6d} {native['loss'][k]:14.3e} {native['reported'][k]:14.3e} "
+                f"{ours['loss'][k]:14.3e}"
+            )
     draw(curves, arguments.out)
     print(f"wrote {arguments.out}")
 

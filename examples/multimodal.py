@@ -63,8 +63,9 @@ def losses() -> dict[str, nn.Module]:
     }
 
 
-def run(name: str, loss: nn.Module, steps: int, extra: Callable[[Model, int], dict[str, object]]
-        ) -> None:
+def run(
+    name: str, loss: nn.Module, steps: int, extra: Callable[[Model, int], dict[str, object]]
+) -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     model = Model()
@@ -92,8 +93,12 @@ def main() -> None:
     steps = parser.parse_args().steps
     run("fixed weights", L.WeightedLoss(losses(), {"rebuild": 0.5}), steps, lambda m, s: {})
     run("learned uncertainty", L.UncertaintyWeightedLoss(losses()), steps, lambda m, s: {})
-    run("curriculum", L.CurriculumWeightedLoss(losses(), {"label": (0.0, 1.0, 0, steps // 2 + 1)}),
-        steps, lambda m, s: {"step": s})
+    run(
+        "curriculum",
+        L.CurriculumWeightedLoss(losses(), {"label": (0.0, 1.0, 0, steps // 2 + 1)}),
+        steps,
+        lambda m, s: {"step": s},
+    )
     run("attention", L.AttentionWeightedLoss(losses()), steps, lambda m, s: {"scores": m.scores})
 
 

@@ -16,7 +16,7 @@ Finding = dict[str, str]
 
 
 def advise(spec: Spec) -> list[Finding]:
-    """Findings of kind ``cured`` (a rule rewrites it) and ``unproved`` (a domain nothing proves)."""
+    """Findings: ``cured`` (a rule rewrites it) and ``unproved`` (a domain that nothing proves)."""
     numbers = {n: p.value for n, p in spec.params.items() if p.value is not None}
     graph = canonicalise(bind(spec_graph(spec), numbers))
     fired: list[str] = []

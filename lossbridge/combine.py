@@ -93,10 +93,18 @@ def _children(losses: Any) -> dict[str, Bound]:
 
 
 def _combine(
-    id: str, children: Mapping[str, Bound], lines: list[str], terms: Mapping[str, str],
-    *, extra: str = "", inputs: Mapping[str, Kind] | None = None,
-    params: Mapping[str, Param] | None = None, weights: Mapping[str, Weight] | None = None,
-    step: bool = False, references: tuple[str, ...] = (), summary: str = "",
+    id: str,
+    children: Mapping[str, Bound],
+    lines: list[str],
+    terms: Mapping[str, str],
+    *,
+    extra: str = "",
+    inputs: Mapping[str, Kind] | None = None,
+    params: Mapping[str, Param] | None = None,
+    weights: Mapping[str, Weight] | None = None,
+    step: bool = False,
+    references: tuple[str, ...] = (),
+    summary: str = "",
 ) -> Spec:
     all_inputs: dict[str, Kind] = dict(inputs or {})
     uses: dict[str, Spec] = {}
@@ -104,8 +112,9 @@ def _combine(
         spec, kinds = _used(name, child)
         uses[name] = spec
         all_inputs.update(kinds)
-    calls = {name: f"{name}({', '.join(f'{name}_{k}' for k in uses[name].inputs)})"
-             for name in children}
+    calls = {
+        name: f"{name}({', '.join(f'{name}_{k}' for k in uses[name].inputs)})" for name in children
+    }
     body = [*lines, *(f"{name}_value = {calls[name]}" for name in children)]
     total = " + ".join(f"{terms[name]} * {name}_value" for name in children)
     body.append(f"value = {total}{extra}")
@@ -123,9 +132,9 @@ def _combine(
     )
 
 
-def _number_for_each(what: str, given: Any, names: Mapping[str, Bound], default: float) -> dict[
-    str, Any
-]:
+def _number_for_each(
+    what: str, given: Any, names: Mapping[str, Bound], default: float
+) -> dict[str, Any]:
     table = dict(given or {})
     unknown = [n for n in table if n not in names]
     if unknown:
@@ -140,7 +149,10 @@ def weighted(losses: Any, coefficients: Any = None) -> Bound:
     children = _children(losses)
     numbers = _number_for_each("coefficients", coefficients, children, 1.0)
     spec = _combine(
-        "weighted@1", children, [], {n: f"{n}_coefficient" for n in children},
+        "weighted@1",
+        children,
+        [],
+        {n: f"{n}_coefficient" for n in children},
         params={f"{n}_coefficient": Param(Kind("real"), 1.0) for n in children},
         summary="Penalise the weighted sum of named losses, with fixed weights.",
         references=("Caruana 1997, Multitask learning",),
@@ -153,7 +165,8 @@ def uncertainty_weighted(losses: Any) -> Bound:
     children = _children(losses)
     names = [f"{n}_log_variance" for n in children]
     spec = _combine(
-        "uncertainty_weighted@1", children,
+        "uncertainty_weighted@1",
+        children,
         [f"{n}_precision = exp(-{n}_log_variance)" for n in children],
         {n: f"0.5 * {n}_precision" for n in children},
         extra="".join(f" + 0.5 * {name}" for name in names),
@@ -179,17 +192,23 @@ def curriculum_weighted(losses: Any, schedules: Any = None) -> Bound:
             )
         for key, value in zip(("first", "last", "begin", "end"), row, strict=True):
             settings[f"{name}_{key}"] = float(value)
-        lines.append(f"{name}_progress = clip((step - {name}_begin) / ({name}_end - {name}_begin), "
-                     "0.0, 1.0)")
-        lines.append(f"{name}_weight = {name}_first + ({name}_last - {name}_first) * "
-                     f"{name}_progress")
+        lines.append(
+            f"{name}_progress = clip((step - {name}_begin) / ({name}_end - {name}_begin), 0.0, 1.0)"
+        )
+        lines.append(
+            f"{name}_weight = {name}_first + ({name}_last - {name}_first) * {name}_progress"
+        )
     if table:
         raise ArgumentError(
             f"schedules names {listed(map(str, table))}, but the losses are {listed(children)}"
         )
     spec = _combine(
-        "curriculum_weighted@1", children, lines, {n: f"{n}_weight" for n in children},
-        params={key: Param(Kind("real"), value) for key, value in settings.items()}, step=True,
+        "curriculum_weighted@1",
+        children,
+        lines,
+        {n: f"{n}_weight" for n in children},
+        params={key: Param(Kind("real"), value) for key, value in settings.items()},
+        step=True,
         summary="Penalise the weighted sum of named losses, with weights that follow a schedule.",
         references=("Bengio et al. 2009, section 3",),
     )
@@ -202,7 +221,10 @@ def attention_weighted(losses: Any, temperature: float = 1.0) -> Bound:
     lines = ["attention = softmax(scores / temperature, modalities)"]
     lines += [f"{n}_weight = take(attention, {k}, modalities)" for k, n in enumerate(children)]
     spec = _combine(
-        "attention_weighted@1", children, lines, {n: f"{n}_weight" for n in children},
+        "attention_weighted@1",
+        children,
+        lines,
+        {n: f"{n}_weight" for n in children},
         inputs={"scores": Kind.parse("real[modalities]")},
         params={"temperature": Param(Kind("positive"), 1.0)},
         summary="Penalise named losses by weights that attention to each modality gives.",
@@ -215,12 +237,24 @@ COMBINATIONS: Mapping[str, Combination] = {
     c.name: c
     for c in (
         Combination("WeightedLoss", weighted.__doc__ or "", ("losses", "coefficients"), weighted),
-        Combination("UncertaintyWeightedLoss", uncertainty_weighted.__doc__ or "", ("losses",),
-                    uncertainty_weighted),
-        Combination("CurriculumWeightedLoss", curriculum_weighted.__doc__ or "",
-                    ("losses", "schedules"), curriculum_weighted),
-        Combination("AttentionWeightedLoss", attention_weighted.__doc__ or "",
-                    ("losses", "temperature"), attention_weighted),
+        Combination(
+            "UncertaintyWeightedLoss",
+            uncertainty_weighted.__doc__ or "",
+            ("losses",),
+            uncertainty_weighted,
+        ),
+        Combination(
+            "CurriculumWeightedLoss",
+            curriculum_weighted.__doc__ or "",
+            ("losses", "schedules"),
+            curriculum_weighted,
+        ),
+        Combination(
+            "AttentionWeightedLoss",
+            attention_weighted.__doc__ or "",
+            ("losses", "temperature"),
+            attention_weighted,
+        ),
     )
 }
 

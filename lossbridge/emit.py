@@ -18,8 +18,17 @@ from lossbridge.ir import Graph, Node, const_value, is_star
 
 Entry: TypeAlias = "str | Callable[[Emitter, Node, list[str]], str]"
 
-STATIC_ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "lt": "<", "le": "<=", "gt": ">",
-                     "ge": ">=", "eq": "==", "ne": "!="}
+STATIC_ARITHMETIC = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+}
 
 
 @dataclass(frozen=True)
@@ -105,8 +114,11 @@ class Emitter:
         chosen: list[str] = []
         covered: set[str] = set()
         candidates = sorted(
-            (i for i in self.names if i not in self.static
-             and set(self.graph.nodes[i].type.axes) <= wanted),
+            (
+                i
+                for i in self.names
+                if i not in self.static and set(self.graph.nodes[i].type.axes) <= wanted
+            ),
             key=lambda i: -len(self.graph.nodes[i].type.axes),
         )
         for index in candidates:
@@ -185,9 +197,7 @@ class Emitter:
         parts: list[str] = []
         for axis in left:
             parts.append(":" if axis in order else "None")
-        if star is not None and star in order:
-            parts.append("...")
-        elif star is not None and any(a in order for a in left):
+        if star is not None and (star in order or any(a in order for a in left)):
             parts.append("...")
         tail = [":" if a in order else "None" for a in right]
         if star is None or star in order:
@@ -245,8 +255,11 @@ class Emitter:
         expression = self.names[index]
         if index in self.static:
             tensor = self.lowering.table["constant"]
-            expression = tensor.format(expression) if isinstance(tensor, str) else tensor(
-                self, node, [expression])
+            expression = (
+                tensor.format(expression)
+                if isinstance(tensor, str)
+                else tensor(self, node, [expression])
+            )
             if not node.type.axes:
                 return expression
         axes = node.type.axes
@@ -335,8 +348,7 @@ def emit_body(outer: Emitter, node: Node, name: str) -> None:
     inner = (outer.lowering.emitter or Emitter)(body, outer.lowering)
     inner.indent, inner.lines = outer.indent + "    ", outer.lines
     inner.counter, inner.rank = outer.counter, outer.rank
-    ordered = ["carry", *sorted((n for n in arguments if n != "carry"),
-                                key=lambda n: int(n[1:]))]
+    ordered = ["carry", *sorted((n for n in arguments if n != "carry"), key=lambda n: int(n[1:]))]
     outer.write(f"def {name}({', '.join(arguments[n] for n in ordered)}):")
     for n, index in body.inputs():
         inner.names[index] = arguments[n]

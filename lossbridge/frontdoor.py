@@ -8,18 +8,18 @@ a :class:`Bound`; :func:`bind_call` turns those of a call into named inputs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
 from lossbridge.errors import ArgumentError, ShapeError, listed, shown, suggestion
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.plan import Numbers, Options, Plan, index_axes, plan
-from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
 from lossbridge.spec import Reduction, Spec
-from lossbridge.trace import Definition, spec_layout
+from lossbridge.trace import Definition
 
 CLASS_AXIS = "classes"
 DEFAULT_CLASS_AXIS = {"torch": 1, "keras": -1, "jax": -1}
@@ -113,7 +113,7 @@ def default_axis(platform: str, kind: Kind, rank: int) -> int:
     return min(DEFAULT_CLASS_AXIS[platform], rank - 1)
 
 
-# --- constructors ----------------------------------------------------------------------------------
+# --- constructors --------------------------------------------------------------------------------
 
 
 def signature(form: Form, extra: Sequence[inspect.Parameter] = ()) -> inspect.Signature:
@@ -131,8 +131,9 @@ def signature(form: Form, extra: Sequence[inspect.Parameter] = ()) -> inspect.Si
     parameters.append(kinds("normalizer", kinds.KEYWORD_ONLY, default=form.reduction.normalizer))
     if form.has_axis:
         parameters.append(kinds("axis", kinds.KEYWORD_ONLY, default=None))
-    parameters.append(kinds("empty", kinds.KEYWORD_ONLY, default=form.definitions[0].settings[
-        "empty"]))
+    parameters.append(
+        kinds("empty", kinds.KEYWORD_ONLY, default=form.definitions[0].settings["empty"])
+    )
     return inspect.Signature([*parameters, *extra])
 
 
@@ -302,11 +303,10 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
         values.update(spec.bind(**mine))
         specs.append(spec)
     arrays = {n: v for n, v in values.items() if not isinstance(v, int | float | bool)}
-    numbers = tuple(
-        tuple((n, values[n]) for n in spec.params if n not in arrays) for spec in specs
+    numbers = tuple(tuple((n, values[n]) for n in spec.params if n not in arrays) for spec in specs)
+    return Bound(
+        form, tuple(specs), dict(arguments), numbers, arrays, reduction, normalizer, axis, sizes
     )
-    return Bound(form, tuple(specs), dict(arguments), numbers, arrays, reduction, normalizer, axis,
-                 sizes)
 
 
 def _replace(spec: Spec, **changes: Any) -> Spec:
@@ -315,7 +315,7 @@ def _replace(spec: Spec, **changes: Any) -> Spec:
     return msgspec.structs.replace(spec, **changes)
 
 
-# --- calls -----------------------------------------------------------------------------------------
+# --- calls ---------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -428,11 +428,12 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
 
 def rename_inputs(bound: Bound, which: int, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs under the names of the chosen overload (same places, its own names)."""
-    return dict(zip(bound.specs[which].inputs, (inputs[n] for n in bound.specs[0].inputs),
-                    strict=True))
+    return dict(
+        zip(bound.specs[which].inputs, (inputs[n] for n in bound.specs[0].inputs), strict=True)
+    )
 
 
-# --- shapes ------------------------------------------------------------------------------------------
+# --- shapes --------------------------------------------------------------------------------------
 
 Shape = Sequence["int | None"]
 
@@ -481,8 +482,14 @@ def _agree(a: Shape, b: Shape) -> bool:
     )
 
 
-def _disagreement(name: str, axis: str, kinds: Mapping[str, Kind], shapes: Mapping[str, Shape],
-                  first: str, second: str) -> str:
+def _disagreement(
+    name: str,
+    axis: str,
+    kinds: Mapping[str, Kind],
+    shapes: Mapping[str, Shape],
+    first: str,
+    second: str,
+) -> str:
     a, b = tuple(shapes[first]), tuple(shapes[second])
     message = (
         f"{name}: {first} has shape {a} as {kinds[first]}, and {second} has shape {b} as "
@@ -498,9 +505,7 @@ def _disagreement(name: str, axis: str, kinds: Mapping[str, Kind], shapes: Mappi
     return message
 
 
-def index_shape(
-    spec: Spec, lengths: Mapping[str, Shape]
-) -> tuple[int | None, ...]:
+def index_shape(spec: Spec, lengths: Mapping[str, Shape]) -> tuple[int | None, ...]:
     """The shape of the unreduced value: what sample weights and masks line up with."""
     return tuple(n for axis in index_axes(spec) for n in lengths.get(axis, (None,)))
 
@@ -523,7 +528,7 @@ def aligned_shape(name: str, what: str, given: Shape, index: Shape) -> tuple[int
     return (*shape, *(1,) * (len(index) - len(shape)))
 
 
-# --- documentation -----------------------------------------------------------------------------------
+# --- documentation -------------------------------------------------------------------------------
 
 
 def docstring(form: Form, platform: str) -> str:
@@ -552,8 +557,9 @@ def docstring(form: Form, platform: str) -> str:
         ]
     if spec.weights:
         lines += ["", "Trainable weights:"]
-        lines += [f"    {name}: {w.kind}, starting from {w.init}"
-                  for name, w in spec.weights.items()]
+        lines += [
+            f"    {name}: {w.kind}, starting from {w.init}" for name, w in spec.weights.items()
+        ]
     if spec.ports:
         lines += ["", "Ports:"]
         lines += [f"    {name}: {port}" for name, port in spec.ports.items()]
@@ -598,10 +604,3 @@ def nearest_name(name: str, available: Iterable[str]) -> str:
     if name in known and known[name] in set(available):
         return f"; the nearest here is {known[name]}"
     return suggestion(name, available)
-
-
-Resolver = Callable[[str], Any]
-
-
-def layout_of(spec: Spec) -> tuple[str, ...]:
-    return spec_layout(spec)

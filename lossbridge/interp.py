@@ -43,7 +43,9 @@ class Context:
     def dim(self, axis: str) -> int:
         return self.dims((axis,))[0]
 
-    def shape_of(self, sizes: Mapping[str, tuple[int, ...]], axes: Sequence[str]) -> tuple[int, ...]:
+    def shape_of(
+        self, sizes: Mapping[str, tuple[int, ...]], axes: Sequence[str]
+    ) -> tuple[int, ...]:
         """The aligned shape of a value with these axes."""
         shape: list[int] = []
         for axis in self.layout:
@@ -119,7 +121,10 @@ def restore(array: Any, order: Sequence[str], context: Context) -> Any:
 
 
 def evaluate(
-    graph: Graph, table: Mapping[str, Any], env: Mapping[str, Any], context: Context,
+    graph: Graph,
+    table: Mapping[str, Any],
+    env: Mapping[str, Any],
+    context: Context,
     sizes: dict[str, tuple[int, ...]],
 ) -> dict[str, Any]:
     """Run a graph on aligned values; ``sizes`` gains the axes that ``range`` makes."""
@@ -128,7 +133,10 @@ def evaluate(
 
 
 def run_rows(
-    graph: Graph, table: Mapping[str, Any], env: Mapping[str, Any], context: Context,
+    graph: Graph,
+    table: Mapping[str, Any],
+    env: Mapping[str, Any],
+    context: Context,
     sizes: dict[str, tuple[int, ...]],
 ) -> list[Any]:
     """Every row's value."""

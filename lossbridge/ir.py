@@ -9,7 +9,6 @@ graph is being built; authors of losses write ordinary arithmetic on it.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -85,6 +84,7 @@ def format_graph(graph: Graph) -> str:
 
 
 def format_node(node: Node) -> str:
+    """One row's operation, operands and attributes, as text."""
     parts = [f"%{arg}" for arg in node.args]
     for key, value in node.attrs:
         if isinstance(value, Graph):
@@ -126,12 +126,11 @@ def const_value(node: Node) -> float | int | bool:
 
 
 def is_star(axis: str) -> bool:
+    """Whether an axis is a group of any rank."""
     return axis.startswith("*")
 
 
-def merge_layout(
-    axes_lists: Iterable[Sequence[str]], *, groups: int = 1
-) -> tuple[str, ...]:
+def merge_layout(axes_lists: Iterable[Sequence[str]], *, groups: int = 1) -> tuple[str, ...]:
     """One order for all axes: first appearance, a new axis going just before the known ones that
     follow it (so ``[i, d]`` then ``[j, d]`` gives ``i, j, d`` and nothing needs transposing)."""
     layout: list[str] = []
@@ -187,8 +186,9 @@ class Builder:
         self._index: dict[tuple[Any, ...], int] = {}
 
     # rows
-    def row(self, op: str, args: tuple[int, ...], attrs: tuple[tuple[str, Attr], ...],
-            type_: Type) -> Expr:
+    def row(
+        self, op: str, args: tuple[int, ...], attrs: tuple[tuple[str, Attr], ...], type_: Type
+    ) -> Expr:
         key = (op, args, attrs, type_)
         index = self._index.get(key)
         if index is None:
@@ -306,9 +306,7 @@ def inline(builder: Builder, graph: Graph, inputs: dict[str, Expr]) -> list[Expr
         if node.op == "input":
             name = node.attr("name")
             values.append(
-                inputs[name]
-                if name in inputs
-                else builder.row("input", (), node.attrs, node.type)
+                inputs[name] if name in inputs else builder.row("input", (), node.attrs, node.type)
             )
         elif node.op == "const":
             values.append(builder.row("const", (), node.attrs, node.type))
@@ -453,7 +451,3 @@ def is_const(expr: Expr, value: float | bool | None = None) -> bool:
         return True
     found = const_value(node)
     return isinstance(found, bool) == isinstance(value, bool) and found == value
-
-
-def finite_const(expr: Expr) -> bool:
-    return is_const(expr) and math.isfinite(float(const_value(expr.node)))

@@ -6,7 +6,8 @@ functions at the end are what authors of losses import.
 
 Conventions that frameworks disagree on, fixed here: ``abs`` and ``sign`` are 0 at 0; ties of
 ``maximum``, ``minimum`` and ``amax`` split the gradient evenly; ``clip`` passes the gradient inside
-the closed interval; ``norm`` has gradient 0 at 0; ``take`` out of range is NaN in value and gradient.
+the closed interval; ``norm`` has gradient 0 at 0; ``take`` out of range is NaN, in value and
+gradient.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ class Op:
             if "axis" in self.attrs and len(args) > 1 and _is_integer_const(args[1]):
                 return [args[0], _as_int(b, args[1]), *args[2:]]  # a literal index
             return args
-        if self.operands in ("same", "arithmetic"):  # comparisons: integers stay exact where both sides are
+        if self.operands in (
+            "same",
+            "arithmetic",
+        ):  # comparisons: integers stay exact where both sides are
             ints = [a.type.dtype == "int" or _is_integer_const(a) for a in args]
             if all(ints) and any(a.type.dtype == "int" for a in args):
                 return [_as_int(b, a) for a in args]
@@ -147,8 +151,9 @@ def _arithmetic(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) 
 
 def _where(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
     if types[0].dtype != "bool":
-        raise SpecError("the first operand of where must be a condition", phase="semantic",
-                        code="type")
+        raise SpecError(
+            "the first operand of where must be a condition", phase="semantic", code="type"
+        )
     return Type(types[1].dtype, _union(b, types))
 
 
@@ -166,8 +171,9 @@ def _need_axes(name: str, type_: Type, axes: Sequence[str]) -> None:
 def _reduce(name: str, dtype: str | None = None) -> Infer:
     def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
         _need_axes(name, types[0], attrs["axes"])
-        return Type(dtype or types[0].dtype,
-                    tuple(a for a in types[0].axes if a not in attrs["axes"]))
+        return Type(
+            dtype or types[0].dtype, tuple(a for a in types[0].axes if a not in attrs["axes"])
+        )
 
     return rule
 
@@ -219,11 +225,17 @@ def _rename(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> T
     old, new = attrs["old"], attrs["new"]
     _need_axes("rename", types[0], (old,))
     if new in types[0].axes:
-        raise SpecError(f"rename to {new}: the value has that axis already", phase="semantic",
-                        code="duplicate_axis")
+        raise SpecError(
+            f"rename to {new}: the value has that axis already",
+            phase="semantic",
+            code="duplicate_axis",
+        )
     if old.startswith("*") != new.startswith("*"):
-        raise SpecError("an axis group can only be renamed to an axis group", phase="semantic",
-                        code="axis_group")
+        raise SpecError(
+            "an axis group can only be renamed to an axis group",
+            phase="semantic",
+            code="axis_group",
+        )
     b.add_axis(new, old)
     return Type(types[0].dtype, b.order(new if a == old else a for a in types[0].axes))
 
@@ -497,7 +509,7 @@ def _d_pick(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 
 def _d_put(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
-    x, index, _ = args
+    index = args[1]
     axis = out.node.attr("axis")
     g = broadcast(g, *out.axes)
     return put(g, index, 0.0, axis), None, total_missing(pick(g, index, axis), args[2], out)
@@ -517,7 +529,7 @@ def _d_softmax_others(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | N
 def _d_logistic_nll(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     x, target = args
     # Not sigmoid(x) - target, which is 0 at x = 20, target 1 in float32. The smaller of the two
-    # sigmoids is chosen, not made from |x|, whose derivative at 0 would make the second one 0 there.
+    # sigmoids is chosen, not made from |x|, whose derivative at 0 would make the second one 0.
     step = indicator(x > 0.0)
     small = where(x > 0.0, sigmoid(-x), sigmoid(x))
     return g * ((step - target) - (2.0 * step - 1.0) * small), -(g * x)
@@ -578,15 +590,9 @@ def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
     # All steps at once: the body over whole arrays, the carry being the previous step's.
     position = b.op("iota", axis=axis)
-    edge = (
-        position == 0
-        if not reverse
-        else to_real(position) == b.op("size", axis=axis) - 1.0
-    )
+    edge = position == 0 if not reverse else to_real(position) == b.op("size", axis=axis) - 1.0
     previous = where(edge, init, shift(out, axis, step, 0.0))
-    whole = inline(
-        b, body, {"carry": previous, **{f"c{k}": c for k, c in enumerate(captures)}}
-    )
+    whole = inline(b, body, {"carry": previous, **{f"c{k}": c for k, c in enumerate(captures)}})
     grads = pull_back(
         b,
         whole[body.output("carry")],
@@ -594,9 +600,7 @@ def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
         [previous, *captures],
     )
     d_init = None if grads[0] is None else total(where(edge, grads[0], 0.0), [axis], out)
-    result: list[Expr | None] = [
-        None if d_init is None else unbroadcast(d_init, nothing, init)
-    ]
+    result: list[Expr | None] = [None if d_init is None else unbroadcast(d_init, nothing, init)]
     for c, gradient in zip(captures, grads[1:], strict=True):
         if gradient is None:
             result.append(None)
@@ -613,15 +617,14 @@ def _input_row(graph: Graph, name: str) -> int:
     raise KeyError(name)
 
 
-def _make_scan(b: Builder, inner: Builder, axis: str, init: Expr, carry: Expr, result: Expr,
-               *, reverse: bool) -> Expr:
+def _make_scan(
+    b: Builder, inner: Builder, axis: str, init: Expr, carry: Expr, result: Expr, *, reverse: bool
+) -> Expr:
     body = inner.finish(carry=result)
     # Only what a step reads is handed to it: a value captured for nothing would tie the recursion
     # to what it does not depend on.
     read = {a for node in body.nodes for a in node.args} | {body.output("carry")}
-    used = [
-        k for k in range(len(inner.captures)) if _input_row(body, f"c{k}") in read
-    ]
+    used = [k for k in range(len(inner.captures)) if _input_row(body, f"c{k}") in read]
     names = {f"c{k}": f"c{new}" for new, k in enumerate(used)}
     slim = Builder(body.layout)
     values: list[Expr] = []
@@ -634,11 +637,18 @@ def _make_scan(b: Builder, inner: Builder, axis: str, init: Expr, carry: Expr, r
             attrs = tuple((k, names[name] if k == "name" else v) for k, v in node.attrs)
             values.append(slim.row("input", (), attrs, node.type))
         else:
-            values.append(slim.row(node.op, tuple(values[a].index for a in node.args), node.attrs,
-                                   node.type))
+            values.append(
+                slim.row(node.op, tuple(values[a].index for a in node.args), node.attrs, node.type)
+            )
     captured = [inner.captures[k][0] for k in used]
-    return b.op("scan", init, *captured, axis=axis,
-                body=slim.finish(carry=values[body.output("carry")]), reverse=reverse or None)
+    return b.op(
+        "scan",
+        init,
+        *captured,
+        axis=axis,
+        body=slim.finish(carry=values[body.output("carry")]),
+        reverse=reverse or None,
+    )
 
 
 # --- expansions of composites ------------------------------------------------------------------
@@ -898,8 +908,14 @@ BOOL = _elementwise("bool")
 INT = _elementwise("int")
 
 
-def _unary(name: str, doc: str, d: Callable[[Expr, Expr], Operand] | None, *,
-           expand: Expand | None = None, bounds: Bounds | None = None) -> Op:
+def _unary(
+    name: str,
+    doc: str,
+    d: Callable[[Expr, Expr], Operand] | None,
+    *,
+    expand: Expand | None = None,
+    bounds: Bounds | None = None,
+) -> Op:
     vjp: Vjp | None = None
     if d is not None:
         rule = d
@@ -923,47 +939,155 @@ _ROWS = (
     _unary("abs", "|x|; gradient 0 at 0", lambda x, o: sign(x), bounds=_b_abs),
     _unary("sign", "-1, 0 or 1; no gradient", None, expand=_x_sign, bounds=lambda a: (-1.0, 1.0)),
     _unary("exp", "e**x", lambda x, o: o, bounds=_b_exp),
-    _unary("expm1", "e**x - 1, accurate near 0", lambda x, o: exp(x),
-           bounds=lambda a: (-1.0 if a[0] < 0.0 else 0.0, INF)),
+    _unary(
+        "expm1",
+        "e**x - 1, accurate near 0",
+        lambda x, o: exp(x),
+        bounds=lambda a: (-1.0 if a[0] < 0.0 else 0.0, INF),
+    ),
     Op("log", V1, REAL, "natural logarithm", lambda a, o, g: (g / a[0],)),
-    Op("log1p", V1, REAL, "log(1 + x), accurate near 0", lambda a, o, g: (g / (1.0 + a[0]),),
-       bounds=lambda a: (0.0 if a[0] >= 0.0 else -INF, INF)),
-    Op("sqrt", V1, REAL, "square root; at_zero='zero' states a gradient 0 at 0", _d_sqrt,
-       bounds=lambda a: HALF_LINE),
-    _unary("sigmoid", "1 / (1 + exp(-x))", lambda x, o: o * sigmoid(-x), expand=_x_sigmoid,
-           bounds=lambda a: UNIT),
-    _unary("softplus", "log(1 + exp(x))", lambda x, o: sigmoid(x), expand=_x_softplus,
-           bounds=lambda a: HALF_LINE),
+    Op(
+        "log1p",
+        V1,
+        REAL,
+        "log(1 + x), accurate near 0",
+        lambda a, o, g: (g / (1.0 + a[0]),),
+        bounds=lambda a: (0.0 if a[0] >= 0.0 else -INF, INF),
+    ),
+    Op(
+        "sqrt",
+        V1,
+        REAL,
+        "square root; at_zero='zero' states a gradient 0 at 0",
+        _d_sqrt,
+        bounds=lambda a: HALF_LINE,
+    ),
+    _unary(
+        "sigmoid",
+        "1 / (1 + exp(-x))",
+        lambda x, o: o * sigmoid(-x),
+        expand=_x_sigmoid,
+        bounds=lambda a: UNIT,
+    ),
+    _unary(
+        "softplus",
+        "log(1 + exp(x))",
+        lambda x, o: sigmoid(x),
+        expand=_x_softplus,
+        bounds=lambda a: HALF_LINE,
+    ),
     # 1 - tanh**2 cancels where |x| > 9 in float32.
-    _unary("tanh", "hyperbolic tangent",
-           lambda x, o: 4.0 * (sigmoid(2.0 * x) * sigmoid(-2.0 * x)),
-           bounds=lambda a: (-1.0, 1.0)),
+    _unary(
+        "tanh",
+        "hyperbolic tangent",
+        lambda x, o: 4.0 * (sigmoid(2.0 * x) * sigmoid(-2.0 * x)),
+        bounds=lambda a: (-1.0, 1.0),
+    ),
     _unary("sin", "sine", lambda x, o: cos(x), bounds=lambda a: (-1.0, 1.0)),
     _unary("cos", "cosine", lambda x, o: -sin(x), bounds=lambda a: (-1.0, 1.0)),
-    _unary("cosh", "hyperbolic cosine", lambda x, o: 0.5 * (expm1(x) - expm1(-x)), expand=_x_cosh,
-           bounds=lambda a: (1.0, INF)),
-    _unary("log_cosh", "log(cosh(x)), accurate everywhere", lambda x, o: tanh(x),
-           expand=_x_log_cosh, bounds=lambda a: HALF_LINE),
-    _unary("log1mexp", "log(1 - exp(-x)) for x > 0", lambda x, o: exp(-x) / -expm1(-x),
-           expand=_x_log1mexp),
-    Op("logistic_nll", V2, REAL, "-y log(sigmoid(x)) - (1 - y) log(1 - sigmoid(x))",
-       _d_logistic_nll, expand=_x_logistic_nll),
-    _unary("kl_phi", "(1 + x) log(1 + x) - x for x >= -1, accurate near 0",
-           lambda x, o: log1p(x), expand=_x_kl_phi, bounds=lambda a: HALF_LINE),
+    _unary(
+        "cosh",
+        "hyperbolic cosine",
+        lambda x, o: 0.5 * (expm1(x) - expm1(-x)),
+        expand=_x_cosh,
+        bounds=lambda a: (1.0, INF),
+    ),
+    _unary(
+        "log_cosh",
+        "log(cosh(x)), accurate everywhere",
+        lambda x, o: tanh(x),
+        expand=_x_log_cosh,
+        bounds=lambda a: HALF_LINE,
+    ),
+    _unary(
+        "log1mexp",
+        "log(1 - exp(-x)) for x > 0",
+        lambda x, o: exp(-x) / -expm1(-x),
+        expand=_x_log1mexp,
+    ),
+    Op(
+        "logistic_nll",
+        V2,
+        REAL,
+        "-y log(sigmoid(x)) - (1 - y) log(1 - sigmoid(x))",
+        _d_logistic_nll,
+        expand=_x_logistic_nll,
+    ),
+    _unary(
+        "kl_phi",
+        "(1 + x) log(1 + x) - x for x >= -1, accurate near 0",
+        lambda x, o: log1p(x),
+        expand=_x_kl_phi,
+        bounds=lambda a: HALF_LINE,
+    ),
     # elementwise, two operands
-    Op("add", V2, _arithmetic, "x + y", lambda a, o, g: (g, g), operands="arithmetic", bounds=_b_add),
-    Op("sub", V2, _arithmetic, "x - y", lambda a, o, g: (g, -g), operands="arithmetic", bounds=_b_sub),
-    Op("mul", V2, _arithmetic, "x y", lambda a, o, g: (g * a[1], g * a[0]), operands="arithmetic", bounds=_b_mul),
-    Op("div", V2, REAL, "x / y", _d_div,
-       bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 and b[0] >= 0.0 else (-INF, INF)),
-    Op("pow", V2, REAL, "x ** y", _d_pow,
-       bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 else (-INF, INF)),
-    Op("maximum", V2, REAL, "the larger; ties split the gradient evenly", _d_maximum,
-       bounds=lambda a, b: (max(a[0], b[0]), max(a[1], b[1]))),
-    Op("minimum", V2, REAL, "the smaller; ties split the gradient evenly", _d_minimum,
-       bounds=lambda a, b: (min(a[0], b[0]), min(a[1], b[1]))),
-    Op("compare", V2, REAL, "the sign of x - y, by comparison; no gradient", expand=_x_compare,
-       bounds=lambda a, b: (-1.0, 1.0)),
+    Op(
+        "add",
+        V2,
+        _arithmetic,
+        "x + y",
+        lambda a, o, g: (g, g),
+        operands="arithmetic",
+        bounds=_b_add,
+    ),
+    Op(
+        "sub",
+        V2,
+        _arithmetic,
+        "x - y",
+        lambda a, o, g: (g, -g),
+        operands="arithmetic",
+        bounds=_b_sub,
+    ),
+    Op(
+        "mul",
+        V2,
+        _arithmetic,
+        "x y",
+        lambda a, o, g: (g * a[1], g * a[0]),
+        operands="arithmetic",
+        bounds=_b_mul,
+    ),
+    Op(
+        "div",
+        V2,
+        REAL,
+        "x / y",
+        _d_div,
+        bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 and b[0] >= 0.0 else (-INF, INF),
+    ),
+    Op(
+        "pow",
+        V2,
+        REAL,
+        "x ** y",
+        _d_pow,
+        bounds=lambda a, b: HALF_LINE if a[0] >= 0.0 else (-INF, INF),
+    ),
+    Op(
+        "maximum",
+        V2,
+        REAL,
+        "the larger; ties split the gradient evenly",
+        _d_maximum,
+        bounds=lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
+    ),
+    Op(
+        "minimum",
+        V2,
+        REAL,
+        "the smaller; ties split the gradient evenly",
+        _d_minimum,
+        bounds=lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+    ),
+    Op(
+        "compare",
+        V2,
+        REAL,
+        "the sign of x - y, by comparison; no gradient",
+        expand=_x_compare,
+        bounds=lambda a, b: (-1.0, 1.0),
+    ),
     Op("xlogy", V2, REAL, "x log(y), 0 where x is 0", _d_xlogy, expand=_x_xlogy),
     Op("logaddexp", V2, REAL, "log(exp(x) + exp(y))", _d_logaddexp, expand=_x_logaddexp),
     # conditions and selection
@@ -976,112 +1100,403 @@ _ROWS = (
     Op("and", V2, BOOL, "both conditions", operands="bool"),
     Op("or", V2, BOOL, "either condition", operands="bool"),
     Op("not", V1, BOOL, "the opposite condition", operands="bool"),
-    Op("where", V3, _where, "x where the condition holds, else y",
-       lambda a, o, g: (None, where(a[0], g, 0.0), where(a[0], 0.0, g)), operands="any",
-       bounds=lambda c, a, b: (min(a[0], b[0]), max(a[1], b[1]))),
-    Op("clip", V3, REAL, "x held between two ends; gradient inside the closed interval", _d_clip,
-       bounds=lambda a, lo, hi: (max(a[0], lo[0]), min(a[1], hi[1]))),
-    Op("indicator", V1, REAL, "1 where the condition holds, else 0", operands="bool",
-       bounds=lambda a: UNIT),
+    Op(
+        "where",
+        V3,
+        _where,
+        "x where the condition holds, else y",
+        lambda a, o, g: (None, where(a[0], g, 0.0), where(a[0], 0.0, g)),
+        operands="any",
+        bounds=lambda c, a, b: (min(a[0], b[0]), max(a[1], b[1])),
+    ),
+    Op(
+        "clip",
+        V3,
+        REAL,
+        "x held between two ends; gradient inside the closed interval",
+        _d_clip,
+        bounds=lambda a, lo, hi: (max(a[0], lo[0]), min(a[1], hi[1])),
+    ),
+    Op(
+        "indicator",
+        V1,
+        REAL,
+        "1 where the condition holds, else 0",
+        operands="bool",
+        bounds=lambda a: UNIT,
+    ),
     Op("to_real", V1, REAL, "an integer as a real number", operands="int"),
     Op("mod", V2, INT, "remainder of non-negative integers", operands="int"),
     Op("intdiv", V2, INT, "quotient of non-negative integers", operands="int"),
     # reductions
-    Op("sum", ("value", "axes"), _reduce("sum"), "sum over axes", lambda a, o, g: (g,),
-       attrs=("axes",), elementwise=False,
-       bounds=lambda a: HALF_LINE if a[0] >= 0.0 else (-INF, INF)),
-    Op("mean", ("value", "axes"), _reduce("mean"), "mean over axes", None, attrs=("axes",),
-       elementwise=False, expand=_x_mean, bounds=lambda a: a),
-    Op("amax", ("value", "axes"), _reduce("amax"), "largest value; ties split evenly", _d_amax,
-       attrs=("axes",), elementwise=False, bounds=lambda a: a),
-    Op("any", ("value", "axes"), _reduce("any"), "whether any condition holds", attrs=("axes",),
-       operands="bool", elementwise=False),
-    Op("all", ("value", "axes"), _reduce("all"), "whether all conditions hold", attrs=("axes",),
-       operands="bool", elementwise=False),
-    Op("dot", ("value", "value", "axes"), _dot, "sum of products over axes", _d_dot,
-       attrs=("axes",), elementwise=False),
-    Op("logsumexp", ("value", "axes"), _reduce("logsumexp"), "log of the sum of exponentials",
-       lambda a, o, g: (g * softmax(a[0], *o.node.attr("axes")),), attrs=("axes",),
-       elementwise=False, expand=_x_logsumexp),
-    Op("softmax", ("value", "axes"), _keep("softmax"), "exponentials that sum to 1", _d_softmax,
-       attrs=("axes",), elementwise=False, expand=_x_softmax, bounds=lambda a: UNIT),
-    Op("softmax_complement", ("value", "axes"), _keep("softmax_complement"),
-       "1 - softmax, accurate where one class dominates", _d_softmax_complement, attrs=("axes",),
-       elementwise=False, expand=_x_softmax_complement, bounds=lambda a: UNIT),
-    Op("log_softmax", ("value", "axes"), _keep("log_softmax"),
-       "log of softmax, accurate where one class dominates", _d_log_softmax, attrs=("axes",),
-       elementwise=False, expand=_x_log_softmax, bounds=lambda a: (-INF, 0.0)),
-    Op("norm", ("value", "axes"), _reduce("norm"), "Euclidean norm; gradient 0 at 0",
-       lambda a, o, g: (g * normalize(a[0], *o.node.attr("axes")),), attrs=("axes",),
-       elementwise=False, expand=_x_norm, bounds=lambda a: HALF_LINE),
-    Op("normalize", ("value", "axes"), _keep("normalize"), "x / |x|, 0 at 0", _d_normalize,
-       attrs=("axes",), elementwise=False, expand=_x_normalize, bounds=lambda a: (-1.0, 1.0)),
-    Op("p_norm", ("value", "value", "axes"), _reduce_all("p_norm"),
-       "sum(|x| ** p) ** (1 / p); gradient 0 at 0", _d_p_norm, attrs=("axes",),
-       elementwise=False, expand=_x_p_norm,
-       bounds=lambda a, p: HALF_LINE),
-    Op("reject", ("value", "value", "axes"), _keep_all,
-       "what of x is across the unit vector u: x - u sum(x u)", _d_reject, attrs=("axes",),
-       elementwise=False, expand=_x_reject),
-    Op("abs_difference", V2, REAL, "|x| - |y|, accurate where x and y share a term",
-       _d_abs_difference, expand=_x_abs_difference),
-    Op("norm_difference", ("value", "value", "axes"), _reduce_all("norm_difference"),
-       "|x| - |y|, accurate where x and y share a term", _d_norm_difference, attrs=("axes",),
-       elementwise=False, expand=_x_norm_difference),
-    Op("normalize_difference", ("value", "value", "axes"), _keep_all,
-       "x / |x| - y / |y|, accurate where x and y share a term", _d_normalize_difference,
-       attrs=("axes",), elementwise=False, expand=_x_normalize_difference),
-    Op("restate", V2, REAL, "x, whose gradient is that of y: two forms of one quantity",
-       lambda a, o, g: (None, g), expand=lambda x, y: x, bounds=lambda a, b: a),
+    Op(
+        "sum",
+        ("value", "axes"),
+        _reduce("sum"),
+        "sum over axes",
+        lambda a, o, g: (g,),
+        attrs=("axes",),
+        elementwise=False,
+        bounds=lambda a: HALF_LINE if a[0] >= 0.0 else (-INF, INF),
+    ),
+    Op(
+        "mean",
+        ("value", "axes"),
+        _reduce("mean"),
+        "mean over axes",
+        None,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_mean,
+        bounds=lambda a: a,
+    ),
+    Op(
+        "amax",
+        ("value", "axes"),
+        _reduce("amax"),
+        "largest value; ties split evenly",
+        _d_amax,
+        attrs=("axes",),
+        elementwise=False,
+        bounds=lambda a: a,
+    ),
+    Op(
+        "any",
+        ("value", "axes"),
+        _reduce("any"),
+        "whether any condition holds",
+        attrs=("axes",),
+        operands="bool",
+        elementwise=False,
+    ),
+    Op(
+        "all",
+        ("value", "axes"),
+        _reduce("all"),
+        "whether all conditions hold",
+        attrs=("axes",),
+        operands="bool",
+        elementwise=False,
+    ),
+    Op(
+        "dot",
+        ("value", "value", "axes"),
+        _dot,
+        "sum of products over axes",
+        _d_dot,
+        attrs=("axes",),
+        elementwise=False,
+    ),
+    Op(
+        "logsumexp",
+        ("value", "axes"),
+        _reduce("logsumexp"),
+        "log of the sum of exponentials",
+        lambda a, o, g: (g * softmax(a[0], *o.node.attr("axes")),),
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_logsumexp,
+    ),
+    Op(
+        "softmax",
+        ("value", "axes"),
+        _keep("softmax"),
+        "exponentials that sum to 1",
+        _d_softmax,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_softmax,
+        bounds=lambda a: UNIT,
+    ),
+    Op(
+        "softmax_complement",
+        ("value", "axes"),
+        _keep("softmax_complement"),
+        "1 - softmax, accurate where one class dominates",
+        _d_softmax_complement,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_softmax_complement,
+        bounds=lambda a: UNIT,
+    ),
+    Op(
+        "log_softmax",
+        ("value", "axes"),
+        _keep("log_softmax"),
+        "log of softmax, accurate where one class dominates",
+        _d_log_softmax,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_log_softmax,
+        bounds=lambda a: (-INF, 0.0),
+    ),
+    Op(
+        "norm",
+        ("value", "axes"),
+        _reduce("norm"),
+        "Euclidean norm; gradient 0 at 0",
+        lambda a, o, g: (g * normalize(a[0], *o.node.attr("axes")),),
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_norm,
+        bounds=lambda a: HALF_LINE,
+    ),
+    Op(
+        "normalize",
+        ("value", "axes"),
+        _keep("normalize"),
+        "x / |x|, 0 at 0",
+        _d_normalize,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_normalize,
+        bounds=lambda a: (-1.0, 1.0),
+    ),
+    Op(
+        "p_norm",
+        ("value", "value", "axes"),
+        _reduce_all("p_norm"),
+        "sum(|x| ** p) ** (1 / p); gradient 0 at 0",
+        _d_p_norm,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_p_norm,
+        bounds=lambda a, p: HALF_LINE,
+    ),
+    Op(
+        "reject",
+        ("value", "value", "axes"),
+        _keep_all,
+        "what of x is across the unit vector u: x - u sum(x u)",
+        _d_reject,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_reject,
+    ),
+    Op(
+        "abs_difference",
+        V2,
+        REAL,
+        "|x| - |y|, accurate where x and y share a term",
+        _d_abs_difference,
+        expand=_x_abs_difference,
+    ),
+    Op(
+        "norm_difference",
+        ("value", "value", "axes"),
+        _reduce_all("norm_difference"),
+        "|x| - |y|, accurate where x and y share a term",
+        _d_norm_difference,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_norm_difference,
+    ),
+    Op(
+        "normalize_difference",
+        ("value", "value", "axes"),
+        _keep_all,
+        "x / |x| - y / |y|, accurate where x and y share a term",
+        _d_normalize_difference,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_normalize_difference,
+    ),
+    Op(
+        "restate",
+        V2,
+        REAL,
+        "x, whose gradient is that of y: two forms of one quantity",
+        lambda a, o, g: (None, g),
+        expand=lambda x, y: x,
+        bounds=lambda a, b: a,
+    ),
     # axes
-    Op("size", ("axis",), _axis_only("real", keeps=False),
-       "length of an axis; of a group the product, or its leading axis", attrs=("axis",),
-       elementwise=False, bounds=lambda: HALF_LINE),
-    Op("iota", ("axis",), _axis_only("int", keeps=True), "0, 1, 2, ... along an axis",
-       attrs=("axis",), elementwise=False),
-    Op("range", ("axis", "value"), _range, "0 ... n-1 along a new axis of length n",
-       attrs=("axis",), elementwise=False),
-    Op("rename", ("value", "axis", "axis"), _rename, "the same value, an axis renamed", _d_rename,
-       attrs=("old", "new"), operands="any", elementwise=False, bounds=lambda a: a),
-    Op("broadcast", ("value", "axes"), _broadcast, "repeat along axes", lambda a, o, g: (g,),
-       attrs=("axes",), operands="any", elementwise=False, bounds=lambda a: a),
-    Op("shift", ("value", "axis", "integer", "number"), _keep("shift"),
-       "x[k - by] along an axis, `fill` outside", _d_shift, attrs=("axis", "by", "fill"),
-       operands="any", elementwise=False),
-    Op("flip", ("value", "axis"), _keep("flip"), "an axis reversed", _d_flip, attrs=("axis",),
-       operands="any", elementwise=False, bounds=lambda a: a),
-    Op("take", ("value", "value", "axis"), _take, "the entry at an integer index; NaN outside",
-       _d_take, attrs=("axis",), operands="any", elementwise=False, bounds=lambda a, i: a),
-    Op("put", ("value", "value", "value", "axis"), _put, "x with the indexed entry replaced",
-       _d_put, attrs=("axis",), operands="any", elementwise=False, expand=_x_put),
-    Op("log_odds_against", ("value", "value", "axis"), _take,
-       "log of the sum of the other entries' exponentials, less the indexed entry",
-       _d_log_odds_against, attrs=("axis",), operands="any", elementwise=False,
-       expand=_x_log_odds_against),
-    Op("softmax_others", ("value", "value", "axis"), _others,
-       "softmax over the entries other than the indexed one, which gets 0", _d_softmax_others,
-       attrs=("axis",), operands="any", elementwise=False, expand=_x_softmax_others,
-       bounds=lambda a, i: UNIT),
-    Op("pick", ("value", "value", "axis"), _take,
-       "take, where another term of the same sum makes the gradient NaN outside", _d_pick,
-       attrs=("axis",), operands="any", elementwise=False,
-       expand=lambda x, i, axis: take(x, i, axis), bounds=lambda a, i: a),
-    Op("scan", ("axis", "value"), _scan, "all carries of a recursion along an axis", _d_scan,
-       attrs=("axis", "body", "reverse"), operands="any", elementwise=False),
+    Op(
+        "size",
+        ("axis",),
+        _axis_only("real", keeps=False),
+        "length of an axis; of a group the product, or its leading axis",
+        attrs=("axis",),
+        elementwise=False,
+        bounds=lambda: HALF_LINE,
+    ),
+    Op(
+        "iota",
+        ("axis",),
+        _axis_only("int", keeps=True),
+        "0, 1, 2, ... along an axis",
+        attrs=("axis",),
+        elementwise=False,
+    ),
+    Op(
+        "range",
+        ("axis", "value"),
+        _range,
+        "0 ... n-1 along a new axis of length n",
+        attrs=("axis",),
+        elementwise=False,
+    ),
+    Op(
+        "rename",
+        ("value", "axis", "axis"),
+        _rename,
+        "the same value, an axis renamed",
+        _d_rename,
+        attrs=("old", "new"),
+        operands="any",
+        elementwise=False,
+        bounds=lambda a: a,
+    ),
+    Op(
+        "broadcast",
+        ("value", "axes"),
+        _broadcast,
+        "repeat along axes",
+        lambda a, o, g: (g,),
+        attrs=("axes",),
+        operands="any",
+        elementwise=False,
+        bounds=lambda a: a,
+    ),
+    Op(
+        "shift",
+        ("value", "axis", "integer", "number"),
+        _keep("shift"),
+        "x[k - by] along an axis, `fill` outside",
+        _d_shift,
+        attrs=("axis", "by", "fill"),
+        operands="any",
+        elementwise=False,
+    ),
+    Op(
+        "flip",
+        ("value", "axis"),
+        _keep("flip"),
+        "an axis reversed",
+        _d_flip,
+        attrs=("axis",),
+        operands="any",
+        elementwise=False,
+        bounds=lambda a: a,
+    ),
+    Op(
+        "take",
+        ("value", "value", "axis"),
+        _take,
+        "the entry at an integer index; NaN outside",
+        _d_take,
+        attrs=("axis",),
+        operands="any",
+        elementwise=False,
+        bounds=lambda a, i: a,
+    ),
+    Op(
+        "put",
+        ("value", "value", "value", "axis"),
+        _put,
+        "x with the indexed entry replaced",
+        _d_put,
+        attrs=("axis",),
+        operands="any",
+        elementwise=False,
+        expand=_x_put,
+    ),
+    Op(
+        "log_odds_against",
+        ("value", "value", "axis"),
+        _take,
+        "log of the sum of the other entries' exponentials, less the indexed entry",
+        _d_log_odds_against,
+        attrs=("axis",),
+        operands="any",
+        elementwise=False,
+        expand=_x_log_odds_against,
+    ),
+    Op(
+        "softmax_others",
+        ("value", "value", "axis"),
+        _others,
+        "softmax over the entries other than the indexed one, which gets 0",
+        _d_softmax_others,
+        attrs=("axis",),
+        operands="any",
+        elementwise=False,
+        expand=_x_softmax_others,
+        bounds=lambda a, i: UNIT,
+    ),
+    Op(
+        "pick",
+        ("value", "value", "axis"),
+        _take,
+        "take, where another term of the same sum makes the gradient NaN outside",
+        _d_pick,
+        attrs=("axis",),
+        operands="any",
+        elementwise=False,
+        expand=lambda x, i, axis: take(x, i, axis),
+        bounds=lambda a, i: a,
+    ),
+    Op(
+        "scan",
+        ("axis", "value"),
+        _scan,
+        "all carries of a recursion along an axis",
+        _d_scan,
+        attrs=("axis", "body", "reverse"),
+        operands="any",
+        elementwise=False,
+    ),
     # gradients stated rather than derived; functions supplied by the user
     Op("stop_gradient", V1, REAL, "x, as a constant", bounds=lambda a: a),
-    Op("attach_gradient", V3, _attach, "a value with a stated gradient in x", _d_attach,
-       elementwise=False),
-    Op("apply", ("port", "value"), _port, "the value of a port", attrs=("port", "axes"),
-       elementwise=False),
-    Op("derivative", ("port", "value"), _port, "a derivative of the sum of a port's value",
-       attrs=("port", "axes", "wrt"), elementwise=False),
-    Op("segments", ("port",), _segments, "which map each element of a port's maps belongs to",
-       attrs=("port", "axes"), elementwise=False),
-    Op("map_sizes", ("port",), _port, "how many elements each of a port's maps has",
-       attrs=("port", "axes"), elementwise=False),
-    Op("use", ("value",), _use, "the reduced value of a loss this one uses",
-       attrs=("name", "keys"), operands="any", elementwise=False),
+    Op(
+        "attach_gradient",
+        V3,
+        _attach,
+        "a value with a stated gradient in x",
+        _d_attach,
+        elementwise=False,
+    ),
+    Op(
+        "apply",
+        ("port", "value"),
+        _port,
+        "the value of a port",
+        attrs=("port", "axes"),
+        elementwise=False,
+    ),
+    Op(
+        "derivative",
+        ("port", "value"),
+        _port,
+        "a derivative of the sum of a port's value",
+        attrs=("port", "axes", "wrt"),
+        elementwise=False,
+    ),
+    Op(
+        "segments",
+        ("port",),
+        _segments,
+        "which map each element of a port's maps belongs to",
+        attrs=("port", "axes"),
+        elementwise=False,
+    ),
+    Op(
+        "map_sizes",
+        ("port",),
+        _port,
+        "how many elements each of a port's maps has",
+        attrs=("port", "axes"),
+        elementwise=False,
+    ),
+    Op(
+        "use",
+        ("value",),
+        _use,
+        "the reduced value of a loss this one uses",
+        attrs=("name", "keys"),
+        operands="any",
+        elementwise=False,
+    ),
 )
 
 OPS: Mapping[str, Op] = {row.name: row for row in _ROWS}
@@ -1442,7 +1857,8 @@ def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...]
         axes = b.order(ports[port])
     else:
         if not wrt or not all(0 <= w < len(args) for w in wrt):
-            raise SpecError(f"derivative of {port}: no operand {wrt}", phase="semantic",
-                            code="arity")
+            raise SpecError(
+                f"derivative of {port}: no operand {wrt}", phase="semantic", code="arity"
+            )
         axes = b.lift(args[wrt[-1]]).axes
     return b.op(op, *args, port=port, axes=axes, wrt=wrt)

@@ -21,8 +21,19 @@ Binding: TypeAlias = Mapping[str, "Expr | tuple[str, ...]"]
 Step: TypeAlias = Callable[[Expr], "Expr | None"]
 
 BINARY = {
-    "+": "add", "-": "sub", "*": "mul", "/": "div", "**": "pow", "<": "lt", "<=": "le", ">": "gt",
-    ">=": "ge", "==": "eq", "!=": "ne", "and": "and", "or": "or",
+    "+": "add",
+    "-": "sub",
+    "*": "mul",
+    "/": "div",
+    "**": "pow",
+    "<": "lt",
+    "<=": "le",
+    ">": "gt",
+    ">=": "ge",
+    "==": "eq",
+    "!=": "ne",
+    "and": "and",
+    "or": "or",
 }
 UNARY = {"-": "neg", "not": "not"}
 COMMUTATIVE = {"add", "mul", "maximum", "minimum", "eq", "ne", "and", "or", "dot"}
@@ -117,8 +128,9 @@ def match(pattern: text.Expression, value: Expr, binding: Binding) -> Iterator[B
         yield from _match_all(operands, order, binding)
 
 
-def _match_all(patterns: Sequence[text.Expression], values: Sequence[Expr],
-               binding: Binding) -> Iterator[Binding]:
+def _match_all(
+    patterns: Sequence[text.Expression], values: Sequence[Expr], binding: Binding
+) -> Iterator[Binding]:
     if not patterns:
         yield binding
         return
@@ -147,8 +159,11 @@ def instantiate(template: text.Expression, binding: Binding, b: Builder) -> Expr
     if isinstance(template, text.Number):
         return b.const(float(template.value))
     if isinstance(template, text.Binary):
-        return b.op(BINARY[template.op], instantiate(template.a, binding, b),
-                    instantiate(template.b, binding, b))
+        return b.op(
+            BINARY[template.op],
+            instantiate(template.a, binding, b),
+            instantiate(template.b, binding, b),
+        )
     if isinstance(template, text.Unary):
         return b.op(UNARY[template.op], instantiate(template.x, binding, b))
     assert isinstance(template, text.Call)
@@ -184,8 +199,12 @@ def bounds(value: Expr) -> tuple[float, float]:
             number = float(const_value(node))
             known[index] = (-math.inf, math.inf) if math.isnan(number) else (number, number)
         elif node.op == "input":
-            interval = Kind.parse(node.attr("kind")).interval if "kind" in dict(node.attrs) and \
-                node.attr("kind") not in ("capture", "carry", "upstream", "tangent") else None
+            interval = (
+                Kind.parse(node.attr("kind")).interval
+                if "kind" in dict(node.attrs)
+                and node.attr("kind") not in ("capture", "carry", "upstream", "tangent")
+                else None
+            )
             known[index] = (interval[0], interval[1]) if interval else (-math.inf, math.inf)
         else:
             rule = ops.OPS[node.op].bounds
@@ -211,9 +230,13 @@ def proved(condition: text.Expression, binding: Binding) -> bool:
 # --- the driver ----------------------------------------------------------------------------------
 
 
-def rewrite(graph: Graph, steps: Mapping[str, Sequence[Step]], log: list[str] | None = None,
-            anything: Sequence[Step] = ()) -> Graph:
-    """Rebuild a graph bottom-up, applying at each row the first step that changes it, to a fixpoint.
+def rewrite(
+    graph: Graph,
+    steps: Mapping[str, Sequence[Step]],
+    log: list[str] | None = None,
+    anything: Sequence[Step] = (),
+) -> Graph:
+    """Rebuild a graph bottom-up, applying at each row the first step that changes it, until none.
 
     ``steps`` maps the op at the head of a match to the steps tried there; ``anything`` is tried at
     every row. The names of the rules that fired are appended to ``log``.
@@ -249,8 +272,12 @@ def rewrite(graph: Graph, steps: Mapping[str, Sequence[Step]], log: list[str] | 
     return b.finish(**{name: values[index] for name, index in graph.outputs})
 
 
-def _step(value: Expr, steps: Mapping[str, Sequence[Step]], anything: Sequence[Step],
-          log: list[str] | None) -> Expr | None:
+def _step(
+    value: Expr,
+    steps: Mapping[str, Sequence[Step]],
+    anything: Sequence[Step],
+    log: list[str] | None,
+) -> Expr | None:
     for step in (*steps.get(value.node.op, ()), *anything):
         changed = step(value)
         if changed is not None and changed.index != value.index:

@@ -92,7 +92,7 @@ def build_graph(spec: Spec) -> Graph:
         values[assignment.name] = value
     if "value" not in results:
         raise SpecError(
-            "the body must assign `value`, e.g. \"value = (prediction - target) ** 2\"",
+            'the body must assign `value`, e.g. "value = (prediction - target) ** 2"',
             phase="semantic",
             code="no_value",
         )
@@ -151,15 +151,19 @@ class _Reader:
         if isinstance(tree, text.Index):
             whole = self.read(tree.x, names)
             if not whole.axes:
-                raise SpecError("[...] renames the first axis of a value, but this one has none",
-                                phase="semantic", code="unknown_axis")
+                raise SpecError(
+                    "[...] renames the first axis of a value, but this one has none",
+                    phase="semantic",
+                    code="unknown_axis",
+                )
             return b.op("rename", whole, old=whole.axes[0], new=tree.axis)
         if isinstance(tree, text.Scan):
             return self._scan(tree, names)
         if isinstance(tree, text.Call):
             return self._call(tree, names)
-        raise SpecError("an axis or a tuple stands where a value is needed", phase="semantic",
-                        code="type")
+        raise SpecError(
+            "an axis or a tuple stands where a value is needed", phase="semantic", code="type"
+        )
 
     def _scan(self, tree: text.Scan, names: Mapping[str, Expr]) -> Expr:
         b = self.b
@@ -212,8 +216,9 @@ class _Reader:
             if key == "at_zero" and row.name == "sqrt" and isinstance(value, text.Name):
                 attrs[key] = value.name
             else:
-                raise SpecError(f"{tree.name} takes no keyword {key}", phase="semantic",
-                                code="keyword")
+                raise SpecError(
+                    f"{tree.name} takes no keyword {key}", phase="semantic", code="keyword"
+                )
         if tree.name == "where":
             return ops.where(*values)
         return self.b.op(tree.name, *values, **attrs)
@@ -238,8 +243,9 @@ class _Reader:
         wrt: tuple[int, ...] = (0,)
         for key, value in tree.keywords:
             if key != "wrt":
-                raise SpecError(f"{tree.name} takes no keyword {key}", phase="semantic",
-                                code="keyword")
+                raise SpecError(
+                    f"{tree.name} takes no keyword {key}", phase="semantic", code="keyword"
+                )
             items = value.items if isinstance(value, text.Tuple) else (value,)
             wrt = tuple(int(_literal(i, integer=True)) for i in items)
         if tree.name == "apply":
@@ -287,8 +293,7 @@ def _map_axes(graph: Graph, given: Mapping[str, Expr]) -> Graph:
             found = given[name].node.attr("order") or given[name].axes
             if len(found) != len(order):
                 raise SpecError(
-                    f"{name} needs axes {', '.join(order)}, but the operand has "
-                    f"{', '.join(found)}",
+                    f"{name} needs axes {', '.join(order)}, but the operand has {', '.join(found)}",
                     phase="semantic",
                     code="unknown_axis",
                 )
@@ -311,8 +316,12 @@ def _map_axes(graph: Graph, given: Mapping[str, Expr]) -> Graph:
         return value
 
     nodes = tuple(
-        Node(n.op, n.args, tuple((k, attr(k, v)) for k, v in n.attrs),
-             Type(n.type.dtype, swap(n.type.axes)))
+        Node(
+            n.op,
+            n.args,
+            tuple((k, attr(k, v)) for k, v in n.attrs),
+            Type(n.type.dtype, swap(n.type.axes)),
+        )
         for n in graph.nodes
     )
     return Graph(swap(graph.layout), nodes, graph.outputs)
@@ -331,22 +340,27 @@ def _axis(tree: text.Expression) -> str:
         return tree.name
     if isinstance(tree, text.Star):
         return "*" + tree.name
-    raise SpecError(f"an axis is needed where {text.unparse(tree)} stands", phase="semantic",
-                    code="axis")
+    raise SpecError(
+        f"an axis is needed where {text.unparse(tree)} stands", phase="semantic", code="axis"
+    )
 
 
 def _literal(tree: text.Expression, *, integer: bool) -> float | int:
     negative = isinstance(tree, text.Unary) and tree.op == "-"
     inner = tree.x if isinstance(tree, text.Unary) else tree
     if not isinstance(inner, text.Number):
-        raise SpecError(f"a number is needed where {text.unparse(tree)} stands", phase="semantic",
-                        code="literal")
+        raise SpecError(
+            f"a number is needed where {text.unparse(tree)} stands",
+            phase="semantic",
+            code="literal",
+        )
     number = -inner.value if negative else inner.value
     if not integer:
         return float(number)
     if float(number) != int(number):
-        raise SpecError(f"an integer is needed where {number} stands", phase="semantic",
-                        code="literal")
+        raise SpecError(
+            f"an integer is needed where {number} stands", phase="semantic", code="literal"
+        )
     return int(number)
 
 
@@ -382,8 +396,10 @@ def to_body(graph: Graph, names: Mapping[int, str] | None = None) -> tuple[str, 
 
     for index, node in enumerate(graph.nodes):
         tree = _tree(graph, node, [trees[a] for a in node.args])
-        if node.op not in ("input", "const") and index not in results and (
-            uses.get(index, 0) > 1 or index in suggested or len(text.unparse(tree)) > LONG
+        if (
+            node.op not in ("input", "const")
+            and index not in results
+            and (uses.get(index, 0) > 1 or index in suggested or len(text.unparse(tree)) > LONG)
         ):
             name = local(index)
             lines.append(f"{name} = {text.unparse(tree)}")
@@ -563,9 +579,9 @@ def _renumber(b: Builder, outputs: Mapping[str, Expr]) -> dict[int, int]:
     return numbers
 
 
-def _call_and_watch(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[
-    dict[str, Any], Any
-]:
+def _call_and_watch(
+    function: Callable[..., Any], arguments: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
     """Call a function and return its local variables too: their names go into the body."""
     found: dict[str, Any] = {}
     code = function.__code__
@@ -635,30 +651,36 @@ def class_name(id: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in bare.split("_")) + "Loss"
 
 
-# --- parameter kinds ------------------------------------------------------------------------------
+# --- parameter kinds -----------------------------------------------------------------------------
 
 
 def real(value: float | None = None, axes: str = "") -> Param:
+    """A parameter that is any real number."""
     return _param("real", value, axes)
 
 
 def positive(value: float | None = None, axes: str = "") -> Param:
+    """A parameter above 0."""
     return _param("positive", value, axes)
 
 
 def non_negative(value: float | None = None, axes: str = "") -> Param:
+    """A parameter of 0 or above."""
     return _param("non_negative", value, axes)
 
 
 def probability(value: float | None = None, axes: str = "") -> Param:
+    """A parameter from 0 to 1."""
     return _param("probability", value, axes)
 
 
 def integer(value: int | None = None) -> Param:
+    """A parameter that is a whole number."""
     return _param("integer", value, "")
 
 
 def flag(value: bool | None = None) -> Param:
+    """A parameter that is true or false."""
     return _param("flag", value, "")
 
 

@@ -1,4 +1,4 @@
-"""Well-formedness: run before and after every pass, so that a broken graph is found where it broke."""
+"""Well-formedness, checked before and after every pass: a graph is found broken where it broke."""
 
 from __future__ import annotations
 

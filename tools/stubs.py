@@ -22,9 +22,7 @@ from lossbridge.frontdoor import (
 from lossbridge.spec import Spec
 
 REDUCTIONS = 'Literal["none", "mean", "sum"]'
-NORMALIZERS = (
-    'Literal["elements", "batch", "weights", "valid", "target_length", "external"]'
-)
+NORMALIZERS = 'Literal["elements", "batch", "weights", "valid", "target_length", "external"]'
 EMPTY = 'Literal["nan", "zero"]'
 
 
@@ -75,7 +73,8 @@ STYLES: Mapping[str, Style] = {
         imports="import jax",
         array="ArrayLike",
         base="Hashable",
-        common="    def __hash__(self) -> int: ...\n    def init(self, key: jax.Array) -> Any: ...\n",
+        common="    def __hash__(self) -> int: ...\n"
+        "    def init(self, key: jax.Array) -> Any: ...\n",
         functions=(
             "def as_hf(loss: Any, shift_labels: bool = ...) -> Callable[..., jax.Array]: ...\n"
             "def checked(loss: Any) -> Callable[..., Any]: ...\n"
@@ -99,8 +98,9 @@ def _constructor(form: Form, style: Style) -> str:
         number = _number(param.kind)
         array = f" | {style.array}" if number == "float" else ""
         optional = " | None" if param.kind.axes else ""
-        default = "" if name in required else (
-            " = ..." if param.kind.axes else f" = {param.value!r}")
+        default = (
+            "" if name in required else (" = ..." if param.kind.axes else f" = {param.value!r}")
+        )
         parts.append(f"{name}: {number}{array}{optional}{default}")
     parts.append("*")
     parts.append(f"reduction: {style.reductions} = ...")
@@ -117,8 +117,11 @@ def _calls(form: Form, platform: str, style: Style) -> str:
     result = "jax.Array" if platform == "jax" else style.array
     names = list(spec.inputs)
     order = list(positional_order(spec, platform))
-    tail = [f"sample_weight: {style.array} | None = ...", f"mask: {style.array} | None = ...",
-            f"normalizer_count: {style.array} | float | None = ..."]
+    tail = [
+        f"sample_weight: {style.array} | None = ...",
+        f"mask: {style.array} | None = ...",
+        f"normalizer_count: {style.array} | float | None = ...",
+    ]
     if spec.step:
         tail.append(f"step: {style.array} | int | None = ...")
     tail = [*(f"{port}: Callable[..., Any]" for port in spec.ports), *tail]
@@ -199,7 +202,7 @@ def stub(platform: str) -> str:
     return "".join(lines)
 
 
-# --- the table of call forms -----------------------------------------------------------------------
+# --- the table of call forms ---------------------------------------------------------------------
 
 
 def _state(spec: Spec, form: Form) -> str:
@@ -207,7 +210,9 @@ def _state(spec: Spec, form: Form) -> str:
     keys = [*spec.weights, *(f"{a} (if given)" for a in arrays)]
     if spec.step:
         keys.append("step")
-    return ", ".join(f"`{k}`" if "(" not in k else f"`{k.split()[0]}` (if given)" for k in keys) or "-"
+    return (
+        ", ".join(f"`{k}`" if "(" not in k else f"`{k.split()[0]}` (if given)" for k in keys) or "-"
+    )
 
 
 def call_forms() -> str:
@@ -220,7 +225,7 @@ def call_forms() -> str:
         + "; ".join(f"{p}: `{a}` and `{b}`" for p, (a, b) in ALIASES.items())
         + ", for a prediction and its target.",
         "Every call also takes `sample_weight`, `mask` (on JAX also `where`) and, with",
-        '`normalizer="external"`, `normalizer_count`. State keys are those of a torch `state_dict`;',
+        '`normalizer="external"`, `normalizer_count`. State keys are a torch `state_dict`\'s;',
         "in JAX the trainable ones are the keys of `params`, in Keras the names of the weights.",
         "",
         "| class | constructor | torch | Keras | JAX | state |",
@@ -228,10 +233,13 @@ def call_forms() -> str:
     ]
     for form in forms().values():
         spec = form.definitions[0].spec
-        settings = [*form.sizes, *(
-            name if p.value is None else f"{name}={'None' if p.kind.axes else p.value}"
-            for name, p in form.params.items()
-        )]
+        settings = [
+            *form.sizes,
+            *(
+                name if p.value is None else f"{name}={'None' if p.kind.axes else p.value}"
+                for name, p in form.params.items()
+            ),
+        ]
         settings.append(f'reduction="{form.reduction.kind}"')
         settings.append(f'normalizer="{form.reduction.normalizer}"')
         if form.has_axis:

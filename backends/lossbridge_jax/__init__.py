@@ -16,7 +16,7 @@ from lossbridge_jax.native import (
     checked,
     class_of,
     combination_of,
-    compile,  # noqa: A004 - every front door calls it so
+    compile,
     functions_of,
     reduce,
 )

@@ -186,11 +186,15 @@ class CompactEmitter(Emitter):
             return args
         if node.op == "where" and node.args[0] in self.static and node.type.axes:
             # The choice is made when the function is traced; either side has the result's shape.
-            return [args[0], *(
-                name if self.axes(a) == node.type.axes and a not in self.static
-                else self.filled(name, a, node) for name, a in zip(args[1:], node.args[1:],
-                                                                   strict=True)
-            )]
+            return [
+                args[0],
+                *(
+                    name
+                    if self.axes(a) == node.type.axes and a not in self.static
+                    else self.filled(name, a, node)
+                    for name, a in zip(args[1:], node.args[1:], strict=True)
+                ),
+            ]
         return [
             name if a in self.static else self.expanded(name, self.axes(a), node.type.axes)
             for name, a in zip(args, node.args, strict=True)
@@ -224,8 +228,14 @@ class CompactEmitter(Emitter):
         """The body of a recursion as a nested function of the carry and what it captures."""
         body: Graph = node.attr("body")
         name = self.fresh("step")
-        inner = CompactEmitter(body, self.lowering, self.indent + "    ", self.lines,
-                               counter=self.counter, rank=self.rank)
+        inner = CompactEmitter(
+            body,
+            self.lowering,
+            self.indent + "    ",
+            self.lines,
+            counter=self.counter,
+            rank=self.rank,
+        )
         inner.outer = self
         inputs = sorted(body.inputs(), key=lambda i: -1 if i[0] == "carry" else int(i[0][1:]))
         for key, index in inputs:
@@ -365,9 +375,7 @@ def _scan(emitter: Emitter, node: Node, x: list[str]) -> str:
     e, axis = _compact(emitter), node.attr("axis")
     length = e.length(axis)
     step = e.body(node)
-    along = [
-        e.place(e.axes(a), axis) if axis in e.axes(a) else "None" for a in node.args[1:]
-    ]
+    along = [e.place(e.axes(a), axis) if axis in e.axes(a) else "None" for a in node.args[1:]]
     start = f"jnp.asarray({x[0]}, dt)" if node.args[0] in e.static else x[0]
     values = "".join(f"{c}, " for c in x[1:])
     return (

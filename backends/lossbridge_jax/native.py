@@ -256,9 +256,11 @@ class _Run:
         if call.op == "use":
             used = spec.uses[call.port]
             given = dict(zip(call.keys, self._given(call, self.compute), strict=True))
-            missing = tuple((k, p.value) for k, p in used.params.items()
-                            if k not in given and k not in dict(call.numbers)
-                            and p.value is not None)
+            missing = tuple(
+                (k, p.value)
+                for k, p in used.params.items()
+                if k not in given and k not in dict(call.numbers) and p.value is not None
+            )
             inner = _Run(self.name, given, self.lengths, self.ports, self.compute, self.seen)
             return inner(used, (*call.numbers, *missing), Options(), self.compute)
         function: Callable[..., Any] = self.ports[call.port]
@@ -363,10 +365,15 @@ class Loss(metaclass=_Meta):
 
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         settings = dict(kwargs)
-        names = [
-            p.name for p in frontdoor.signature(form).parameters.values()
-            if p.kind is p.POSITIONAL_OR_KEYWORD
-        ] if args else []
+        names = (
+            [
+                p.name
+                for p in frontdoor.signature(form).parameters.values()
+                if p.kind is p.POSITIONAL_OR_KEYWORD
+            ]
+            if args
+            else []
+        )
         if len(args) > len(names):
             raise ArgumentError(
                 f"{form.name} takes at most {len(names)} positional arguments ({listed(names)}), "
@@ -383,10 +390,21 @@ class Loss(metaclass=_Meta):
         object.__setattr__(self, "_bound", bound)
         arrays = tuple((name, _identity(value)) for name, value in sorted(bound.arrays.items()))
         numbers = tuple(tuple((n, type(v), v) for n, v in ns) for ns in bound.numbers)
-        object.__setattr__(self, "_key", (
-            bound.form.name, bound.specs, numbers, arrays, bound.reduction, bound.normalizer,
-            bound.axis, tuple(sorted(bound.sizes.items())), *parts,
-        ))
+        object.__setattr__(
+            self,
+            "_key",
+            (
+                bound.form.name,
+                bound.specs,
+                numbers,
+                arrays,
+                bound.reduction,
+                bound.normalizer,
+                bound.axis,
+                tuple(sorted(bound.sizes.items())),
+                *parts,
+            ),
+        )
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{self._bound.form.name} is frozen; construct another loss instead")
@@ -431,8 +449,10 @@ class Loss(metaclass=_Meta):
         """The function that a training step runs: value and gradient, as stand-alone Python."""
         options = Options(self._bound.reduction, self._bound.normalizer)
         prepared = plan(self.spec, self._bound.numbers[0], options, LOWERING.native)
-        first = next((n for n in prepared.differentiable if n in self.spec.inputs),
-                     next(iter(prepared.differentiable), None))
+        first = next(
+            (n for n in prepared.differentiable if n in self.spec.inputs),
+            next(iter(prepared.differentiable), None),
+        )
         graph = prepared.stable if first is None else _derived(prepared.stable, (first,))
         return stand_alone(_text(graph, self.spec.name), LOWERING)
 
@@ -481,8 +501,9 @@ class Loss(metaclass=_Meta):
             values["normalizer_count"] = _scalar(name, "normalizer_count", call.normalizer_count)
         if spec.step:
             if call.step is None:
-                raise ArgumentError(f"{name} follows a schedule; write "
-                                    f"{frontdoor.call_text(spec, 'jax')}")
+                raise ArgumentError(
+                    f"{name} follows a schedule; write {frontdoor.call_text(spec, 'jax')}"
+                )
             values["step"] = _scalar(name, "step", call.step)
         _check_labels(bound, which, inputs, values, lengths, report)
         out = next(values[k].dtype for k, kind in spec.inputs.items() if kind.dtype == "real")
@@ -491,8 +512,9 @@ class Loss(metaclass=_Meta):
             [values[k].dtype for k in kinds if jnp.issubdtype(values[k].dtype, jnp.floating)],
             jnp.dtype(_LEAST[spec.numerics.compute]),
         )
-        options = Options(bound.reduction, bound.normalizer, call.sample_weight is not None,
-                          call.mask is not None)
+        options = Options(
+            bound.reduction, bound.normalizer, call.sample_weight is not None, call.mask is not None
+        )
         run = _Run(name, values, lengths, call.ports, compute, out)
         return run(spec, bound.numbers[which], options, out)
 
@@ -502,15 +524,21 @@ class Loss(metaclass=_Meta):
         name = self._bound.form.name
         floating = jnp.issubdtype(x.dtype, jnp.floating)
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            raise DTypeError(f"{name}: {key} is {kind}, but {x.dtype} was given; pass its real and "
-                             "imaginary parts")
+            raise DTypeError(
+                f"{name}: {key} is {kind}, but {x.dtype} was given; pass its real and "
+                "imaginary parts"
+            )
         if kind.dtype == "int" and not jnp.issubdtype(x.dtype, jnp.integer):
-            raise DTypeError(f"{name}: {key} is {kind}, an integer, but {x.dtype} was given; pass "
-                             f"{key}.astype('int32')")
+            raise DTypeError(
+                f"{name}: {key} is {kind}, an integer, but {x.dtype} was given; pass "
+                f"{key}.astype('int32')"
+            )
         if kind.dtype == "real" and not floating:
             if key == next(iter(self._bound.specs[0].inputs)):
-                raise DTypeError(f"{name}: {key} is {kind}, but {x.dtype} was given; pass "
-                                 f"{key}.astype('float32')")
+                raise DTypeError(
+                    f"{name}: {key} is {kind}, but {x.dtype} was given; pass "
+                    f"{key}.astype('float32')"
+                )
             x = x.astype(jnp.float32)  # such as labels 0 and 1; exact up to 2**24
         if kind.dtype == "bool" and x.dtype != jnp.bool_:
             x = x != 0
@@ -545,14 +573,18 @@ class Loss(metaclass=_Meta):
         bound = self._bound
         (name,) = spec.inputs
         if call.sample_weight is not None or call.mask is not None:
-            raise UnsupportedError(f"{bound.form.name} runs over parameters, which have no samples "
-                                   "to weigh or mask; pass the leaves that count")
+            raise UnsupportedError(
+                f"{bound.form.name} runs over parameters, which have no samples "
+                "to weigh or mask; pass the leaves that count"
+            )
         leaves, structure = jax.tree.flatten(call.inputs[name])
         leaves = [_as_array(leaf) for leaf in leaves]
         for leaf in leaves:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise DTypeError(f"{bound.form.name}: a leaf of {name} is {leaf.dtype}; pass the "
-                                 "trainable leaves only")
+                raise DTypeError(
+                    f"{bound.form.name}: a leaf of {name} is {leaf.dtype}; pass the "
+                    "trainable leaves only"
+                )
         dtypes = [leaf.dtype for leaf in leaves]
         out = functools.reduce(jnp.promote_types, dtypes) if dtypes else jnp.dtype(jnp.float32)
         compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
@@ -560,8 +592,9 @@ class Loss(metaclass=_Meta):
         count: Array = call.normalizer_count
         if bound.reduction == "mean" and bound.normalizer != "external":
             if bound.normalizer != "elements":
-                raise UnsupportedError(f"{bound.form.name} runs over parameters; divide by "
-                                       "'elements' or 'external'")
+                raise UnsupportedError(
+                    f"{bound.form.name} runs over parameters; divide by 'elements' or 'external'"
+                )
             options, count = Options("mean", "external"), sum(leaf.size for leaf in leaves)
         arrays = {
             key: _hyperparameter(bound.form.name, key, spec.params[key].kind, value, {})
@@ -570,14 +603,19 @@ class Loss(metaclass=_Meta):
         if count is not None:
             arrays["normalizer_count"] = _scalar(bound.form.name, "normalizer_count", count)
         if bound.reduction == "none":
-            return jax.tree.unflatten(structure, [
-                _Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
-                    spec, bound.numbers[0], options, leaf.dtype)
-                for leaf in leaves
-            ])
+            return jax.tree.unflatten(
+                structure,
+                [
+                    _Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
+                        spec, bound.numbers[0], options, leaf.dtype
+                    )
+                    for leaf in leaves
+                ],
+            )
         parts = [
             _Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
-                spec, bound.numbers[0], options, compute)
+                spec, bound.numbers[0], options, compute
+            )
             for leaf in leaves
         ]
         return functools.reduce(lax.add, parts, jnp.zeros((), compute)).astype(out)
@@ -624,8 +662,11 @@ def _dtype_kinds(bound: Bound, call: Call) -> dict[str, str]:
         if len(bound.specs) == 1:
             break
         dtype = _as_array(given).dtype
-        kind = "real" if jnp.issubdtype(dtype, jnp.floating) else (
-            "bool" if dtype == jnp.bool_ else "int")
+        kind = (
+            "real"
+            if jnp.issubdtype(dtype, jnp.floating)
+            else ("bool" if dtype == jnp.bool_ else "int")
+        )
         found.update((tuple(spec.inputs)[position], kind) for spec in bound.specs)
     return found
 
@@ -661,8 +702,9 @@ def _hyperparameter(
     except ValueError:
         fits = False
     if not fits:
-        raise ShapeError(f"{name}: {key} is {kind}, here of shape {wanted}, but its shape is "
-                         f"{x.shape}")
+        raise ShapeError(
+            f"{name}: {key} is {kind}, here of shape {wanted}, but its shape is {x.shape}"
+        )
     return jnp.broadcast_to(x, wanted)
 
 
@@ -704,9 +746,8 @@ def _check_labels(
             counted = None
         # What was given, not what JAX made of it: without x64 it wraps int64 to int32.
         labels = given[key] if isinstance(given[key], np.ndarray) else values[key]
-        message = (
-            f"{bound.form.name}: {key} is {kind}, so it lies from 0 to {size} - 1"
-            + ("" if ignored is None else f" or is ignore_index={ignored}")
+        message = f"{bound.form.name}: {key} is {kind}, so it lies from 0 to {size} - 1" + (
+            "" if ignored is None else f" or is ignore_index={ignored}"
         )
         report(message, (labels, size, ignored, counted), key)
 
@@ -767,8 +808,11 @@ MODULE = "lossbridge.jax"
 
 def class_of(form: Form) -> type[Loss]:
     """The public class of a loss."""
-    made: Any = _Meta(form.name, (Loss,), {"__slots__": (), "__module__": MODULE, "form": form,
-                                           "__qualname__": form.name})
+    made: Any = _Meta(
+        form.name,
+        (Loss,),
+        {"__slots__": (), "__module__": MODULE, "form": form, "__qualname__": form.name},
+    )
     return cast("type[Loss]", made)
 
 
@@ -788,13 +832,17 @@ class CombinedLoss(Loss):
         given = dict(zip(made.arguments, args, strict=False))
         for name, value in kwargs.items():
             if name in given or name not in made.arguments:
-                raise ArgumentError(f"{made.name} was given {shown(name)} "
-                                    + ("twice" if name in given else "which it does not take")
-                                    + f"; its arguments are {listed(made.arguments)}")
+                raise ArgumentError(
+                    f"{made.name} was given {shown(name)} "
+                    + ("twice" if name in given else "which it does not take")
+                    + f"; its arguments are {listed(made.arguments)}"
+                )
             given[name] = value
         if "losses" not in given:
-            raise ArgumentError(f"{made.name} needs losses=, such as "
-                                "{'depth': L.HuberLoss(), 'label': L.CrossEntropyLoss()}")
+            raise ArgumentError(
+                f"{made.name} needs losses=, such as "
+                "{'depth': L.HuberLoss(), 'label': L.CrossEntropyLoss()}"
+            )
         bound = made.build(**given)
         object.__setattr__(self, "_children", dict(given["losses"]))
         object.__setattr__(self, "_given", given)
@@ -821,8 +869,10 @@ class CombinedLoss(Loss):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound, spec, name = self._bound, self.spec, type(self).__name__
         if args:
-            raise ArgumentError(f"{name} takes its inputs by name, such as "
-                                f"{next(iter(self._children))}=(prediction, target)")
+            raise ArgumentError(
+                f"{name} takes its inputs by name, such as "
+                f"{next(iter(self._children))}=(prediction, target)"
+            )
         params = dict(kwargs.pop("params", None) or {})
         step = kwargs.pop("step", None)
         below = params.pop("children", {})
@@ -831,8 +881,14 @@ class CombinedLoss(Loss):
         own: dict[str, Any] = {}
         for key, value in kwargs.items():
             # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
-            child = next((n for n in sorted(self._children, key=len, reverse=True)
-                          if key.startswith(f"{n}_")), None)
+            child = next(
+                (
+                    n
+                    for n in sorted(self._children, key=len, reverse=True)
+                    if key.startswith(f"{n}_")
+                ),
+                None,
+            )
             if key in named and isinstance(value, Mapping):
                 named[key].update(value)
             elif key in named:
@@ -842,8 +898,10 @@ class CombinedLoss(Loss):
             elif child is not None:
                 named[child][key[len(child) + 1 :]] = value
             else:
-                raise ArgumentError(f"{name} was given {shown(key)}, which names none of its "
-                                    f"losses; they are {listed(self._children)}")
+                raise ArgumentError(
+                    f"{name} was given {shown(key)}, which names none of its "
+                    f"losses; they are {listed(self._children)}"
+                )
         if step is None and spec.step:
             raise ArgumentError(f"{name} follows a schedule; give it step=step")
         if step is not None and not spec.step:
@@ -852,8 +910,9 @@ class CombinedLoss(Loss):
             n: child(*positional[n], **named[n], **({"params": below[n]} if n in below else {}))
             for n, child in self._children.items()
         }
-        values: dict[str, Array] = {key: self._input(key, spec.inputs[key], value)
-                                    for key, value in own.items()}
+        values: dict[str, Array] = {
+            key: self._input(key, spec.inputs[key], value) for key, value in own.items()
+        }
         kinds = {key: spec.inputs[key] for key in own}
         self._take_weights(spec, Call({}, params=params or None), values, kinds)
         frontdoor.axis_lengths(kinds, {k: values[k].shape for k in kinds}, name)
@@ -875,10 +934,17 @@ class CombinedLoss(Loss):
 
 def combination_of(combination: Combination) -> type[CombinedLoss]:
     """The public class of a combination."""
-    made: Any = _Meta(combination.name, (CombinedLoss,), {
-        "__slots__": (), "__module__": MODULE, "combination": combination,
-        "__qualname__": combination.name, "_doc": combination.doc,
-    })
+    made: Any = _Meta(
+        combination.name,
+        (CombinedLoss,),
+        {
+            "__slots__": (),
+            "__module__": MODULE,
+            "combination": combination,
+            "__qualname__": combination.name,
+            "_doc": combination.doc,
+        },
+    )
     return cast("type[CombinedLoss]", made)
 
 
@@ -889,7 +955,7 @@ class _Compiled(Loss):
     _doc = "An instance made from a specification."
 
 
-def compile(source: Any, **params: Any) -> Loss:  # noqa: A001 - every front door calls it so
+def compile(source: Any, **params: Any) -> Loss:
     """An instance of any loss: a specification, a defined function, or a path to a file."""
     return _settled(frontdoor.as_form(source), **params)
 
@@ -945,8 +1011,14 @@ class _Function:
             kwargs.pop("axis")
         call = {}
         spec = self._form.definitions[0].spec
-        known = {*spec.inputs, *spec.ports, *frontdoor.aliases(spec, "jax"),
-                 *frontdoor.CALL_KEYWORDS, "where", "params"}
+        known = {
+            *spec.inputs,
+            *spec.ports,
+            *frontdoor.aliases(spec, "jax"),
+            *frontdoor.CALL_KEYWORDS,
+            "where",
+            "params",
+        }
         for name, value in kwargs.items():
             if name in self._own:
                 settings[name] = value
@@ -954,8 +1026,10 @@ class _Function:
                 call[name] = value
             else:
                 options = [*self.__signature__.parameters]
-                raise ArgumentError(f"{self.__name__} has no argument {shown(name)}; its arguments "
-                                    f"are {listed(options)}{suggestion(name, options)}")
+                raise ArgumentError(
+                    f"{self.__name__} has no argument {shown(name)}; its arguments "
+                    f"are {listed(options)}{suggestion(name, options)}"
+                )
         try:
             loss = self._cached(**settings)
         except TypeError as error:
@@ -978,9 +1052,11 @@ def functions_of(form: Form) -> list[_Function]:
 def _identity_loss() -> Spec:
     from lossbridge.spec import loads
 
-    return loads(b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
-                 b'"inputs": {"values": "real[*batch]"}, "yields": "per_element", '
-                 b'"body": ["value = values"]}')
+    return loads(
+        b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
+        b'"inputs": {"values": "real[*batch]"}, "yields": "per_element", '
+        b'"body": ["value = values"]}'
+    )
 
 
 def reduce(
@@ -996,8 +1072,11 @@ def reduce(
     ``denominator="weights"``; ``denominator`` is a normaliser's name or a number.
     """
     named = denominator is None or isinstance(denominator, str)
-    loss = compile(_identity_loss(), reduction="mean",
-                   normalizer=(denominator or "elements") if named else "external")
+    loss = compile(
+        _identity_loss(),
+        reduction="mean",
+        normalizer=(denominator or "elements") if named else "external",
+    )
     count = None if named else denominator
     result: jax.Array = loss(values, mask=where, sample_weight=weights, normalizer_count=count)
     return result
@@ -1015,8 +1094,11 @@ def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
     counted = whole(**{**settings, "normalizer": "external"})
 
     def hf_loss(outputs: Any, labels: Array, num_items_in_batch: Array | None = None) -> Any:
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else (
-            getattr(outputs, "logits", outputs))
+        logits = (
+            outputs["logits"]
+            if isinstance(outputs, Mapping)
+            else (getattr(outputs, "logits", outputs))
+        )
         if shift_labels:
             logits, labels = logits[..., :-1, :], labels[..., 1:]
         if num_items_in_batch is None:
@@ -1028,7 +1110,7 @@ def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
 
 # --- a loss as a file of its own -----------------------------------------------------------------
 
-_EJECTED = '''
+_EJECTED = """
 
 def _cast(arrays, dtype):
     return [x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in arrays]
@@ -1053,7 +1135,7 @@ def _rule(primals, tangents):
 
 _run.defjvp(_rule, symbolic_zeros=True)
 _jitted = jax.jit(_run)
-'''
+"""
 
 
 def eject(bound: Bound, name: str) -> str:
@@ -1067,8 +1149,10 @@ def eject(bound: Bound, name: str) -> str:
     options = Options(bound.reduction, bound.normalizer)
     prepared = plan(spec, numbers, options, LOWERING.native)
     if prepared.calls:
-        raise UnsupportedError(f"{bound.form.name} calls functions that are given at the call, so "
-                               "it cannot stand alone; use it from lossbridge.jax")
+        raise UnsupportedError(
+            f"{bound.form.name} calls functions that are given at the call, so "
+            "it cannot stand alone; use it from lossbridge.jax"
+        )
     stable = prepared.stable
     names = [n for n, _ in stable.inputs()]
     real = [n for n, i in stable.inputs() if stable.nodes[i].type.dtype == "real"]
@@ -1097,16 +1181,19 @@ def eject(bound: Bound, name: str) -> str:
             pieces.append(_text(pushed, f"_pushed{k}"))
             order = [n for n, _ in pushed.inputs()]
             given = ", ".join(
-                f"arrays[{names.index(n)}]" if n in names else
-                f"tangents.get({names.index(n[8:])}, jnp.zeros_like(arrays[{names.index(n[8:])}]))"
+                f"arrays[{names.index(n)}]"
+                if n in names
+                else f"tangents.get({(k := names.index(n[8:]))}, jnp.zeros_like(arrays[{k}]))"
                 for n in order
             )
             lines.append(f"{indent}return _value(*arrays)[0], _pushed{k}({given})[0]")
     call = [f"def {name}({', '.join(names)}):", f'    """{_quoted(spec.summary)}"""']
     for n in names:
         dtype = stable.nodes[dict(stable.inputs())[n]].type.dtype
-        call.append(f"    {n} = {'_whole(' if dtype == 'int' else ''}jnp.asarray({n})"
-                    f"{')' if dtype == 'int' else ''}")
+        call.append(
+            f"    {n} = {'_whole(' if dtype == 'int' else ''}jnp.asarray({n})"
+            f"{')' if dtype == 'int' else ''}"
+        )
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
             call.append(f"    {n} = jnp.moveaxis({n}, {bound.axis}, -1)")
@@ -1115,14 +1202,18 @@ def eject(bound: Bound, name: str) -> str:
     own.insert(1, inspect.getsource(_dims).replace("is_star(axis)", 'axis.startswith("*")'))
     body = "\n\n".join(pieces) + _EJECTED + "\n".join(lines) + "\n\n\n" + "\n".join(call) + "\n"
     indices = ", ".join(str(names.index(n)) for n in real)
-    text = stand_alone("\n\n".join(own) + f"\n\nREAL = [{indices}]  # the places of real inputs\n\n"
-                       + body, LOWERING)
-    imports = ("import functools\nfrom typing import Any\n\nimport jax\nimport numpy as np\n"
-               "from collections.abc import Callable, Sequence\n"
-               "from jax.custom_derivatives import SymbolicZero\n")
+    text = stand_alone(
+        "\n\n".join(own) + f"\n\nREAL = [{indices}]  # the places of real inputs\n\n" + body,
+        LOWERING,
+    )
+    imports = (
+        "import functools\nfrom typing import Any\n\nimport jax\nimport numpy as np\n"
+        "from collections.abc import Callable, Sequence\n"
+        "from jax.custom_derivatives import SymbolicZero\n"
+    )
     return text.replace("import math\n", "import math\n" + imports, 1)
 
 
 def _quoted(text: str) -> str:
     """Text of a specification as the inside of a docstring."""
-    return "".join(c for c in text if c.isprintable() and c not in "\\\"")
+    return "".join(c for c in text if c.isprintable() and c not in '\\"')

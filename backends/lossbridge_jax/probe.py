@@ -19,7 +19,7 @@ from lossbridge.frontdoor import forms
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 from lossbridge_jax.lowering import LOWERING
-from lossbridge_jax.native import Loss, compile  # noqa: A004 - every front door calls it so
+from lossbridge_jax.native import Loss, compile
 from lossbridge_jax.train import train
 
 __all__ = ["PROBE", "wide"]
@@ -89,8 +89,10 @@ class Subject:
             moving = {name: given.pop(name) for name in wrt}
             evaluate = self._evaluator(mode, dtype, tuple(inputs))
             value, gradients = evaluate(moving, given, extra)
-            return {"value": _widened(value),
-                    "gradients": {name: _widened(gradients[name]) for name in wrt}}
+            return {
+                "value": _widened(value),
+                "gradients": {name: _widened(gradients[name]) for name in wrt},
+            }
 
     def _given(self, x: Any, dtype: str) -> Any:
         if isinstance(x, list | tuple):
@@ -106,8 +108,9 @@ class Subject:
         if (mode, dtype, order) not in self._compiled:
             ports = self._ports(dtype)
 
-            def value(moving: Mapping[str, Any], fixed: Mapping[str, Any],
-                      extra: Mapping[str, Any]) -> tuple[Any, Any]:
+            def value(
+                moving: Mapping[str, Any], fixed: Mapping[str, Any], extra: Mapping[str, Any]
+            ) -> tuple[Any, Any]:
                 both = {**moving, **fixed}
                 named = {name: both[name] for name in order}  # a pytree forgets the order
                 if self._weights:
@@ -119,7 +122,8 @@ class Subject:
 
             def with_gradients(moving: Any, fixed: Any, extra: Any) -> tuple[Any, Any]:
                 (_, result), gradients = jax.value_and_grad(value, has_aux=True)(
-                    moving, fixed, extra)
+                    moving, fixed, extra
+                )
                 return result, gradients
 
             def alone(moving: Any, fixed: Any, extra: Any) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """The Keras backend: one class for each loss of the catalogue.
 
-A loss of (y_true, y_pred) is a ``keras.losses.Loss``, any other an endpoint layer. Nothing is traced
-at import: a loss is compiled when it is first called.
+A loss of (y_true, y_pred) is a ``keras.losses.Loss``, any other an endpoint layer. Nothing is
+traced at import: a loss is compiled when it is first called.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _classes.update((name, combination_of(made)) for name, made in COMBINATIONS.item
 
 globals().update(_classes)
 
-__all__ = [  # noqa: PLE0604 - the names are strings
+__all__ = [
     "Loss",
     "LossLayer",
     "as_hf",
@@ -41,6 +41,6 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     raise AttributeError(
-        f"lossbridge.keras has no {name!r}{nearest_name(name, __all__)}; its names are those of the "
-        "catalogue (python -m lossbridge list), and logits-losses take logits without from_logits"
+        f"lossbridge.keras has no {name!r}{nearest_name(name, __all__)}; its names are those of "
+        "the catalogue (python -m lossbridge list), and losses of logits need no from_logits"
     )

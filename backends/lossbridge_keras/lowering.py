@@ -17,7 +17,7 @@ import tensorflow as tf
 from lossbridge.emit import STATIC_ARITHMETIC, Emitter, Lowering, emit_body
 from lossbridge.ir import Graph, Node, is_star
 
-# --- helpers: what emitted code calls, and `eject` copies -----------------------------------------
+# --- helpers: what emitted code calls, and `eject` copies ----------------------------------------
 
 
 def _compute_dtype(x: Any) -> Any:
@@ -170,11 +170,17 @@ def _take(
         values = tf.reshape(tf.gather(tf.reshape(x, [-1]), rows + start), _shape(index))
         return _checked(values, safe, index)
     values = tf.gather(
-        _drop(_transpose(x, [*shared, dim, *only_x, *absent]),
-              tuple(range(len(shared) + 1 + len(only_x), rank))),
-        _drop(_transpose(safe, [*shared, *only_i, dim,
-                                *(d for d in range(rank) if d != dim and d not in theirs)]),
-              tuple(range(len(shared) + len(only_i), rank))),
+        _drop(
+            _transpose(x, [*shared, dim, *only_x, *absent]),
+            tuple(range(len(shared) + 1 + len(only_x), rank)),
+        ),
+        _drop(
+            _transpose(
+                safe,
+                [*shared, *only_i, dim, *(d for d in range(rank) if d != dim and d not in theirs)],
+            ),
+            tuple(range(len(shared) + len(only_i), rank)),
+        ),
         axis=len(shared),
         batch_dims=len(shared),
     )
@@ -201,27 +207,34 @@ def _dot(
     x = _drop(_full_rank(x, rank), tuple(d for d in range(rank) if d not in mine))
     y = _drop(_full_rank(y, rank), tuple(d for d in range(rank) if d not in theirs))
     left, right, result = ("".join(letters[d] for d in dims) for dims in (mine, theirs, kept))
-    return _insert(tf.einsum(f"{left},{right}->{result}", x, y),
-                   tuple(d for d in range(rank) if d not in kept), rank)
+    return _insert(
+        tf.einsum(f"{left},{right}->{result}", x, y),
+        tuple(d for d in range(rank) if d not in kept),
+        rank,
+    )
 
 
-def _scan(
-    body: Any, init: Any, captures: Any, moving: Any, dim: int, n: Any, reverse: bool
-) -> Any:
+def _scan(body: Any, init: Any, captures: Any, moving: Any, dim: int, n: Any, reverse: bool) -> Any:
     """All carries of a recursion, along a dimension.
 
     A short recursion becomes a chain of ops, a long one in a graph a loop: an unrolled one of 200
     steps takes XLA a minute to compile.
     """
 
+    given = list(zip(captures, moving, strict=True))
+
     def step(carry: Any, t: Any) -> Any:
-        now = [tf.gather(c, [t], axis=dim) if m else c for c, m in zip(captures, moving, strict=True)]
+        now = [
+            tf.gather(c, [t], axis=dim) if m else c for c, m in zip(captures, moving, strict=True)
+        ]
         return body(carry, *now)
 
-    rank = max(c.shape.rank for c, m in zip(captures, moving, strict=True) if m)
+    rank = max(c.shape.rank for c, m in given if m)
     init = _full_rank(init, rank)
     if isinstance(n, int) and (tf.executing_eagerly() or n <= 16):
-        parts = [tf.split(c, n, axis=dim) if m else c for c, m in zip(captures, moving, strict=True)]
+        parts = [
+            tf.split(c, n, axis=dim) if m else c for c, m in zip(captures, moving, strict=True)
+        ]
         found: list[Any] = []
         carry = init
         for t in range(n - 1, -1, -1) if reverse else range(n):
@@ -253,17 +266,36 @@ def _advance(step: Any, k: Any, carry: Any, rows: Any, at: Any) -> Any:
 
 
 HELPERS: tuple[Callable[..., Any], ...] = (
-    _compute_dtype, _as, _ratio, _larger, _choose, _length, _count, _shape, _positive, _insert, _drop,
-    _full_rank, _broadcast, _iota, _shift, _transpose, _rename, _take, _checked, _dot, _scan,
+    _compute_dtype,
+    _as,
+    _ratio,
+    _larger,
+    _choose,
+    _length,
+    _count,
+    _shape,
+    _positive,
+    _insert,
+    _drop,
+    _full_rank,
+    _broadcast,
+    _iota,
+    _shift,
+    _transpose,
+    _rename,
+    _take,
+    _checked,
+    _dot,
+    _scan,
     _advance,
 )
 
 
-# --- rows that need more than a template ----------------------------------------------------------
+# --- rows that need more than a template ---------------------------------------------------------
 
 
 class TensorFlowEmitter(Emitter):
-    """Lengths may be tensors, and singletons are inserted by op: slicing costs ten times as much."""
+    """Lengths may be tensors, and singletons are inserted by op: slicing costs ten times more."""
 
     @property
     def full(self) -> str:
@@ -279,7 +311,7 @@ class TensorFlowEmitter(Emitter):
         if list(order) != source:
             name = self.lowering.transpose.format(name, tuple(order.index(a) for a in source))
         missing = tuple(a for a in self.graph.layout if a not in order)
-        if not order or not missing or self.graph.layout[len(missing):] == tuple(source):
+        if not order or not missing or self.graph.layout[len(missing) :] == tuple(source):
             return name  # a number, or only leading dimensions are missing: broadcasting adds them
         return f"_insert({name}, {self.dims(missing)}, {self.full})"
 
@@ -342,8 +374,10 @@ def _lower_dot(emitter: Emitter, node: Node, x: list[str]) -> str:
         return _reduction("reduce_sum")(emitter, node, [f"{x[0]} * {x[1]}"])
     assert isinstance(emitter, TensorFlowEmitter)
     dims = [emitter.dims(emitter.axes_of(a)) for a in node.args]
-    return (f"_dot({x[0]}, {x[1]}, {dims[0]}, {dims[1]}, {emitter.dims(node.attr('axes'))}, "
-            f"{emitter.full})")
+    return (
+        f"_dot({x[0]}, {x[1]}, {dims[0]}, {dims[1]}, {emitter.dims(node.attr('axes'))}, "
+        f"{emitter.full})"
+    )
 
 
 def _dims_or_none(emitter: Emitter, axes: tuple[str, ...]) -> str:
@@ -356,8 +390,10 @@ def _lower_take(emitter: Emitter, node: Node, x: list[str]) -> str:
     own, others = emitter.axes_of(node.args[0]), emitter.axes_of(node.args[1])
     mine = _dims_or_none(emitter, tuple(a for a in own if a != axis))
     values = _number(emitter, node.args[1], x[1])
-    taken = (f"_take({x[0]}, {values}, {emitter.dim(axis)}, {mine}, "
-             f"{_dims_or_none(emitter, others)}, {emitter.full})")
+    taken = (
+        f"_take({x[0]}, {values}, {emitter.dim(axis)}, {mine}, "
+        f"{_dims_or_none(emitter, others)}, {emitter.full})"
+    )
     return taken if node.type.axes else f"tf.reshape({taken}, ())"
 
 
@@ -404,8 +440,10 @@ def _lower_scan(emitter: Emitter, node: Node, x: list[str]) -> str:
     dim = emitter.dim(axis)
     moving = tuple(axis in emitter.graph.nodes[a].type.axes for a in node.args[1:])
     captures = "".join(f"{c}, " for c in x[1:])
-    return (f"_scan({name}, {x[0]}, ({captures}), {moving}, {dim}, "
-            f"_length({emitter.carrier(axis)}, {dim}), {bool(node.attr('reverse'))})")
+    return (
+        f"_scan({name}, {x[0]}, ({captures}), {moving}, {dim}, "
+        f"_length({emitter.carrier(axis)}, {dim}), {bool(node.attr('reverse'))})"
+    )
 
 
 def _lower_broadcast(emitter: Emitter, node: Node, x: list[str]) -> str:
@@ -422,26 +460,47 @@ def _literal(value: float | int | bool) -> str:
 
 TABLE: dict[str, Any] = {
     "neg": "(-{0})",
-    **{op: _tensors(f"tf.math.{op}({{0}})")
-       for op in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "sin", "cos")},
-    **{op: f"({{0}} {symbol} {{1}})" for op, symbol in STATIC_ARITHMETIC.items()
-       if op not in ("eq", "ne")},
+    **{
+        op: _tensors(f"tf.math.{op}({{0}})")
+        for op in ("abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "sin", "cos")
+    },
+    **{
+        op: f"({{0}} {symbol} {{1}})"
+        for op, symbol in STATIC_ARITHMETIC.items()
+        if op not in ("eq", "ne")
+    },
     # Not `==`: on tensors it may compare identities, depending on a global switch.
-    "eq": _symmetric("equal"), "ne": _symmetric("not_equal"),
-    "div": "({0} / {1})", "pow": "({0} ** {1})",
-    "maximum": _tensors("tf.maximum({0}, {1})"), "minimum": _tensors("tf.minimum({0}, {1})"),
-    "and": "({0} & {1})", "or": "({0} | {1})", "not": "(~{0})",
+    "eq": _symmetric("equal"),
+    "ne": _symmetric("not_equal"),
+    "div": "({0} / {1})",
+    "pow": "({0} ** {1})",
+    "maximum": _tensors("tf.maximum({0}, {1})"),
+    "minimum": _tensors("tf.minimum({0}, {1})"),
+    "and": "({0} & {1})",
+    "or": "({0} | {1})",
+    "not": "(~{0})",
     "where": _tensors("tf.where({0}, {1}, {2})"),
     "clip": _tensors("tf.maximum(tf.minimum({0}, {2}), {1})"),
-    "indicator": "tf.cast({0}, dt)", "to_real": "tf.cast({0}, dt)",
-    "mod": "({0} % {1})", "intdiv": "({0} // {1})",
-    "stop_gradient": "{0}", "attach_gradient": "{0}",
-    "sum": _reduction("reduce_sum"), "amax": _reduction("reduce_max"),
-    "any": _reduction("reduce_any"), "all": _reduction("reduce_all"),
-    "dot": _lower_dot, "size": _lower_size, "iota": _lower_iota, "range": _lower_range,
-    "rename": _lower_rename, "broadcast": _lower_broadcast, "shift": _lower_shift,
+    "indicator": "tf.cast({0}, dt)",
+    "to_real": "tf.cast({0}, dt)",
+    "mod": "({0} % {1})",
+    "intdiv": "({0} // {1})",
+    "stop_gradient": "{0}",
+    "attach_gradient": "{0}",
+    "sum": _reduction("reduce_sum"),
+    "amax": _reduction("reduce_max"),
+    "any": _reduction("reduce_any"),
+    "all": _reduction("reduce_all"),
+    "dot": _lower_dot,
+    "size": _lower_size,
+    "iota": _lower_iota,
+    "range": _lower_range,
+    "rename": _lower_rename,
+    "broadcast": _lower_broadcast,
+    "shift": _lower_shift,
     "flip": lambda e, n, x: f"tf.reverse({x[0]}, [{e.dim(n.attr('axis'))}])",
-    "take": _lower_take, "scan": _lower_scan,
+    "take": _lower_take,
+    "scan": _lower_scan,
     "constant": "_as({0}, dt)",
 }
 

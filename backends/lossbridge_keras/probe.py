@@ -64,7 +64,8 @@ class Subject:
         """``{"value": array, "gradients": {name: array}}``, the gradients of the value's sum."""
         if dtype not in DTYPES:
             raise UnsupportedError(
-                f"TensorFlow has no dtype {dtype} here; it has {', '.join(DTYPES)}")
+                f"TensorFlow has no dtype {dtype} here; it has {', '.join(DTYPES)}"
+            )
         if mode not in PROBE.modes:
             raise UnsupportedError(f"Keras has no mode {mode}; it has {', '.join(PROBE.modes)}")
         given = {name: self._given(x, dtype) for name, x in inputs.items()}
@@ -75,8 +76,10 @@ class Subject:
             for name, x in (call or {}).items()
         }
         value, gradients = self._evaluator(mode, dtype, wrt)(given, extra)
-        return {"value": _widened(value),
-                "gradients": {name: _widened(g) for name, g in zip(wrt, gradients, strict=True)}}
+        return {
+            "value": _widened(value),
+            "gradients": {name: _widened(g) for name, g in zip(wrt, gradients, strict=True)},
+        }
 
     def _given(self, x: Any, dtype: str) -> Any:
         if isinstance(x, list | tuple):
@@ -101,14 +104,18 @@ class Subject:
                 tape.watch([s for n, s in zip(wrt, sources, strict=True) if n not in weights])
                 value = function(**given, **extra, **ports)
                 # Summed in at least float32: the sum of half-precision values overflows at 65504.
-                parts = [tf.reduce_sum(v if v.dtype == tf.float64 else tf.cast(v, tf.float32))
-                         for v in keras.tree.flatten(value)]
+                parts = [
+                    tf.reduce_sum(v if v.dtype == tf.float64 else tf.cast(v, tf.float32))
+                    for v in keras.tree.flatten(value)
+                ]
                 total = tf.add_n(parts)
             zero = tf.UnconnectedGradients.ZERO
             found = tape.gradient(total, sources, unconnected_gradients=zero)
             # A layer's weights are kept in float32 also where all else is half: rounded here.
-            return value, [tf.cast(g, DTYPES[dtype]) if n in weights else g
-                           for n, g in zip(wrt, found, strict=True)]
+            return value, [
+                tf.cast(g, DTYPES[dtype]) if n in weights else g
+                for n, g in zip(wrt, found, strict=True)
+            ]
 
         if mode != "eager":
             run = tf.function(run, jit_compile=mode == "xla", autograph=False)
@@ -159,15 +166,20 @@ class _Probe:
         for name, weight in spec.weights.items():
             shape = np.shape((weights or {}).get(name, ()))
             for axis, n in zip(weight.kind.axes, shape, strict=False):
-                if isinstance(weight.sizes[axis], str):
-                    sizes[weight.sizes[axis]] = n
+                size = weight.sizes[axis]
+                if isinstance(size, str):
+                    sizes[size] = n
         settings = {"reduction": reduction, **sizes, **params}
         if normalizer is not None:
             settings["normalizer"] = normalizer
 
         def make(dtype: str) -> tuple[Callable[..., Any], Mapping[str, Any]]:
-            arrays = {k: tf.cast(tf.constant(np.asarray(v), tf.float64), DTYPES[dtype])
-                      if np.ndim(v) else v for k, v in settings.items()}
+            arrays = {
+                k: tf.cast(tf.constant(np.asarray(v), tf.float64), DTYPES[dtype])
+                if np.ndim(v)
+                else v
+                for k, v in settings.items()
+            }
             loss = compile(spec, dtype=dtype, **arrays)
             held: dict[str, Any] = {}
             for name, value in (weights or {}).items():
@@ -176,7 +188,8 @@ class _Probe:
             return loss, held
 
         return Subject(
-            make, lambda dtype: {name: _port(p, dtype) for name, p in (ports or {}).items()})
+            make, lambda dtype: {name: _port(p, dtype) for name, p in (ports or {}).items()}
+        )
 
     def witness(self, name: str, **arguments: Any) -> Subject | None:
         """Keras's own loss of that name, called (target, prediction); None where it has none."""

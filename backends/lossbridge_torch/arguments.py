@@ -18,6 +18,7 @@ Lengths: TypeAlias = Mapping[str, Sequence["int | None"]]
 
 
 def initial(weight: Weight, shape: Sequence[int]) -> Tensor:
+    """A trainable weight as its rule starts it."""
     tensor = torch.empty(shape)
     rule = weight.init
     if not isinstance(rule, str):
@@ -33,6 +34,7 @@ def initial(weight: Weight, shape: Sequence[int]) -> Tensor:
 
 
 def dtype_kinds(bound: Bound, inputs: Mapping[str, Any]) -> dict[str, str]:
+    """Whether each input holds real numbers, integers or truth values."""
     found: dict[str, str] = {}
     for position, name in enumerate(bound.specs[0].inputs):
         x = inputs[name]
@@ -67,6 +69,7 @@ def checked(name: str, key: str, dtype: str, x: Any, lenient: bool = False) -> T
 
 
 def moved(kind: Any, x: Tensor, axis: int | None) -> Tensor:
+    """An input with its class axis last."""
     if frontdoor.moved_axis(kind) is None or x.dim() < 1:
         return x
     at = frontdoor.default_axis("torch", kind, x.dim()) if axis is None else axis
@@ -77,8 +80,7 @@ def moved(kind: Any, x: Tensor, axis: int | None) -> Tensor:
     return x if at in (-1, x.dim() - 1) else x.movedim(at, -1)
 
 
-def parameter(name: str, key: str, kind: Any, x: Tensor, lengths: Lengths,
-               first: Tensor) -> Tensor:
+def parameter(name: str, key: str, kind: Any, x: Tensor, lengths: Lengths, first: Tensor) -> Tensor:
     """An array hyperparameter, repeated along the axes of its kind; those broadcast as in torch."""
     wanted = tuple(n for axis in kind.axes for n in lengths.get(axis, ()))
     if tuple(x.shape) == wanted or any(axis not in lengths for axis in kind.axes):
@@ -98,6 +100,7 @@ def along(name: str, what: str, x: Tensor, index: Sequence[int | None]) -> Tenso
 
 
 def number(name: str, what: str, given: Any, like: Tensor) -> Tensor:
+    """A single number of a call as a tensor beside another."""
     x = given if isinstance(given, Tensor) else torch.as_tensor(given)
     if x.dim() != 0:
         raise ShapeError(f"{name}: {what} is a single number, but its shape is {tuple(x.shape)}")
@@ -123,22 +126,30 @@ def leaves_of(tree: Any) -> list[Any]:
     )
 
 
-def check_labels(name: str, spec: Spec, numbers: Mapping[str, Any], inputs: Mapping[str, Tensor],
-                  lengths: Lengths) -> None:
+def check_labels(
+    name: str,
+    spec: Spec,
+    numbers: Mapping[str, Any],
+    inputs: Mapping[str, Tensor],
+    lengths: Lengths,
+) -> None:
     """Labels out of range raise where reading them waits for nobody; elsewhere the loss is NaN."""
     for key, kind in spec.inputs.items():
         if kind.name != "index" or kind.of is None:
             continue
         labels = inputs[key]
         if (
-            torch.compiler.is_compiling() or labels.device.type != "cpu" or labels.numel() == 0
-            or transformed() or type(labels) is not Tensor
+            torch.compiler.is_compiling()
+            or labels.device.type != "cpu"
+            or labels.numel() == 0
+            or transformed()
+            or type(labels) is not Tensor
         ):
             continue
         size = lengths[kind.of][0]
         assert size is not None
         lowest, highest = (int(v) for v in torch.aminmax(labels))
-        if 0 <= lowest and highest < size:
+        if lowest >= 0 and highest < size:
             continue
         ignored = numbers.get("ignore_index")
         counted = labels if ignored is None else labels[labels != ignored]
@@ -149,5 +160,3 @@ def check_labels(name: str, spec: Spec, numbers: Mapping[str, Any], inputs: Mapp
                 + ("" if ignored is None else f" or is ignore_index={ignored}")
                 + f"; {int(wrong[0])} was given"
             )
-
-

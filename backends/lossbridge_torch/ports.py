@@ -1,4 +1,4 @@
-"""Ports: functions the user supplies, called outside the fused function with torch's own autograd."""
+"""Ports: functions the user supplies, called outside the fused function, by torch's autograd."""
 
 from __future__ import annotations
 
@@ -19,9 +19,15 @@ from lossbridge_torch.fused import polished, stage_of, transformed
 
 
 def outside(
-    name: str, spec: Spec, call: PortCall, inputs: dict[str, Any], ports: Mapping[str, Any],
-    lengths: Lengths, compute: torch.dtype,
+    name: str,
+    spec: Spec,
+    call: PortCall,
+    inputs: dict[str, Any],
+    ports: Mapping[str, Any],
+    lengths: Lengths,
+    compute: torch.dtype,
 ) -> Tensor:
+    """What a call outside the fused function gives: a port, its derivative, facts of its maps."""
     if call.op in ("segments", "map_sizes"):
         sizes = inputs[f"maps of {call.port}"]
         device = inputs[next(iter(inputs))].device
@@ -39,8 +45,10 @@ def outside(
     if port.output.name == "maps" and call.op == "apply":
         return _joined(name, call, result, inputs)
     if not isinstance(result, Tensor):
-        raise ArgumentError(f"{name}: {call.port} returned {shown(type(result).__name__)}, but a "
-                            "tensor was expected")
+        raise ArgumentError(
+            f"{name}: {call.port} returned {shown(type(result).__name__)}, but a "
+            "tensor was expected"
+        )
     axes = port_axes(port)
     if call.op == "apply" and all(axis in lengths for axis in axes):
         wanted = tuple(n for axis in axes for n in lengths[axis])
@@ -68,8 +76,7 @@ def _slope(function: Callable[..., Tensor], given: Sequence[Tensor], wrt: Sequen
     if torch.compiler.is_compiling() or transformed():
         wrapped: Any = function
         for position in wrt:
-            wrapped = torch.func.grad(
-                functools.partial(_summed, wrapped), argnums=position)
+            wrapped = torch.func.grad(functools.partial(_summed, wrapped), argnums=position)
         return wrapped(*given)  # type: ignore[no-any-return]
     with torch.enable_grad():
         xs = [
@@ -93,11 +100,14 @@ def _summed(function: Callable[..., Tensor], *xs: Tensor) -> Tensor:
 def _joined(name: str, call: PortCall, result: Any, inputs: dict[str, Any]) -> Tensor:
     """Feature maps as one tensor, each flattened behind the batch."""
     maps = list(result) if isinstance(result, list | tuple) else [result]
-    if not maps or any(not isinstance(m, Tensor) or m.dim() < 1 for m in maps) or len(
-        {m.shape[0] for m in maps}
-    ) != 1:
-        raise ShapeError(f"{name}: {call.port} must return one map or a list of maps, each with "
-                         "the batch first")
+    if (
+        not maps
+        or any(not isinstance(m, Tensor) or m.dim() < 1 for m in maps)
+        or len({m.shape[0] for m in maps}) != 1
+    ):
+        raise ShapeError(
+            f"{name}: {call.port} must return one map or a list of maps, each with the batch first"
+        )
     sizes = [math.prod(m.shape[1:]) for m in maps]
     key = f"maps of {call.port}"
     known = inputs.setdefault(key, sizes)
@@ -107,5 +117,3 @@ def _joined(name: str, call: PortCall, result: Any, inputs: dict[str, Any]) -> T
             "the other; give inputs of one shape"
         )
     return torch.cat([m.flatten(1) if m.dim() > 1 else m[:, None] for m in maps], dim=1)
-
-

@@ -72,13 +72,17 @@ class Subject:
         # Counts and steps are numbers of the run, not data in the dtype of the run.
         extra = {
             name: self._given(
-                x, torch.promote_types(kind, torch.float32)
-                if name in ("normalizer_count", "step") else kind)
+                x,
+                torch.promote_types(kind, torch.float32)
+                if name in ("normalizer_count", "step")
+                else kind,
+            )
             for name, x in (call or {}).items()
         }
         function = self._function(mode, kind)
-        parameters = dict(function.named_parameters()) if isinstance(
-            function, torch.nn.Module) else {}
+        parameters = (
+            dict(function.named_parameters()) if isinstance(function, torch.nn.Module) else {}
+        )
         for name, x in self._weights.items():
             if name in parameters:
                 with torch.no_grad():
@@ -101,8 +105,11 @@ class Subject:
             torch.autograd.backward(total, [torch.ones_like(v) for v in total])
             for name in wrt:
                 x = given[name]
-                gradients[name] = [self._gradient(leaf) for leaf in x] if isinstance(
-                    x, list) else self._gradient(x)
+                gradients[name] = (
+                    [self._gradient(leaf) for leaf in x]
+                    if isinstance(x, list)
+                    else self._gradient(x)
+                )
         return {"value": _widened(value), "gradients": gradients}
 
     def _gradient(self, x: Tensor) -> Any:
@@ -222,5 +229,3 @@ class _Probe:
 
 
 PROBE = _Probe()
-
-

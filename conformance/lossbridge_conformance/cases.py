@@ -253,9 +253,7 @@ def _special(plan: _Plan, draw: Draw, count: int) -> list[Row]:
         patterns = special_rows(
             kind, plan.shape(name), plan.along(name), plan.count(name), draw.dtype
         )
-        labelled = any(
-            other != name and plan.kinds[other].name in LABELS for other in plan.kinds
-        )
+        labelled = any(other != name and plan.kinds[other].name in LABELS for other in plan.kinds)
         queue: list[Row] = []
         for at, (flag, row) in enumerate(patterns):
             # A saturated logit is a trap for one label and easy for the other: take both.
@@ -315,9 +313,7 @@ def _ties(plan: _Plan, draw: Draw) -> list[Row]:
     return rows
 
 
-def _calls(
-    plan: _Plan, name: str, group: str, stratum: str, rows: Sequence[Row]
-) -> Iterator[Call]:
+def _calls(plan: _Plan, name: str, group: str, stratum: str, rows: Sequence[Row]) -> Iterator[Call]:
     ids = tuple(f"{name}/{at}" for at in range(len(rows)))
     if not rows:
         return

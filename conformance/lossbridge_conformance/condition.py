@@ -82,10 +82,12 @@ def _value_by_value(
     seed = b.input("seed", Type("real", out.axes), "seed")
     sources = {n: rows[i] for n, i in graph.inputs() if graph.nodes[i].type.dtype == "real"}
     found = pull_back(b, out, seed, list(sources.values()))
-    second = b.finish(**{
-        f"row_{n}": broadcast(b.const(0.0) if row is None else row, *source.axes)
-        for (n, source), row in zip(sources.items(), found, strict=True)
-    })
+    second = b.finish(
+        **{
+            f"row_{n}": broadcast(b.const(0.0) if row is None else row, *source.axes)
+            for (n, source), row in zip(sources.items(), found, strict=True)
+        }
+    )
     total = np.empty(values.shape, dtype=object)
     for position in product(*(range(n) for n in values.shape)):
         one = np.zeros(values.shape)

@@ -126,8 +126,10 @@ def special_numbers(kind: Kind, dtype: str) -> Iterator[tuple[str, float]]:
 
 def _limit(kind: Kind, x: float) -> bool:
     """Infinities at the open ends of a kind that are still told to a user as inf, not refused."""
-    return math.isinf(x) and kind.name in ("real", "positive", "non_negative") and (
-        x > 0 or kind.name == "real"
+    return (
+        math.isinf(x)
+        and kind.name in ("real", "positive", "non_negative")
+        and (x > 0 or kind.name == "real")
     )
 
 
@@ -216,4 +218,3 @@ def benign(kind: Kind, shape: Shape, along: int, variant: int) -> Array:
         return round_floats(row, "bfloat16") if kind.name == "unit" else row
     sign = -1.0 if kind.name == "log_probability" else 1.0
     return np.full(shape, sign * BENIGN)
-

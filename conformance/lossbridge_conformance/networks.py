@@ -15,6 +15,7 @@ from lossbridge.plan import spec_graph
 from lossbridge.spec import Spec
 from lossbridge_conformance.probe import PortSpec
 
+
 def _critic() -> PortSpec:
     """A score per sample: a fixed smooth function of all its features."""
     spec = Spec(
@@ -55,8 +56,11 @@ def graph_of(port: PortSpec) -> Callable[[Builder, list[Expr]], Expr]:
         graph = spec_graph(port.spec)
         given = dict(zip(port.arguments, args, strict=True))
         for name, array in port.constants.items():
-            given[name] = b.input(name, Type("real", ()), "real") if np.ndim(array) == 0 else (
-                b.input(name, Type("real", port.spec.inputs[name].axes), "real"))
+            given[name] = (
+                b.input(name, Type("real", ()), "real")
+                if np.ndim(array) == 0
+                else (b.input(name, Type("real", port.spec.inputs[name].axes), "real"))
+            )
         return inline(b, graph, given)[graph.output("value")]
 
     return build

@@ -116,13 +116,9 @@ def _shifted(xs: list[Value]) -> tuple[int, list[Value]]:
     """The position of a largest entry, and exp(x - largest)."""
     top = 0
     for position, x in enumerate(xs):
-        if balls.is_inf(xs[top]) or (
-            not balls.is_inf(x) and balls.compare(x, xs[top]) == 1
-        ):
+        if balls.is_inf(xs[top]) or (not balls.is_inf(x) and balls.compare(x, xs[top]) == 1):
             top = position
-    return top, [
-        arb(1) if i == top else balls.exp(balls.sub(x, xs[top])) for i, x in enumerate(xs)
-    ]
+    return top, [arb(1) if i == top else balls.exp(balls.sub(x, xs[top])) for i, x in enumerate(xs)]
 
 
 def _total(xs: Sequence[Value]) -> Value:
@@ -136,7 +132,9 @@ def _logsumexp(xs: list[Value]) -> list[Value]:
     case = _special(xs)
     if case:
         answers: dict[str, Value] = {
-            "nan": balls.NAN, "unknown": balls.UNKNOWN, "infinite": balls.INF
+            "nan": balls.NAN,
+            "unknown": balls.UNKNOWN,
+            "infinite": balls.INF,
         }
         return [answers.get(case, -balls.INF)]
     top, e = _shifted(xs)
@@ -174,9 +172,7 @@ def _softmax_complement(xs: list[Value]) -> list[Value]:
     for x in e[:0:-1]:
         after.append(balls.add(after[-1], x))
     # Sums of the others, never 1 - p: nothing cancels.
-    return [
-        balls.div(balls.add(a, b), whole) for a, b in zip(before, reversed(after), strict=True)
-    ]
+    return [balls.div(balls.add(a, b), whole) for a, b in zip(before, reversed(after), strict=True)]
 
 
 def _log_softmax(xs: list[Value]) -> list[Value]:
@@ -307,18 +303,14 @@ def _where(frame: Frame, node: Node, condition: Any, x: Any, y: Any) -> Any:
     return _choose(condition, x, y)
 
 
-_choose = lift(
-    lambda c, x, y: x if c == TRUE else y if c == FALSE else balls.hull(x, y), 3
-)
+_choose = lift(lambda c, x, y: x if c == TRUE else y if c == FALSE else balls.hull(x, y), 3)
 
 
 def _indicator(frame: Frame, node: Node, condition: Any) -> Objects:
     return _as_ball(condition)
 
 
-_as_ball = lift(
-    lambda c: arb(1) if c == TRUE else 0.0 if c == FALSE else balls.up_to(arb(1)), 1
-)
+_as_ball = lift(lambda c: arb(1) if c == TRUE else 0.0 if c == FALSE else balls.up_to(arb(1)), 1)
 
 
 def _logic(function: Any) -> Function:
@@ -459,6 +451,7 @@ def _fit(x: Any, source: interp.Context, target: interp.Context) -> Any:
 
 
 # --- the table ---------------------------------------------------------------------------------
+
 
 def _of_integers_too(real: Function, exact: Any) -> Function:
     def apply(frame: Frame, node: Node, x: Any, y: Any) -> Any:

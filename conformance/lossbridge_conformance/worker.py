@@ -18,8 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS",
-           "TF_NUM_INTEROP_THREADS")
+THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
 
 
 def environment() -> dict[str, str]:
@@ -69,8 +74,12 @@ def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[
     if key not in subjects:
         subjects.clear()  # tasks come ordered by subject; frameworks keep what they compiled
         subjects[key] = probe.subject(
-            task["spec"], task["params"], reduction=task["reduction"],
-            normalizer=task["normalizer"], weights=task["weights"], ports=task["ports"],
+            task["spec"],
+            task["params"],
+            reduction=task["reduction"],
+            normalizer=task["normalizer"],
+            weights=task["weights"],
+            ports=task["ports"],
         )
     found = subjects[key].run(
         task["inputs"], dtype=task["dtype"], mode=task["mode"], wrt=task["wrt"], call=task["call"]

@@ -170,9 +170,7 @@ def bce(
     Edges: at a prediction of 0 with target 1 the value is 100 and the gradient -1e12.
     """
     p = stop_gradient(prediction)
-    value = -(
-        target * maximum(log(p), -100.0) + (1.0 - target) * maximum(log(1.0 - p), -100.0)
-    )
+    value = -(target * maximum(log(p), -100.0) + (1.0 - target) * maximum(log(1.0 - p), -100.0))
     slope = (p - target) / maximum(p * (1.0 - p), 1e-12)
     return weight * attach_gradient(value, prediction, slope)
 

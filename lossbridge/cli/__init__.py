@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "").partition(".")[0] not in {"typer", "rich", "click"}:
             raise
         print(
-            'the command line needs typer and rich; install them with: pip install "lossbridge[cli]"',
+            'the command line needs typer and rich: pip install "lossbridge[cli]"',
             file=sys.stderr,
         )
         return USAGE

@@ -19,7 +19,9 @@ from lossbridge.errors import BackendUnavailable, LossbridgeError, OutputError, 
 
 PLATFORMS = ("torch", "keras", "jax")
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Losses written once: list, read, check and compile them, and measure that they conform.",
 )
@@ -59,6 +61,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def echo_json(document: Any) -> None:
+    """Print one JSON document."""
     print(json.dumps(document, indent=2, ensure_ascii=True, default=str))
 
 
@@ -170,7 +173,7 @@ def save(text: str, path: Path | None) -> None:
         ) from None
 
 
-# --- list, show, check -------------------------------------------------------------------------------
+# --- list, show, check ---------------------------------------------------------------------------
 
 
 @command("list")
@@ -190,8 +193,13 @@ def list_(as_json: Json = False) -> int:
         for form in forms().values()
     ]
     rows += [
-        {"class": c.name, "ids": [], "inputs": {}, "parameters": {a: None for a in c.arguments},
-         "summary": c.doc.splitlines()[0]}
+        {
+            "class": c.name,
+            "ids": [],
+            "inputs": {},
+            "parameters": dict.fromkeys(c.arguments),
+            "summary": c.doc.splitlines()[0],
+        }
         for c in COMBINATIONS.values()
     ]
     if as_json:
@@ -205,8 +213,9 @@ def list_(as_json: Json = False) -> int:
             str(row["class"]),
             Text(", ".join(_strings(row["ids"]))),
             Text(", ".join(_strings(row["inputs"]))),
-            Text(", ".join(f"{n}={v}" if v is not None else n
-                           for n, v in _pairs(row["parameters"]))),
+            Text(
+                ", ".join(f"{n}={v}" if v is not None else n for n, v in _pairs(row["parameters"]))
+            ),
         )
     Console().print(table)
     return 0
@@ -240,8 +249,9 @@ def show(
         document["passes"] = [
             {"id": spec.id, "pass": name, "graph": str(graph)}
             for which, spec in enumerate(bound.specs)
-            for name, graph in trail(spec, bound.numbers[which],
-                                     Options(bound.reduction, bound.normalizer))
+            for name, graph in trail(
+                spec, bound.numbers[which], Options(bound.reduction, bound.normalizer)
+            )
         ]
     if platform is not None:
         document["source"] = backend(platform).source(bound)
@@ -280,7 +290,7 @@ def check(loss: LossName, as_json: Json = False) -> int:
     return 1 if unproved else 0
 
 
-# --- compile, eject ------------------------------------------------------------------------------------
+# --- compile, eject ------------------------------------------------------------------------------
 
 
 @command("compile")
@@ -297,8 +307,14 @@ def compile_(
     bound = bind(form, to, parse_settings(settings or []))
     source = backend(to).source(bound)
     if as_json:
-        echo_json({"class": form.name, "platform": to, "source": source,
-                   "hashes": [s.hash for s in bound.specs]})
+        echo_json(
+            {
+                "class": form.name,
+                "platform": to,
+                "source": source,
+                "hashes": [s.hash for s in bound.specs],
+            }
+        )
     else:
         print(source)
     return 0
@@ -328,7 +344,7 @@ def eject(
     return 0
 
 
-# --- conformance ---------------------------------------------------------------------------------------
+# --- conformance ---------------------------------------------------------------------------------
 
 
 @command("conformance")
@@ -336,8 +352,7 @@ def conformance(
     platforms: Annotated[str, typer.Option(help="Comma-separated; default: those installed.")] = "",
     losses: Annotated[str, typer.Option(help="Comma-separated classes, ids, files.")] = "",
     dtypes: Annotated[str, typer.Option(help="Comma-separated; default: all four.")] = "",
-    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
-        "conformance-report"),
+    out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("conformance-report"),
     quick: Annotated[bool, typer.Option("--quick", help="A small sample of every track.")] = False,
     as_json: Json = False,
 ) -> int:

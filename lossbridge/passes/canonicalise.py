@@ -24,27 +24,48 @@ def _guarded(f: Callable[..., float]) -> Callable[..., float | bool | None]:
 
 
 FOLD: dict[str, Callable[..., float | bool | None]] = {
-    "neg": lambda x: -x, "abs": abs, "exp": _guarded(math.exp), "expm1": _guarded(math.expm1),
-    "log": _guarded(math.log), "log1p": _guarded(math.log1p), "sqrt": _guarded(math.sqrt),
-    "tanh": math.tanh, "sin": _guarded(math.sin), "cos": _guarded(math.cos),
+    "neg": lambda x: -x,
+    "abs": abs,
+    "exp": _guarded(math.exp),
+    "expm1": _guarded(math.expm1),
+    "log": _guarded(math.log),
+    "log1p": _guarded(math.log1p),
+    "sqrt": _guarded(math.sqrt),
+    "tanh": math.tanh,
+    "sin": _guarded(math.sin),
+    "cos": _guarded(math.cos),
     "cosh": _guarded(math.cosh),
-    "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y,
-    "div": _guarded(lambda x, y: x / y), "pow": _guarded(lambda x, y: float(x) ** y),
-    "maximum": max, "minimum": min,
-    "lt": lambda x, y: x < y, "le": lambda x, y: x <= y, "gt": lambda x, y: x > y,
-    "ge": lambda x, y: x >= y, "eq": lambda x, y: x == y, "ne": lambda x, y: x != y,
-    "and": lambda x, y: x and y, "or": lambda x, y: x or y, "not": lambda x: not x,
-    "indicator": lambda x: 1.0 if x else 0.0, "to_real": float,
-    "mod": _guarded(lambda x, y: x % y), "intdiv": _guarded(lambda x, y: x // y),
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": _guarded(lambda x, y: x / y),
+    "pow": _guarded(lambda x, y: float(x) ** y),
+    "maximum": max,
+    "minimum": min,
+    "lt": lambda x, y: x < y,
+    "le": lambda x, y: x <= y,
+    "gt": lambda x, y: x > y,
+    "ge": lambda x, y: x >= y,
+    "eq": lambda x, y: x == y,
+    "ne": lambda x, y: x != y,
+    "and": lambda x, y: x and y,
+    "or": lambda x, y: x or y,
+    "not": lambda x: not x,
+    "indicator": lambda x: 1.0 if x else 0.0,
+    "to_real": float,
+    "mod": _guarded(lambda x, y: x % y),
+    "intdiv": _guarded(lambda x, y: x // y),
     "clip": lambda x, lo, hi: min(max(x, lo), hi),
 }
 
 
 def arg(value: Expr, k: int) -> Expr:
+    """One operand of a row."""
     return Expr(value.builder, value.node.args[k])
 
 
 def fold(value: Expr) -> Expr | None:
+    """An operation on constants, done now, in float64."""
     node = value.node
     function = FOLD.get(node.op)
     if function is None or not all(is_const(arg(value, k)) for k in range(len(node.args))):
@@ -64,6 +85,7 @@ def _same_axes(kept: Expr, value: Expr) -> Expr:
 
 
 def simplify(value: Expr) -> Expr | None:
+    """What does nothing, removed; equal shapes made one."""
     node = value.node
     handler = SIMPLIFY.get(node.op)
     return handler(value) if handler is not None else None
@@ -110,20 +132,25 @@ def _mul(v: Expr) -> Expr | None:
             return _same_axes(-y, v)
         if x.node.op == "neg":
             return -(arg(x, 0) * y)
-        if is_const(x) and y.node.op == "where" and all(
-            is_const(arg(y, k)) and abs(float(const_value(arg(y, k).node))) in (0.0, 1.0)
-            for k in (1, 2)
-        ) and math.isfinite(float(const_value(x.node))):
+        if (
+            is_const(x)
+            and y.node.op == "where"
+            and all(
+                is_const(arg(y, k)) and abs(float(const_value(arg(y, k).node))) in (0.0, 1.0)
+                for k in (1, 2)
+            )
+            and math.isfinite(float(const_value(x.node)))
+        ):
             return ops.where(arg(y, 0), x * arg(y, 1), x * arg(y, 2))  # exact
         if is_const(x) and y.node.op == "mul" and is_const(arg(y, 0)):
             # Two constants in a product meet, if one is a power of two, so that no rounding moves.
             p, q = (float(const_value(k.node)) for k in (x, arg(y, 0)))
             if (_power_of_two(p) or _power_of_two(q)) and math.isfinite(p * q) and p * q != 0.0:
                 return (p * q) * arg(y, 1)
-        if x.node.op == "mul" and x.axes and is_const(arg(x, 0)) and not is_const(y):
-            # A large constant comes last: -5 * 3e38 * 0 is NaN in float32, 3e38 * 0 * -5 is not.
-            if abs(float(const_value(arg(x, 0).node))) > 1.0 and arg(x, 1).axes:
-                return arg(x, 0) * (arg(x, 1) * y)
+        # A large constant comes last: -5 * 3e38 * 0 is NaN in float32, 3e38 * 0 * -5 is not.
+        constant = x.node.op == "mul" and x.axes and is_const(arg(x, 0)) and not is_const(y)
+        if constant and abs(float(const_value(arg(x, 0).node))) > 1.0 and arg(x, 1).axes:
+            return arg(x, 0) * (arg(x, 1) * y)
         if not x.axes and y.axes and y.node.op == "mul":
             # A mean's 1/n meets the other factors that are one number: no pass over the data.
             for factor, rest in ((arg(y, 0), arg(y, 1)), (arg(y, 1), arg(y, 0))):
@@ -243,8 +270,9 @@ def drop_broadcast(v: Expr) -> Expr | None:
             continue
         others = {a for j, o in enumerate(operands) if j != k for a in o.axes}
         if others.issuperset(x.node.attr("axes")):
-            return v.builder.op(node.op, *operands[:k], arg(x, 0), *operands[k + 1 :],
-                                **dict(node.attrs))
+            return v.builder.op(
+                node.op, *operands[:k], arg(x, 0), *operands[k + 1 :], **dict(node.attrs)
+            )
     if node.op == "where":
         return None
     if all(x.node.op == "broadcast" or is_const(x) for x in operands):
@@ -254,8 +282,18 @@ def drop_broadcast(v: Expr) -> Expr | None:
 
 
 SIMPLIFY: dict[str, Callable[[Expr], Expr | None]] = {
-    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "neg": _neg, "abs": _abs, "pow": _pow,
-    "where": _where, "and": _and, "or": _or, "not": _not, "take": _take,
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+    "neg": _neg,
+    "abs": _abs,
+    "pow": _pow,
+    "where": _where,
+    "and": _and,
+    "or": _or,
+    "not": _not,
+    "take": _take,
 }
 
 

@@ -54,16 +54,19 @@ def _active(b: Builder, output: int, targets: set[int]) -> set[int]:
     active: set[int] = set()
     for index in sorted(below):
         node = b.nodes[index]
-        if index in targets or (
-            node.type.dtype == "real" and any(a in active for a in node.args)
-        ):
+        if index in targets or (node.type.dtype == "real" and any(a in active for a in node.args)):
             active.add(index)
     return active
 
 
 def differentiate(
-    graph: Graph, output: str, wrt: Sequence[str], *, upstream: bool = False,
-    prefix: str = "gradient_", keep: bool = True,
+    graph: Graph,
+    output: str,
+    wrt: Sequence[str],
+    *,
+    upstream: bool = False,
+    prefix: str = "gradient_",
+    keep: bool = True,
 ) -> Graph:
     """The graph with an output ``gradient_NAME`` more for each input in ``wrt``.
 
@@ -73,9 +76,7 @@ def differentiate(
     b = Builder(graph.layout)
     values = inline(b, graph, {})
     value = values[graph.output(output)]
-    seed = (
-        b.input("upstream", Type("real", value.axes), "upstream") if upstream else b.const(1.0)
-    )
+    seed = b.input("upstream", Type("real", value.axes), "upstream") if upstream else b.const(1.0)
     sources = {name: values[index] for name, index in graph.inputs()}
     gradients = pull_back(b, value, seed, [sources[name] for name in wrt])
     outputs = {name: values[index] for name, index in graph.outputs} if keep else {}
@@ -101,10 +102,12 @@ def pull_back_all(graph: Graph, wrt: Sequence[str]) -> Graph:
         ):
             if gradient is not None:
                 totals[key] = totals[key] + gradient if key in totals else gradient
-    return b.finish(**{
-        f"gradient_{key}": ops.broadcast(totals.get(key, b.const(0.0)), *sources[key].axes)
-        for key in wrt
-    })
+    return b.finish(
+        **{
+            f"gradient_{key}": ops.broadcast(totals.get(key, b.const(0.0)), *sources[key].axes)
+            for key in wrt
+        }
+    )
 
 
 def _order_of(graph: Graph, output: str) -> tuple[str, ...]:
@@ -158,6 +161,7 @@ def _without_input(graph: Graph, name: str) -> Graph:
         elif node.op in ("input", "const"):
             values.append(b.row(node.op, (), node.attrs, node.type))
         else:
-            values.append(b.row(node.op, tuple(values[a].index for a in node.args), node.attrs,
-                                node.type))
+            values.append(
+                b.row(node.op, tuple(values[a].index for a in node.args), node.attrs, node.type)
+            )
     return b.finish(**{key: values[index] for key, index in graph.outputs})

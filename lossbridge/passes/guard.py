@@ -72,10 +72,15 @@ def _difference(v: Expr) -> Expr | None:
     return ops.where(arg(x, 0), arg(x, 1) - arg(y, 1), arg(x, 2) - arg(y, 2))
 
 
-STEPS = {"sub": (_difference,), "mul": (_product,), "div": (_quotient,), "neg": (_negated,), "add": (_total,)}
+STEPS = {
+    "sub": (_difference,),
+    "mul": (_product,),
+    "div": (_quotient,),
+    "neg": (_negated,),
+    "add": (_total,),
+}
 
 
 def guard(graph: Graph) -> Graph:
     """Move selections outwards, so that nothing is multiplied after it was selected away."""
-    return rewrite(graph, {k: v for k, v in STEPS.items()},
-                   anything=(fold, drop_broadcast, simplify))
+    return rewrite(graph, STEPS, anything=(fold, drop_broadcast, simplify))

@@ -22,7 +22,7 @@ optax = pytest.importorskip("optax")
 
 import jax.numpy as jnp  # noqa: E402
 
-import lossbridge.jax as L  # noqa: E402, N812
+import lossbridge.jax as L  # noqa: E402
 from lossbridge_jax.probe import wide  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +141,8 @@ def test_j3_vmap_scan_and_map_equal_a_loop() -> None:
     np.testing.assert_allclose(scanned, want, rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(
         jax.vmap(loss, in_axes=(1, None))(x.swapaxes(0, 1), y[0]),
-        [loss(x[k], y[0]) for k in range(5)], rtol=1e-6,
+        [loss(x[k], y[0]) for k in range(5)],
+        rtol=1e-6,
     )
 
 
@@ -187,8 +188,11 @@ def test_j4_no_call_retraces() -> None:
 
         before = native._compiled.cache_info().misses
         run = native._compiled(
-            L.FocalLoss(1.25).spec, L.FocalLoss(1.25).bound.numbers[0],
-            native.Options("mean", "elements"), jnp.dtype("float32"), jnp.dtype("float32"),
+            L.FocalLoss(1.25).spec,
+            L.FocalLoss(1.25).bound.numbers[0],
+            native.Options("mean", "elements"),
+            jnp.dtype("float32"),
+            jnp.dtype("float32"),
         )
         assert run._cache_size() == 1
         for _ in range(3):
@@ -318,9 +322,16 @@ print("equal")
 def test_j6_two_devices_give_what_one_gives() -> None:
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SHARDED)], capture_output=True, text=True,
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu",
-             "PYTHONPATH": os.pathsep.join(sys.path)}, check=False,
+        [sys.executable, "-c", textwrap.dedent(SHARDED)],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "XLA_FLAGS": flags,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "equal"
@@ -566,12 +577,24 @@ WITNESSES = [
     ("huber", {"delta": 0.75}, lambda p, t: optax.losses.huber_loss(p, t, delta=0.75), "real"),
     ("log_cosh", {}, lambda p, t: optax.losses.log_cosh(p, t), "real"),
     ("bce_with_logits", {}, lambda p, t: optax.losses.sigmoid_binary_cross_entropy(p, t), "unit"),
-    ("binary_focal", {"alpha": 0.25, "gamma": 2.0},
-     lambda p, t: optax.losses.sigmoid_focal_loss(p, t, alpha=0.25, gamma=2.0), "binary"),
-    ("cross_entropy", {},
-     lambda p, t: optax.losses.softmax_cross_entropy_with_integer_labels(p, t), "labels"),
-    ("cross_entropy_probabilities", {},
-     lambda p, t: optax.losses.softmax_cross_entropy(p, t), "simplex"),
+    (
+        "binary_focal",
+        {"alpha": 0.25, "gamma": 2.0},
+        lambda p, t: optax.losses.sigmoid_focal_loss(p, t, alpha=0.25, gamma=2.0),
+        "binary",
+    ),
+    (
+        "cross_entropy",
+        {},
+        lambda p, t: optax.losses.softmax_cross_entropy_with_integer_labels(p, t),
+        "labels",
+    ),
+    (
+        "cross_entropy_probabilities",
+        {},
+        lambda p, t: optax.losses.softmax_cross_entropy(p, t),
+        "simplex",
+    ),
     ("hinge", {}, lambda p, t: optax.losses.hinge_loss(p, t), "sign"),
 ]
 

@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-import lossbridge.torch as L  # noqa: E402, N812
+import lossbridge.torch as L  # noqa: E402
 from lossbridge.errors import (  # noqa: E402
     ArgumentError,
     DomainError,
@@ -134,9 +134,7 @@ def scalars(case: Case) -> tuple[Any, tuple[Any, ...]]:
     torch.manual_seed(0)
     inputs = case.make(Source(torch.float64))
     loss = case.loss().double()
-    return loss, tuple(
-        x.requires_grad_() if k < case.moving else x for k, x in enumerate(inputs)
-    )
+    return loss, tuple(x.requires_grad_() if k < case.moving else x for k, x in enumerate(inputs))
 
 
 def frozen(case: Case) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -146,7 +144,7 @@ def frozen(case: Case) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return (lambda *xs: loss(*xs, *rest)), tuple(x.detach() for x in inputs[: case.moving])
 
 
-# --- T1: a module with torch's call -----------------------------------------------------------------
+# --- T1: a module with torch's call --------------------------------------------------------------
 
 
 @every
@@ -181,13 +179,17 @@ def test_t1_input_comes_first_and_has_torchs_name() -> None:
         loss(x)
 
 
-# --- T2: buffers and checkpoints --------------------------------------------------------------------
+# --- T2: buffers and checkpoints -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("CrossEntropyLoss", "weight"), ("NLLLoss", "weight"), ("BCEWithLogitsLoss", "pos_weight"),
-     ("BCELoss", "weight")],
+    [
+        ("CrossEntropyLoss", "weight"),
+        ("NLLLoss", "weight"),
+        ("BCEWithLogitsLoss", "pos_weight"),
+        ("BCELoss", "weight"),
+    ],
 )
 def test_t2_checkpoints_of_torch_load_strictly(name: str, key: str) -> None:
     tensor = torch.tensor([0.5, 1.0, 2.0])
@@ -196,8 +198,10 @@ def test_t2_checkpoints_of_torch_load_strictly(name: str, key: str) -> None:
     assert list(ours.state_dict()) == list(theirs.state_dict()) == [key]
     ours.load_state_dict(theirs.state_dict(), strict=True)
     s = Source(torch.float32)
-    inputs = (s.part(4, 3), s.labels(4, classes=3) if "Cross" in name or "NLL" in name
-              else s.part(4, 3))
+    inputs = (
+        s.part(4, 3),
+        s.labels(4, classes=3) if "Cross" in name or "NLL" in name else s.part(4, 3),
+    )
     torch.testing.assert_close(ours(*inputs), theirs(*inputs))
     getattr(L, name)().load_state_dict(getattr(nn, name)().state_dict(), strict=True)
 
@@ -210,7 +214,7 @@ def test_t2_trainable_weights_are_parameters() -> None:
     assert loss.centres.grad.abs().sum() > 0
 
 
-# --- T3: moved, copied, stored ----------------------------------------------------------------------
+# --- T3: moved, copied, stored -------------------------------------------------------------------
 
 
 @every
@@ -240,7 +244,7 @@ def test_t3_meta_tensors_have_shapes(case: Case) -> None:
     assert value.shape == ()
 
 
-# --- T4: repr ---------------------------------------------------------------------------------------
+# --- T4: repr ------------------------------------------------------------------------------------
 
 
 def test_t4_repr_says_every_setting() -> None:
@@ -260,7 +264,7 @@ def test_t4_repr_of_numbers_constructs_the_same_loss() -> None:
     assert again.bound == loss.bound
 
 
-# --- T5: torch.compile ------------------------------------------------------------------------------
+# --- T5: torch.compile ---------------------------------------------------------------------------
 
 
 def gradients(loss: Any, case: Case, inputs: tuple[Any, ...]) -> tuple[Any, list[Any]]:
@@ -308,11 +312,12 @@ def test_t5_confident_predictions_keep_their_gradients(mode: str) -> None:
     assert x.grad.item() == pytest.approx(-2.0611536e-9, rel=2e-7)
 
 
-# --- T6: torch.export -------------------------------------------------------------------------------
+# --- T6: torch.export ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.name in ("CrossEntropyLoss", "MSELoss", "ArcFaceLoss")],
+    "case",
+    [c for c in CASES if c.name in ("CrossEntropyLoss", "MSELoss", "ArcFaceLoss")],
     ids=lambda c: c.id,
 )
 def test_t6_export(case: Case) -> None:
@@ -328,7 +333,7 @@ def test_t6_buffers_stay_buffers() -> None:
     assert "weight" in program.graph_signature.buffers
 
 
-# --- T7: torch.func, gradcheck ----------------------------------------------------------------------
+# --- T7: torch.func, gradcheck -------------------------------------------------------------------
 
 
 @every
@@ -356,8 +361,14 @@ def test_t7_func_transforms_agree_with_autograd(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if c.name in ("CrossEntropyLoss", "BCEWithLogitsLoss", "FocalLoss",
-                                            "InfoNCELoss", "HuberLoss")], ids=lambda c: c.id,
+    "case",
+    [
+        c
+        for c in CASES
+        if c.name
+        in ("CrossEntropyLoss", "BCEWithLogitsLoss", "FocalLoss", "InfoNCELoss", "HuberLoss")
+    ],
+    ids=lambda c: c.id,
 )
 def test_t7_hessian(case: Case) -> None:
     f, xs = frozen(case)
@@ -365,9 +376,9 @@ def test_t7_hessian(case: Case) -> None:
     n = xs[0].numel()
     hessian = torch.func.hessian(g)(xs[0]).reshape(n, n)
     torch.testing.assert_close(
-        hessian, torch.func.jacrev(torch.func.jacrev(g))(xs[0]).reshape(n, n))
-    torch.testing.assert_close(
-        hessian, torch.autograd.functional.hessian(g, xs[0]).reshape(n, n))
+        hessian, torch.func.jacrev(torch.func.jacrev(g))(xs[0]).reshape(n, n)
+    )
+    torch.testing.assert_close(hessian, torch.autograd.functional.hessian(g, xs[0]).reshape(n, n))
     torch.testing.assert_close(hessian, hessian.T)
 
 
@@ -382,11 +393,12 @@ def test_t7_double_backward_and_a_kept_graph(case: Case) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     torch.testing.assert_close(created, first)
     total = sum((g**2).sum() for g in created)
-    assert all(g.isfinite().all() for g in torch.autograd.grad(
-        total, moving, materialize_grads=True))
+    assert all(
+        g.isfinite().all() for g in torch.autograd.grad(total, moving, materialize_grads=True)
+    )
 
 
-# --- T8: mixed precision ----------------------------------------------------------------------------
+# --- T8: mixed precision -------------------------------------------------------------------------
 
 
 @every
@@ -442,7 +454,7 @@ def test_t8_grad_scaler_and_accumulation_follow_the_float32_run() -> None:
     assert mixed == pytest.approx(single, rel=0.02)
 
 
-# --- T9: nothing is changed behind the user's back ---------------------------------------------------
+# --- T9: nothing is changed behind the user's back -----------------------------------------------
 
 
 @every
@@ -456,7 +468,7 @@ def test_t9_inputs_buffers_and_random_state_stay_as_they_were(case: Case) -> Non
     assert torch.equal(torch.get_rng_state(), seed)
 
 
-# --- T10: transformers ------------------------------------------------------------------------------
+# --- T10: transformers ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -470,11 +482,12 @@ def test_t10_hf_adapter(shift: bool) -> None:
     expected = nn.functional.cross_entropy(*flat, reduction="sum")
     torch.testing.assert_close(f({"logits": logits}, y, num_items_in_batch=11), expected / 11)
     torch.testing.assert_close(
-        f({"logits": logits}, y, num_items_in_batch=torch.tensor(11)), expected / 11)
+        f({"logits": logits}, y, num_items_in_batch=torch.tensor(11)), expected / 11
+    )
     torch.testing.assert_close(f({"logits": logits}, y), nn.functional.cross_entropy(*flat))
 
 
-# --- T11: data parallel -----------------------------------------------------------------------------
+# --- T11: data parallel --------------------------------------------------------------------------
 
 RANK = """
     import sys, torch, torch.distributed as dist, lossbridge.torch as L
@@ -505,8 +518,12 @@ RANK = """
 def test_t11_two_ranks_give_the_gradient_of_one_process(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(RANK)]
     ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store")],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for rank in range(2)
     ]
     for rank in ranks:
@@ -531,7 +548,7 @@ def test_t11_shards_add_up_to_the_whole(name: str) -> None:
         loss(x, y)
 
 
-# --- gradients of everything that is real -----------------------------------------------------------
+# --- gradients of everything that is real --------------------------------------------------------
 
 
 def test_targets_sample_weights_and_array_parameters_have_gradients() -> None:
@@ -581,7 +598,7 @@ def test_nothing_counts_is_nan_without_a_gradient(smoothing: float) -> None:
     assert L.CrossEntropyLoss(empty="zero")(z, torch.full((3,), -100)) == 0
 
 
-# --- errors -----------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", [3, -1, 10**6])
@@ -614,7 +631,7 @@ def test_dtypes_that_cannot_carry_the_kind_raise() -> None:
         L.FocalLoss()(torch.randn(4, 3), torch.zeros(4))
 
 
-# --- kinks ------------------------------------------------------------------------------------------
+# --- kinks ---------------------------------------------------------------------------------------
 
 KINKS: list[tuple[str, dict[str, Any], list[float], list[float], list[float]]] = [
     ("L1Loss", {}, [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]),
@@ -627,8 +644,14 @@ KINKS: list[tuple[str, dict[str, Any], list[float], list[float], list[float]]] =
 
 @pytest.mark.parametrize("mode", ["eager", "aot_eager"])
 @pytest.mark.parametrize(("name", "settings", "x", "y", "slope"), KINKS, ids=[k[0] for k in KINKS])
-def test_kinks(name: str, settings: dict[str, Any], x: list[float], y: list[float],
-               slope: list[float], mode: str) -> None:
+def test_kinks(
+    name: str,
+    settings: dict[str, Any],
+    x: list[float],
+    y: list[float],
+    slope: list[float],
+    mode: str,
+) -> None:
     torch._dynamo.reset()
     loss: Any = getattr(L, name)(**settings, reduction="sum")
     if mode != "eager":
@@ -646,7 +669,7 @@ def test_equal_embeddings_have_gradient_zero() -> None:
     assert a.grad.isfinite().all()
 
 
-# --- penalties --------------------------------------------------------------------------------------
+# --- penalties -----------------------------------------------------------------------------------
 
 
 def test_penalties_over_modules_named_parameters_and_containers() -> None:
@@ -654,8 +677,13 @@ def test_penalties_over_modules_named_parameters_and_containers() -> None:
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
     expected = 0.1 * (0.3 * flat.abs().sum() + 0.35 * flat.square().sum())
     loss = L.ElasticNetPenalty(strength=0.1, l1_ratio=0.3)
-    forms: list[Any] = [model, model.named_parameters(), model.parameters(),
-                        dict(model.named_parameters()), [dict(model.named_parameters())]]
+    forms: list[Any] = [
+        model,
+        model.named_parameters(),
+        model.parameters(),
+        dict(model.named_parameters()),
+        [dict(model.named_parameters())],
+    ]
     for tree in forms:
         torch.testing.assert_close(loss(tree).detach(), expected)
     model.zero_grad()
@@ -666,7 +694,7 @@ def test_penalties_over_modules_named_parameters_and_containers() -> None:
         loss(3.0)
 
 
-# --- ports ------------------------------------------------------------------------------------------
+# --- ports ---------------------------------------------------------------------------------------
 
 
 class Critic(nn.Module):
@@ -708,8 +736,9 @@ def test_gradient_penalty_reaches_the_critics_parameters() -> None:
         (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
         return 10.0 * (slope.norm(dim=1) - 1.0).square().mean()
 
-    expected = min((reference(real, fake), reference(fake, real)),
-                   key=lambda r: abs(r.item() - value.item()))
+    expected = min(
+        (reference(real, fake), reference(fake, real)), key=lambda r: abs(r.item() - value.item())
+    )
     torch.testing.assert_close(value, expected)
     slopes = torch.autograd.grad(expected, list(critic.parameters()), allow_unused=True)
     for a, b in zip(found[:-1], slopes[:-1], strict=True):
@@ -743,14 +772,15 @@ def test_perceptual_loss_takes_several_maps() -> None:
     x, y = s.real(2, 1, 7, 7).requires_grad_(), s.real(2, 1, 7, 7)
     value = L.PerceptualLoss()(x, y, features=features)
     expected = sum(
-        nn.functional.mse_loss(a, b) for a, b in zip(features(x), features(y), strict=True))
+        nn.functional.mse_loss(a, b) for a, b in zip(features(x), features(y), strict=True)
+    )
     torch.testing.assert_close(value, expected)
     value.backward()
     assert x.grad is not None
     assert first.weight.grad is not None
 
 
-# --- combinations -----------------------------------------------------------------------------------
+# --- combinations --------------------------------------------------------------------------------
 
 
 def parts() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -765,8 +795,9 @@ def test_weighted_losses_add_and_name_their_state() -> None:
     loss = L.WeightedLoss(losses, {"label": 0.5})
     expected = losses["depth"](*calls["depth"]) + 0.5 * losses["label"](*calls["label"])
     torch.testing.assert_close(loss(**calls), expected)
-    named = loss(depth_prediction=calls["depth"][0], depth_target=calls["depth"][1],
-                 label=calls["label"])
+    named = loss(
+        depth_prediction=calls["depth"][0], depth_target=calls["depth"][1], label=calls["label"]
+    )
     torch.testing.assert_close(named, expected)
     assert list(loss.state_dict()) == ["losses.label.weight"]
     with pytest.raises(ArgumentError, match="depth"):
@@ -782,8 +813,8 @@ def test_uncertainty_weights_are_trained() -> None:
     own = losses["depth"](*calls["depth"]).item()
     assert loss.depth_log_variance.grad.item() == pytest.approx(0.5 - 0.5 * own)
     torch.testing.assert_close(
-        moving.grad,
-        0.5 * torch.autograd.grad(losses["depth"](*calls["depth"]), moving)[0])
+        moving.grad, 0.5 * torch.autograd.grad(losses["depth"](*calls["depth"]), moving)[0]
+    )
     start = loss(**calls).item()
     optimizer = torch.optim.SGD(loss.parameters(), 0.1)
     for _ in range(20):
@@ -819,7 +850,8 @@ def test_attention_weighs_by_scores_that_have_gradients() -> None:
     expected = w[0] * losses["depth"](*calls["depth"]) + w[1] * losses["label"](*calls["label"])
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(
-        torch.autograd.grad(value, scores), torch.autograd.grad(expected, scores))
+        torch.autograd.grad(value, scores), torch.autograd.grad(expected, scores)
+    )
 
 
 def test_combinations_copy_and_compile() -> None:
@@ -833,7 +865,7 @@ def test_combinations_copy_and_compile() -> None:
     torch.testing.assert_close(compiled(**calls), expected)
 
 
-# --- ejected files ----------------------------------------------------------------------------------
+# --- ejected files -------------------------------------------------------------------------------
 
 RUN = """
     import sys
@@ -886,23 +918,29 @@ def test_ejected_files_stand_alone_and_are_equal_bit_for_bit(tmp_path: Path) -> 
                     (tmp_path / f"{stem}.py").write_text(PROBE.eject(loss.bound, case.name))
                     states = loss.state_dict()
                     jobs.append((stem, case.name, [x.clone() for x in inputs], states, moving))
-                    inputs = [x.requires_grad_() if i < moving else x
-                              for i, x in enumerate(inputs)]
+                    inputs = [x.requires_grad_() if i < moving else x for i, x in enumerate(inputs)]
                     value = loss(*inputs)
                     value.sum().backward()
-                    expected[stem] = [value.detach(), *(x.grad for x in inputs[:moving]),
-                                      *(p.grad for p in loss.parameters())]
+                    expected[stem] = [
+                        value.detach(),
+                        *(x.grad for x in inputs[:moving]),
+                        *(p.grad for p in loss.parameters()),
+                    ]
     torch.save(jobs, tmp_path / "jobs.pt")
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(RUN), str(tmp_path / "jobs.pt"), str(tmp_path)],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     different = []
     for stem, want in expected.items():
         have = torch.load(tmp_path / f"{stem}.pt")
-        if not all(a.dtype == b.dtype and torch.equal(a, b)
-                   for a, b in zip(have, want, strict=True)):
+        if not all(
+            a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(have, want, strict=True)
+        ):
             different.append(stem)
     assert different == []
 
@@ -930,8 +968,13 @@ def test_the_command_line_ejects_compiles_and_shows(tmp_path: Path) -> None:
     target = tmp_path / "loss.py"
 
     def run(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "lossbridge", *arguments], text=True,
-                              capture_output=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "lossbridge", *arguments],
+            text=True,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

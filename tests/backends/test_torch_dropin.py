@@ -1,8 +1,8 @@
 """Checklist row T12: where torch.nn has a loss of the name, ours is the same function.
 
 Values and gradients are compared in float64, over settings and over the batches where libraries
-differ: empty ones, and ones of which nothing counts. ``DELIBERATE`` lists, as data, every difference
-that is meant.
+differ: empty ones, and ones of which nothing counts. ``DELIBERATE`` lists, as data, every
+difference that is meant.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import lossbridge.torch as L  # noqa: E402, N812
+import lossbridge.torch as L  # noqa: E402
 from lossbridge.errors import LossbridgeError  # noqa: E402
 
 IGNORED = -7  # in the batches; becomes the loss's own ignore_index

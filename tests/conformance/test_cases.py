@@ -51,9 +51,7 @@ DIVERGENCE = spec(
     {"q": "simplex(classes)[*batch, classes]", "p": "simplex(classes)[*batch, classes]"},
     "sum(xlogy(p, p) - xlogy(p, q), classes)",
 )
-PAIRS = spec(
-    {"x": "unit(features)[batch, features]"}, "dot(x[i], x, features)", "per_pair"
-)
+PAIRS = spec({"x": "unit(features)[batch, features]"}, "dot(x[i], x, features)", "per_pair")
 EVERY = [CLASSES, ERROR, DIVERGENCE, PAIRS]
 
 
@@ -138,9 +136,9 @@ def test_strata_are_what_they_say() -> None:
             if stratum == "full":
                 spread = np.ptp(np.log2(np.abs(values[values != 0.0])))
                 assert spread > 0.5 * (form.emax - form.emin)
-    special = np.concatenate([
-        c.inputs["prediction"] for c in calls if (c.group, c.stratum) == ("single", "special")
-    ])
+    special = np.concatenate(
+        [c.inputs["prediction"] for c in calls if (c.group, c.stratum) == ("single", "special")]
+    )
     assert np.isnan(special).any()
     assert np.isinf(special).any()
     assert (np.abs(special) == FORMATS["float32"].max).any()
@@ -153,6 +151,7 @@ def test_the_traps_of_a_classifier_are_there(stored: Fixture) -> None:
         for call in stored.serving("float32", "special")
         for at, flags in enumerate(call.flags)
     ]
+
     def has(start: list[float], label: int) -> bool:
         n = len(start)
         return any((x[:n] == start).all() and y == label for x, y, _ in rows)

@@ -345,9 +345,7 @@ def test_composites_are_what_their_expansions_are(name: str) -> None:
     attrs: dict[str, Any] = {"axis": "k"} if indexed else {}
     if "axes" in row.attrs:
         attrs["axes"] = ("k",)
-    graph = b.finish(
-        direct=b.op(name, *operands, **attrs), expanded=row.expand(*operands, **attrs)
-    )
+    graph = b.finish(direct=b.op(name, *operands, **attrs), expanded=row.expand(*operands, **attrs))
     x = np.array([[0.25, 1.5, 0.75], [3.0, 0.5, 20.0]])
     inputs = {
         key: x + 0.125 * k if graph.nodes[at].type.dtype == "real" else np.array([0, 2])

@@ -463,7 +463,7 @@ def test_only_plain_web_addresses_become_links(link: str, shown: bool) -> None:
     assert report.safe_link(link) == (link if shown else "")
 
 
-# --- size -----------------------------------------------------------------------------------------
+# --- size ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [2_000, 20_000, report.MARKDOWN_LIMIT])

@@ -217,7 +217,7 @@ def test_the_schema_describes_every_field_that_is_written() -> None:
     assert "schema" in definitions["Results"]["required"]
 
 
-# --- merging --------------------------------------------------------------------------------------
+# --- merging -------------------------------------------------------------------------------------
 
 
 def test_shards_of_one_environment_become_one_source() -> None:
@@ -312,7 +312,7 @@ def test_cells_of_a_whole_run_can_be_added() -> None:
         results.with_cells(merged, [extra | {"status": "FINE"}])
 
 
-# --- summing up -----------------------------------------------------------------------------------
+# --- summing up ----------------------------------------------------------------------------------
 
 
 def summary_of(*cells: Cell, required: tuple[str, ...] = ()) -> results.Summary:

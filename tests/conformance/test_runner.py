@@ -24,7 +24,8 @@ def third_party(tmp_path, monkeypatch):
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy-backend\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[lossbridge.backends]\nnumpy = numpy_backend.probe:PROBE\n")
+        "[lossbridge.backends]\nnumpy = numpy_backend.probe:PROBE\n"
+    )
     monkeypatch.setenv("PYTHONPATH", f"{info.parent}:{BACKENDS}")
     return tmp_path
 
@@ -35,9 +36,22 @@ def conformance(folder: Path, *arguments: str, fault: str = "", monkeypatch=None
     environment = {**os.environ, "LOSSBRIDGE_TEST_FAULT": fault}
     out = folder / f"report-{fault or 'none'}"
     done = subprocess.run(
-        [sys.executable, "-m", "lossbridge", "conformance", "--platforms", "numpy", "--out",
-         str(out), *arguments],
-        capture_output=True, text=True, check=False, env=environment, cwd=folder,
+        [
+            sys.executable,
+            "-m",
+            "lossbridge",
+            "conformance",
+            "--platforms",
+            "numpy",
+            "--out",
+            str(out),
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=folder,
     )
     results = out / "results-numpy.json"
     cells = json.loads(results.read_text())["cells"] if results.exists() else []
@@ -46,7 +60,8 @@ def conformance(folder: Path, *arguments: str, fault: str = "", monkeypatch=None
 
 def test_a_third_party_conforms(third_party):
     done, cells, out = conformance(
-        third_party, "--losses", "MSELoss,BCEWithLogitsLoss", "--dtypes", "float32,float16")
+        third_party, "--losses", "MSELoss,BCEWithLogitsLoss", "--dtypes", "float32,float16"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[0].startswith("Conforms")
     assert {c["status"] for c in cells} == {"PASS"}
@@ -67,8 +82,7 @@ def test_a_third_party_conforms(third_party):
 def test_a_planted_fault_is_caught(third_party, fault, loss, track):
     if fault == "epsilon":
         loss = str(_epsilon_matters(third_party))
-    done, cells, _ = conformance(
-        third_party, "--losses", loss, "--dtypes", "float32", fault=fault)
+    done, cells, _ = conformance(third_party, "--losses", loss, "--dtypes", "float32", fault=fault)
     assert done.returncode == 1, done.stdout + done.stderr
     failed = [c for c in cells if c["status"] == "FAIL"]
     assert failed
@@ -78,11 +92,18 @@ def test_a_planted_fault_is_caught(third_party, fault, loss, track):
 def _epsilon_matters(folder: Path) -> Path:
     """A loss whose epsilon is in every value."""
     path = folder / "eps.json"
-    path.write_text(json.dumps({
-        "lossbridge": 1, "loss": "test/eps@1", "inputs": {"x": "non_negative[*batch]"},
-        "params": {"eps": {"kind": "positive", "value": 0.5}},
-        "body": ["value = log(x + eps)"], "yields": "per_element",
-    }))
+    path.write_text(
+        json.dumps(
+            {
+                "lossbridge": 1,
+                "loss": "test/eps@1",
+                "inputs": {"x": "non_negative[*batch]"},
+                "params": {"eps": {"kind": "positive", "value": 0.5}},
+                "body": ["value = log(x + eps)"],
+                "yields": "per_element",
+            }
+        )
+    )
     return path
 
 
@@ -98,7 +119,8 @@ def test_a_new_loss_touches_one_file(third_party):
         "    return log(1.0 + exp(x))\n"
     )
     done, cells, out = conformance(
-        third_party, "--losses", f"{module}:logistic", "--dtypes", "float32,float64")
+        third_party, "--losses", f"{module}:logistic", "--dtypes", "float32,float64"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert {c["loss"] for c in cells} == {"mine/logistic@1"}
     assert {c["quantity"] for c in cells} >= {"value", "gradient", "sum", "elements"}
@@ -107,7 +129,8 @@ def test_a_new_loss_touches_one_file(third_party):
 
 def test_a_killed_worker_loses_one_case_and_the_report_says_so(third_party):
     done, cells, out = conformance(
-        third_party, "--losses", "MSELoss", "--dtypes", "float32,float64", fault="kill")
+        third_party, "--losses", "MSELoss", "--dtypes", "float32,float64", fault="kill"
+    )
     assert done.returncode == 1
     status = {c["id"]: c["status"] for c in cells}
     crashed = [i for i, s in status.items() if s == "CRASH"]
@@ -120,9 +143,23 @@ def test_a_killed_worker_loses_one_case_and_the_report_says_so(third_party):
 
 def test_a_missing_platform_is_neither_pass_nor_fail(third_party):
     done = subprocess.run(
-        [sys.executable, "-m", "lossbridge", "conformance", "--platforms", "theano", "--losses",
-         "MSELoss", "--dtypes", "float32", "--out", str(third_party / "none")],
-        capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-m",
+            "lossbridge",
+            "conformance",
+            "--platforms",
+            "theano",
+            "--losses",
+            "MSELoss",
+            "--dtypes",
+            "float32",
+            "--out",
+            str(third_party / "none"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 3, done.stdout + done.stderr
 
@@ -146,9 +183,21 @@ def test_an_unwritable_folder_is_refused_before_anything_runs(third_party):
     blocked = third_party / "file"
     blocked.write_text("here first")
     done = subprocess.run(
-        [sys.executable, "-m", "lossbridge", "conformance", "--platforms", "numpy", "--losses",
-         "MSELoss", "--out", str(blocked / "report")],
-        capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-m",
+            "lossbridge",
+            "conformance",
+            "--platforms",
+            "numpy",
+            "--losses",
+            "MSELoss",
+            "--out",
+            str(blocked / "report"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert "another folder" in done.stderr

@@ -44,6 +44,5 @@ def run(graph: Graph, inputs: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     with np.errstate(all="ignore"):
         found = function(*arguments)
     return {
-        name: np.asarray(x, np.float64)
-        for (name, _), x in zip(graph.outputs, found, strict=True)
+        name: np.asarray(x, np.float64) for (name, _), x in zip(graph.outputs, found, strict=True)
     }

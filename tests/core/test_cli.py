@@ -64,8 +64,11 @@ def test_check_says_what_cures_what(capsys: pytest.CaptureFixture[str], tmp_path
     assert code == 0
     assert "log_sigmoid" in {f["rule"] for f in json.loads(out)["findings"]}
     spec = {
-        "lossbridge": 1, "loss": "me/bad@1", "inputs": {"x": "real[*batch]"},
-        "body": ["value = log(x)"], "yields": "per_element",
+        "lossbridge": 1,
+        "loss": "me/bad@1",
+        "inputs": {"x": "real[*batch]"},
+        "body": ["value = log(x)"],
+        "yields": "per_element",
     }
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(spec))

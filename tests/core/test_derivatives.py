@@ -146,18 +146,26 @@ def test_forms_agree(loss: str, numbers: dict[str, float]) -> None:
 # --- composites whose operands say the same thing twice, or are bound to a condition -------------
 
 PAIRS: dict[str, tuple[Any, Any]] = {
-    "abs_difference": (lambda x, y: ops._apply("abs_difference", x, y),
-                       lambda x, y: ops.abs_(x) - ops.abs_(y)),
-    "norm_difference": (lambda x, y: ops.norm_difference(x, y, "k"),
-                        lambda x, y: ops.norm(x, "k") - ops.norm(y, "k")),
+    "abs_difference": (
+        lambda x, y: ops._apply("abs_difference", x, y),
+        lambda x, y: ops.abs_(x) - ops.abs_(y),
+    ),
+    "norm_difference": (
+        lambda x, y: ops.norm_difference(x, y, "k"),
+        lambda x, y: ops.norm(x, "k") - ops.norm(y, "k"),
+    ),
     "normalize_difference": (
         lambda x, y: ops._apply("normalize_difference", x, y, axes=("k",)),
-        lambda x, y: ops.normalize(x, "k") - ops.normalize(y, "k")),
-    "reject": (lambda x, y: ops.reject(x, ops.normalize(y, "k"), "k"),
-               lambda x, y: x - ops.normalize(y, "k") * ops.sum(
-                   x * ops.normalize(y, "k"), "k")),
-    "p_norm": (lambda x, y: ops.p_norm(x, 2.5, "k"),
-               lambda x, y: ops.sum(ops.abs_(x) ** 2.5, "k") ** 0.4),
+        lambda x, y: ops.normalize(x, "k") - ops.normalize(y, "k"),
+    ),
+    "reject": (
+        lambda x, y: ops.reject(x, ops.normalize(y, "k"), "k"),
+        lambda x, y: x - ops.normalize(y, "k") * ops.sum(x * ops.normalize(y, "k"), "k"),
+    ),
+    "p_norm": (
+        lambda x, y: ops.p_norm(x, 2.5, "k"),
+        lambda x, y: ops.sum(ops.abs_(x) ** 2.5, "k") ** 0.4,
+    ),
     "restate": (lambda x, y: ops.restate(x * y, y * x), lambda x, y: x * y),
 }
 

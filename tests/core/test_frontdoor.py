@@ -51,7 +51,9 @@ def test_sizes_are_required_and_positive() -> None:
         bound("ArcFaceLoss", num_classes=0, embedding_size=3)
 
 
-def call(loss: frontdoor.Bound, platform: str, *args: object, **kwargs: object) -> dict[str, object]:
+def call(
+    loss: frontdoor.Bound, platform: str, *args: object, **kwargs: object
+) -> dict[str, object]:
     return frontdoor.bind_call(loss, platform, args, kwargs).inputs
 
 

@@ -25,8 +25,9 @@ def planned(loss: str, **numbers: float) -> Plan:
     return plan(spec, tuple(bound.items()), Options(reduction="none"))
 
 
-def check(loss: str, inputs: dict[str, Any], value: Any, gradients: dict[str, Any],
-          **numbers: float) -> None:
+def check(
+    loss: str, inputs: dict[str, Any], value: Any, gradients: dict[str, Any], **numbers: float
+) -> None:
     """Value and gradients of the sum of the values, in float64."""
     arrays = {n: np.asarray(x, np.int64 if _whole(x) else np.float64) for n, x in inputs.items()}
     graph = planned(loss, **numbers).fused(tuple(gradients))
@@ -42,8 +43,12 @@ def _whole(x: Any) -> bool:
 
 def test_log_cosh() -> None:
     """cosh(log 2) = (2 + 1/2) / 2 and tanh(log 2) = (4 - 1) / (4 + 1)."""
-    check("log_cosh@1", {"prediction": [math.log(2.0)], "target": [0.0]}, [math.log(1.25)],
-          {"prediction": [0.6], "target": [-0.6]})
+    check(
+        "log_cosh@1",
+        {"prediction": [math.log(2.0)], "target": [0.0]},
+        [math.log(1.25)],
+        {"prediction": [0.6], "target": [-0.6]},
+    )
 
 
 def test_binary_focal_lowers_the_loss_as_published() -> None:
@@ -53,24 +58,38 @@ def test_binary_focal_lowers_the_loss_as_published() -> None:
     for p, factor in ((0.9, 100.0), (0.968, 976.5625)):
         x = math.log(p / (1.0 - p))
         slope = (1.0 - p) ** 2 * (2.0 * p * math.log(p) + p - 1.0)
-        check("binary_focal@1", {"logits": [x], "target": [1.0]}, [-math.log(p) / factor],
-              {"logits": [slope]}, alpha=1.0, gamma=2.0)
+        check(
+            "binary_focal@1",
+            {"logits": [x], "target": [1.0]},
+            [-math.log(p) / factor],
+            {"logits": [slope]},
+            alpha=1.0,
+            gamma=2.0,
+        )
 
 
 def test_binary_focal_with_the_published_weights() -> None:
     """Table 1b's best setting, alpha 0.25 and gamma 2, of a negative at p = 0.9:
     0.75 * 0.81 * log(10); the gradient is that of the positive at 0.1 with its sign changed."""
     slope = 0.75 * 0.81 * (1.0 - 0.1 - 2.0 * 0.1 * math.log(0.1))
-    check("binary_focal@1", {"logits": [math.log(9.0)], "target": [0.0]},
-          [0.75 * 0.81 * math.log(10.0)], {"logits": [slope]})
+    check(
+        "binary_focal@1",
+        {"logits": [math.log(9.0)], "target": [0.0]},
+        [0.75 * 0.81 * math.log(10.0)],
+        {"logits": [slope]},
+    )
 
 
 def test_dice() -> None:
     """p = (1, 1/2), t = (1, 0), smooth 1: overlap 1, sum 5/2, so 1 - 3/3.5 = 1/7.
     The derivative is -2 t / 3.5 + 3 / 3.5^2: (-16/49, 12/49) in p; with t and p exchanged,
     (-2 + 6/7) / 3.5 and (-1 + 6/7) / 3.5, that is (-16/49, -2/49), in t."""
-    check("dice@1", {"prediction": [[1.0, 0.5]], "target": [[1.0, 0.0]]}, [1.0 / 7.0],
-          {"prediction": [[-16.0 / 49.0, 12.0 / 49.0]], "target": [[-16.0 / 49.0, -2.0 / 49.0]]})
+    check(
+        "dice@1",
+        {"prediction": [[1.0, 0.5]], "target": [[1.0, 0.0]]},
+        [1.0 / 7.0],
+        {"prediction": [[-16.0 / 49.0, 12.0 / 49.0]], "target": [[-16.0 / 49.0, -2.0 / 49.0]]},
+    )
 
 
 def test_dice_of_an_empty_target_with_little_smoothing() -> None:
@@ -91,8 +110,13 @@ def test_info_nce() -> None:
     loss = math.log1p(math.exp(-1.0))
     eye = [[1.0, 0.0], [0.0, 1.0]]
     across = [[0.0, q], [q, 0.0]]
-    check("info_nce@1", {"query": eye, "key": eye}, [loss, loss],
-          {"query": across, "key": across}, temperature=1.0)
+    check(
+        "info_nce@1",
+        {"query": eye, "key": eye},
+        [loss, loss],
+        {"query": across, "key": across},
+        temperature=1.0,
+    )
 
 
 def test_arc_face() -> None:
@@ -103,9 +127,14 @@ def test_arc_face() -> None:
     z = s * (math.sin(f) - math.cos(f + m))
     turn = s / (1.0 + math.exp(-z)) * (math.cos(f) + math.sin(f + m))
     step = turn * ROOT_HALF / math.sqrt(2.0)
-    check("arc_face@1",
-          {"embeddings": [[1.0, 1.0]], "labels": [0], "centres": [[1.0, 0.0], [0.0, 1.0]]},
-          [math.log1p(math.exp(z))], {"embeddings": [[-step, step]]}, margin=m, scale=s)
+    check(
+        "arc_face@1",
+        {"embeddings": [[1.0, 1.0]], "labels": [0], "centres": [[1.0, 0.0], [0.0, 1.0]]},
+        [math.log1p(math.exp(z))],
+        {"embeddings": [[-step, step]]},
+        margin=m,
+        scale=s,
+    )
 
 
 def test_arc_face_beyond_pi() -> None:
@@ -113,28 +142,44 @@ def test_arc_face_beyond_pi() -> None:
     opposite its centre, with the other centre across, has logits (-1 - m sin m, 0)."""
     m = 0.5
     loss = math.log1p(math.exp(1.0 + m * math.sin(m)))
-    check("arc_face@1",
-          {"embeddings": [[-3.0, 0.0]], "labels": [0], "centres": [[1.0, 0.0], [0.0, 1.0]]},
-          [loss], {}, margin=m, scale=1.0)
+    check(
+        "arc_face@1",
+        {"embeddings": [[-3.0, 0.0]], "labels": [0], "centres": [[1.0, 0.0], [0.0, 1.0]]},
+        [loss],
+        {},
+        margin=m,
+        scale=1.0,
+    )
 
 
 def test_learned_polynomial() -> None:
     """Equal logits of two classes: 1 - p = 1/2, so 1/2 + (1/4)/2 = 5/8 with coefficients 1, 1.
     The slope in 1 - p is 1 + 1/2, and 1 - p falls by p (1 - p) = 1/4 a unit of the own logit."""
-    check("learned_polynomial@1",
-          {"logits": [[0.0, 0.0]], "labels": [0], "coefficients": [1.0, 1.0]}, [0.625],
-          {"logits": [[-0.375, 0.375]], "coefficients": [0.5, 0.125]})
+    check(
+        "learned_polynomial@1",
+        {"logits": [[0.0, 0.0]], "labels": [0], "coefficients": [1.0, 1.0]},
+        [0.625],
+        {"logits": [[-0.375, 0.375]], "coefficients": [0.5, 0.125]},
+    )
 
 
 def test_gradient_penalty() -> None:
     """A linear critic with slope (3, 4): 10 (5 - 1)^2 = 160, and 2 * 10 * 4 / 5 times the slope."""
     given = planned("gradient_penalty@1")
     assert [(c.op, c.port, c.wrt) for c in given.calls] == [("derivative", "critic", (0,))]
-    check("gradient_penalty@1", {given.calls[0].name: [[3.0, 4.0]]}, [160.0],
-          {given.calls[0].name: [[48.0, 64.0]]})
+    check(
+        "gradient_penalty@1",
+        {given.calls[0].name: [[3.0, 4.0]]},
+        [160.0],
+        {given.calls[0].name: [[48.0, 64.0]]},
+    )
     # Without a slope the norm has gradient 0, by convention, and the penalty is 10.
-    check("gradient_penalty@1", {given.calls[0].name: [[0.0, 0.0]]}, [10.0],
-          {given.calls[0].name: [[0.0, 0.0]]})
+    check(
+        "gradient_penalty@1",
+        {given.calls[0].name: [[0.0, 0.0]]},
+        [10.0],
+        {given.calls[0].name: [[0.0, 0.0]]},
+    )
 
 
 def test_pde_residual() -> None:
@@ -145,12 +190,21 @@ def test_pde_residual() -> None:
     assert [(c.op, c.wrt) for c in calls] == [("derivative", (0,)), ("derivative", (1, 1))]
     rate, curvature = (c.name for c in calls)
     t, x = np.array([0.1, 0.2]), np.array([0.3, 0.9])
-    u = np.exp(-math.pi**2 * t) * np.sin(math.pi * x)
-    check("pde_residual@1", {rate: -(math.pi**2) * u, curvature: -(math.pi**2) * u}, [0.0, 0.0],
-          {rate: [0.0, 0.0]})
+    u = np.exp(-(math.pi**2) * t) * np.sin(math.pi * x)
+    check(
+        "pde_residual@1",
+        {rate: -(math.pi**2) * u, curvature: -(math.pi**2) * u},
+        [0.0, 0.0],
+        {rate: [0.0, 0.0]},
+    )
     gap = x**2 - t
-    check("pde_residual@1", {rate: x**2, curvature: 2.0 * t}, gap**2,
-          {rate: 2.0 * gap, curvature: -gap}, diffusivity=0.5)
+    check(
+        "pde_residual@1",
+        {rate: x**2, curvature: 2.0 * t},
+        gap**2,
+        {rate: 2.0 * gap, curvature: -gap},
+        diffusivity=0.5,
+    )
 
 
 def test_perceptual() -> None:
@@ -158,40 +212,77 @@ def test_perceptual() -> None:
     size 2 the gradient 2 d / 2 is the difference itself."""
     names = {c.op: c.name for c in planned("perceptual@1").calls if c.op != "apply"}
     seen, wanted = (c.name for c in planned("perceptual@1").calls if c.op == "apply")
-    check("perceptual@1",
-          {names["map_sizes"]: [2.0, 2.0], names["segments"]: [0, 0, 1, 1],
-           seen: [[1.0, 2.0, 3.0, 4.0]], wanted: [[0.0, 0.0, 1.0, 1.0]]},
-          [9.0], {seen: [[1.0, 2.0, 2.0, 3.0]], wanted: [[-1.0, -2.0, -2.0, -3.0]]})
+    check(
+        "perceptual@1",
+        {
+            names["map_sizes"]: [2.0, 2.0],
+            names["segments"]: [0, 0, 1, 1],
+            seen: [[1.0, 2.0, 3.0, 4.0]],
+            wanted: [[0.0, 0.0, 1.0, 1.0]],
+        },
+        [9.0],
+        {seen: [[1.0, 2.0, 2.0, 3.0]], wanted: [[-1.0, -2.0, -2.0, -3.0]]},
+    )
 
 
 def test_elastic_net() -> None:
     """Parameters (1, -2, 0), strength 1/8, ratio 1/2: (|w| + w^2 / 2) / 16."""
-    check("elastic_net_penalty@1", {"parameters": [1.0, -2.0, 0.0]},
-          [1.5 / 16.0, 4.0 / 16.0, 0.0], {"parameters": [2.0 / 16.0, -3.0 / 16.0, 0.0]},
-          strength=0.125, l1_ratio=0.5)
-    check("l1_penalty@1", {"parameters": [-3.0, 0.0]}, [0.75, 0.0],
-          {"parameters": [-0.25, 0.0]}, strength=0.25)
-    check("l2_penalty@1", {"parameters": [-3.0, 0.0]}, [1.125, 0.0],
-          {"parameters": [-0.75, 0.0]}, strength=0.25)
+    check(
+        "elastic_net_penalty@1",
+        {"parameters": [1.0, -2.0, 0.0]},
+        [1.5 / 16.0, 4.0 / 16.0, 0.0],
+        {"parameters": [2.0 / 16.0, -3.0 / 16.0, 0.0]},
+        strength=0.125,
+        l1_ratio=0.5,
+    )
+    check(
+        "l1_penalty@1",
+        {"parameters": [-3.0, 0.0]},
+        [0.75, 0.0],
+        {"parameters": [-0.25, 0.0]},
+        strength=0.25,
+    )
+    check(
+        "l2_penalty@1",
+        {"parameters": [-3.0, 0.0]},
+        [1.125, 0.0],
+        {"parameters": [-0.75, 0.0]},
+        strength=0.25,
+    )
 
 
 def test_ctc() -> None:
     """Two steps, two symbols, every probability 1/2, target "1": three of the four paths spell it,
     (1,1), (blank,1) and (1,blank); symbol 1 is in two of the three at each step."""
     half = math.log(0.5)
-    check("ctc@1",
-          {"log_probs": np.full((2, 1, 2), half), "targets": [[1]], "input_lengths": [2],
-           "target_lengths": [1]},
-          [-math.log(0.75)], {"log_probs": [[[-1 / 3, -2 / 3]], [[-1 / 3, -2 / 3]]]})
+    check(
+        "ctc@1",
+        {
+            "log_probs": np.full((2, 1, 2), half),
+            "targets": [[1]],
+            "input_lengths": [2],
+            "target_lengths": [1],
+        },
+        [-math.log(0.75)],
+        {"log_probs": [[[-1 / 3, -2 / 3]], [[-1 / 3, -2 / 3]]]},
+    )
 
 
 def test_ctc_needs_a_blank_between_equal_symbols() -> None:
     """Target "1 1" needs three steps: only (1, blank, 1) spells it, with probability 1/8."""
     half = math.log(0.5)
-    inputs = {"log_probs": np.full((3, 1, 2), half), "targets": [[1, 1]], "input_lengths": [3],
-              "target_lengths": [2]}
-    check("ctc@1", inputs, [3.0 * math.log(2.0)],
-          {"log_probs": [[[0.0, -1.0]], [[-1.0, 0.0]], [[0.0, -1.0]]]})
+    inputs = {
+        "log_probs": np.full((3, 1, 2), half),
+        "targets": [[1, 1]],
+        "input_lengths": [3],
+        "target_lengths": [2],
+    }
+    check(
+        "ctc@1",
+        inputs,
+        [3.0 * math.log(2.0)],
+        {"log_probs": [[[0.0, -1.0]], [[-1.0, 0.0]], [[0.0, -1.0]]]},
+    )
     short = {**inputs, "input_lengths": [2]}
     check("ctc@1", short, [math.inf], {"log_probs": np.zeros((3, 1, 2))})
     check("ctc@1", short, [0.0], {"log_probs": np.zeros((3, 1, 2))}, zero_infinity=True)
@@ -200,40 +291,67 @@ def test_ctc_needs_a_blank_between_equal_symbols() -> None:
 def test_triplet() -> None:
     """Distances 5 and 10 with margin 10 leave 5; the directions of both are (3, 4) / 5, so the
     anchor's gradient cancels. With p = 3 a difference (1, 1) has length 2^(1/3)."""
-    check("triplet_margin@1",
-          {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[6.0, 8.0]]}, [5.0],
-          {"anchor": [[0.0, 0.0]], "positive": [[0.6, 0.8]], "negative": [[-0.6, -0.8]]},
-          margin=10.0, eps=0.0)
+    check(
+        "triplet_margin@1",
+        {"anchor": [[0.0, 0.0]], "positive": [[3.0, 4.0]], "negative": [[6.0, 8.0]]},
+        [5.0],
+        {"anchor": [[0.0, 0.0]], "positive": [[0.6, 0.8]], "negative": [[-0.6, -0.8]]},
+        margin=10.0,
+        eps=0.0,
+    )
     root = 2.0 ** (1.0 / 3.0)
-    check("triplet_margin@1",
-          {"anchor": [[1.0, 1.0]], "positive": [[0.0, 0.0]], "negative": [[1.0, 1.0]]},
-          [root + 1.0], {"positive": [[-(root**-2), -(root**-2)]], "negative": [[0.0, 0.0]]},
-          eps=0.0, p=3.0)
+    check(
+        "triplet_margin@1",
+        {"anchor": [[1.0, 1.0]], "positive": [[0.0, 0.0]], "negative": [[1.0, 1.0]]},
+        [root + 1.0],
+        {"positive": [[-(root**-2), -(root**-2)]], "negative": [[0.0, 0.0]]},
+        eps=0.0,
+        p=3.0,
+    )
 
 
 def test_cosine_embedding() -> None:
     """Vectors at a right angle: distance 1, and the gradient is minus the other's direction over
     the own length."""
-    check("cosine_embedding@1",
-          {"x1": [[1.0, 0.0]], "x2": [[0.0, 2.0]], "target": [1.0]}, [1.0],
-          {"x1": [[0.0, -1.0]], "x2": [[-0.5, 0.0]]})
+    check(
+        "cosine_embedding@1",
+        {"x1": [[1.0, 0.0]], "x2": [[0.0, 2.0]], "target": [1.0]},
+        [1.0],
+        {"x1": [[0.0, -1.0]], "x2": [[-0.5, 0.0]]},
+    )
 
 
 def test_kl_div() -> None:
     """p log(p / q) at p = 1/2, q = 1/4, and 0 where p is 0 even if log q is -inf."""
-    check("kl_div@1", {"prediction": [math.log(0.25), -math.inf], "target": [0.5, 0.0]},
-          [0.5 * math.log(2.0), 0.0], {"prediction": [-0.5, 0.0]})
+    check(
+        "kl_div@1",
+        {"prediction": [math.log(0.25), -math.inf], "target": [0.5, 0.0]},
+        [0.5 * math.log(2.0), 0.0],
+        {"prediction": [-0.5, 0.0]},
+    )
 
 
 def test_gaussian_and_poisson() -> None:
     """(log v + e^2 / v) / 2 at e = 2, v = 4; exp(x) - t x at x = log 2, t = 3."""
-    check("gaussian_nll@1", {"prediction": [2.0], "target": [0.0], "var": [4.0]},
-          [0.5 * (math.log(4.0) + 1.0)], {"prediction": [0.5], "var": [0.0]})
-    check("poisson_nll@1", {"prediction": [math.log(2.0)], "target": [3.0]},
-          [2.0 - 3.0 * math.log(2.0)], {"prediction": [-1.0], "target": [-math.log(2.0)]})
+    check(
+        "gaussian_nll@1",
+        {"prediction": [2.0], "target": [0.0], "var": [4.0]},
+        [0.5 * (math.log(4.0) + 1.0)],
+        {"prediction": [0.5], "var": [0.0]},
+    )
+    check(
+        "poisson_nll@1",
+        {"prediction": [math.log(2.0)], "target": [3.0]},
+        [2.0 - 3.0 * math.log(2.0)],
+        {"prediction": [-1.0], "target": [-math.log(2.0)]},
+    )
 
 
 def test_a_wrong_value_is_noticed() -> None:
     with pytest.raises(AssertionError):
-        check("log_cosh@1", {"prediction": [1.0], "target": [0.0]}, [0.4337808304830271],
-              {"prediction": [0.76]})
+        check(
+            "log_cosh@1",
+            {"prediction": [1.0], "target": [0.0]},
+            [0.4337808304830271],
+            {"prediction": [0.76]},
+        )

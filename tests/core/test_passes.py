@@ -79,9 +79,7 @@ def good() -> Graph:
 
 
 def with_node(graph: Graph, index: int, node: Node) -> Graph:
-    return dataclasses.replace(
-        graph, nodes=(*graph.nodes[:index], node, *graph.nodes[index + 1 :])
-    )
+    return dataclasses.replace(graph, nodes=(*graph.nodes[:index], node, *graph.nodes[index + 1 :]))
 
 
 def first(graph: Graph, op: str) -> int:
@@ -96,14 +94,21 @@ def broken() -> dict[str, Graph]:
     other = graph.nodes[first(graph, "input")]
     return {
         "reads a row that is not above it": with_node(
-            graph, at, dataclasses.replace(node, args=(at, node.args[1]))),
+            graph, at, dataclasses.replace(node, args=(at, node.args[1]))
+        ),
         "stands twice": dataclasses.replace(graph, nodes=(*graph.nodes, graph.nodes[at])),
         "no such operation": with_node(graph, at, dataclasses.replace(node, op="subtract")),
         "but gives": with_node(graph, at, dataclasses.replace(node, type=Type("real"))),
         "two inputs are called": dataclasses.replace(
-            graph, nodes=(*graph.nodes, dataclasses.replace(
-                other, attrs=tuple((k, "positive" if k == "kind" else v) for k, v in other.attrs)
-            ))),
+            graph,
+            nodes=(
+                *graph.nodes,
+                dataclasses.replace(
+                    other,
+                    attrs=tuple((k, "positive" if k == "kind" else v) for k, v in other.attrs),
+                ),
+            ),
+        ),
         "names no row": dataclasses.replace(graph, outputs=(("value", last + 1),)),
     }
 

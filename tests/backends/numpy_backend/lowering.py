@@ -39,8 +39,11 @@ def _shift(x: Any, dim: int, by: int, fill: float) -> Any:
 
 def _iota(like: Any, dim: int) -> Any:
     n = like.shape[dim]
-    return np.arange(n).reshape((n,) + (1,) * (-dim - 1)) if dim < 0 else np.arange(n).reshape(
-        (1,) * dim + (n,) + (1,) * (like.ndim - dim - 1))
+    return (
+        np.arange(n).reshape((n,) + (1,) * (-dim - 1))
+        if dim < 0
+        else np.arange(n).reshape((1,) * dim + (n,) + (1,) * (like.ndim - dim - 1))
+    )
 
 
 def _scan(body: Any, init: Any, captures: Any, moving: Any, dim: int, n: int, reverse: bool) -> Any:
@@ -84,13 +87,13 @@ def _lower_scan(emitter: Emitter, node: Node, x: list[str]) -> str:
     name = emitter.fresh("step")
     emit_body(emitter, node, name)
     axis = node.attr("axis")
-    moving = tuple(
-        axis in emitter.graph.nodes[a].type.axes for a in node.args[1:]
-    )
+    moving = tuple(axis in emitter.graph.nodes[a].type.axes for a in node.args[1:])
     dim = emitter.dim(axis)
     n = f"{emitter.carrier(axis)}.shape[{dim}]"
     captures = "".join(f"{c}, " for c in x[1:])
-    return f"_scan({name}, {x[0]}, ({captures}), {moving}, {dim}, {n}, {bool(node.attr('reverse'))})"
+    return (
+        f"_scan({name}, {x[0]}, ({captures}), {moving}, {dim}, {n}, {bool(node.attr('reverse'))})"
+    )
 
 
 def _broadcast(emitter: Emitter, node: Node, x: list[str]) -> str:
@@ -99,27 +102,57 @@ def _broadcast(emitter: Emitter, node: Node, x: list[str]) -> str:
 
 
 TABLE: dict[str, Any] = {
-    "neg": "(-{0})", "abs": "np.abs({0})", "exp": "np.exp({0})", "expm1": "np.expm1({0})",
-    "log": "np.log({0})", "log1p": "np.log1p({0})", "sqrt": "np.sqrt({0})",
-    "tanh": "np.tanh({0})", "sin": "np.sin({0})", "cos": "np.cos({0})",
-    "add": "({0} + {1})", "sub": "({0} - {1})", "mul": "({0} * {1})",
-    "div": "np.divide({0}, {1})", "pow": "np.power({0}, {1})",
-    "maximum": "np.maximum({0}, {1})", "minimum": "np.minimum({0}, {1})",
-    "lt": "({0} < {1})", "le": "({0} <= {1})", "gt": "({0} > {1})", "ge": "({0} >= {1})",
-    "eq": "({0} == {1})", "ne": "({0} != {1})", "and": "({0} & {1})", "or": "({0} | {1})",
-    "not": "(~{0})", "where": "np.where({0}, {1}, {2})", "clip": "np.clip({0}, {1}, {2})",
-    "indicator": "np.where({0}, 1.0, 0.0)", "to_real": "({0}) * 1.0", "mod": "({0} % {1})",
-    "intdiv": "({0} // {1})", "stop_gradient": "{0}", "attach_gradient": "{0}",
-    "sum": _reduce("sum"), "amax": _reduce("max"), "any": _reduce("any"), "all": _reduce("all"),
-    "dot": _dot, "size": _size,
+    "neg": "(-{0})",
+    "abs": "np.abs({0})",
+    "exp": "np.exp({0})",
+    "expm1": "np.expm1({0})",
+    "log": "np.log({0})",
+    "log1p": "np.log1p({0})",
+    "sqrt": "np.sqrt({0})",
+    "tanh": "np.tanh({0})",
+    "sin": "np.sin({0})",
+    "cos": "np.cos({0})",
+    "add": "({0} + {1})",
+    "sub": "({0} - {1})",
+    "mul": "({0} * {1})",
+    "div": "np.divide({0}, {1})",
+    "pow": "np.power({0}, {1})",
+    "maximum": "np.maximum({0}, {1})",
+    "minimum": "np.minimum({0}, {1})",
+    "lt": "({0} < {1})",
+    "le": "({0} <= {1})",
+    "gt": "({0} > {1})",
+    "ge": "({0} >= {1})",
+    "eq": "({0} == {1})",
+    "ne": "({0} != {1})",
+    "and": "({0} & {1})",
+    "or": "({0} | {1})",
+    "not": "(~{0})",
+    "where": "np.where({0}, {1}, {2})",
+    "clip": "np.clip({0}, {1}, {2})",
+    "indicator": "np.where({0}, 1.0, 0.0)",
+    "to_real": "({0}) * 1.0",
+    "mod": "({0} % {1})",
+    "intdiv": "({0} // {1})",
+    "stop_gradient": "{0}",
+    "attach_gradient": "{0}",
+    "sum": _reduce("sum"),
+    "amax": _reduce("max"),
+    "any": _reduce("any"),
+    "all": _reduce("all"),
+    "dot": _dot,
+    "size": _size,
     "iota": lambda e, n, x: f"_iota({e.carrier(n.attr('axis'))}, {e.dim(n.attr('axis'))})",
     "range": lambda e, n, x: (
-        f"np.arange(int({x[0]})).reshape((-1,) + (1,) * {-e.dim(n.attr('axis')) - 1})"),
+        f"np.arange(int({x[0]})).reshape((-1,) + (1,) * {-e.dim(n.attr('axis')) - 1})"
+    ),
     "rename": lambda e, n, x: _rename(e, n, x),
-    "broadcast": _broadcast, "constant": "np.asarray({0}, dtype=np.float64)",
+    "broadcast": _broadcast,
+    "constant": "np.asarray({0}, dtype=np.float64)",
     "shift": lambda e, n, x: (
         f"_shift({x[0]}, {e.dim(n.attr('axis'))}, {n.attr('by')}, "
-        f"{e.lowering.literal(n.attr('fill'))})"),
+        f"{e.lowering.literal(n.attr('fill'))})"
+    ),
     "flip": lambda e, n, x: f"np.flip({x[0]}, {e.dim(n.attr('axis'))})",
     "take": lambda e, n, x: f"_take({x[0]}, {x[1]}, {e.dim(n.attr('axis'))})",
     "scan": _lower_scan,

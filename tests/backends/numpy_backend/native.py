@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy_backend.lowering import LOWERING
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
@@ -15,6 +14,7 @@ from lossbridge.frontdoor import axis_lengths
 from lossbridge.ir import Builder, Expr, inline
 from lossbridge.plan import Options, Plan, inline_ports, plan, spec_graph
 from lossbridge.spec import Spec
+from numpy_backend.lowering import LOWERING
 
 
 class Loss:
@@ -58,7 +58,9 @@ class Loss:
             graph = self.plan.fused(wrt) if wrt else self.plan.plain
             function = load(emit(graph, LOWERING, "loss"), LOWERING, "loss")
             self._made[wrt] = (
-                [name for name, _ in graph.inputs()], [name for name, _ in graph.outputs], function
+                [name for name, _ in graph.inputs()],
+                [name for name, _ in graph.outputs],
+                function,
             )
         names, outputs, function = self._made[wrt]
         known = {**self.arrays, **self.constants, **given}

@@ -17,7 +17,6 @@ from lossbridge import frontdoor, ops
 from lossbridge.emit import emit, load
 from lossbridge.plan import Options, plan
 from lossbridge_conformance.formats import round_floats
-
 from numpy_backend.lowering import LOWERING
 
 FAULT = os.environ.get("LOSSBRIDGE_TEST_FAULT", "")
@@ -29,10 +28,12 @@ def _plant(lowering: Any) -> Any:
     if FAULT == "derivative":
         row = ops.OPS["sigmoid"]
         ops.OPS["sigmoid"] = dataclasses.replace(  # type: ignore[index]
-            row, vjp=lambda args, out, g: (g * out * out,))
+            row, vjp=lambda args, out, g: (g * out * out,)
+        )
         row = ops.OPS["logistic_nll"]
         ops.OPS["logistic_nll"] = dataclasses.replace(  # type: ignore[index]
-            row, vjp=lambda args, out, g: (g * ops.sigmoid(args[0]), None))
+            row, vjp=lambda args, out, g: (g * ops.sigmoid(args[0]), None)
+        )
     return lowering
 
 
@@ -58,15 +59,17 @@ class Subject:
         compute = np.float64 if dtype == "float64" else np.float32
         kinds = {**self.spec.inputs, **{n: w.kind for n, w in self.spec.weights.items()}}
         given = {**inputs, **self.weights}
-        lengths = frontdoor.axis_lengths(kinds, {n: np.shape(x) for n, x in given.items()},
-                                         self.spec.id)
+        lengths = frontdoor.axis_lengths(
+            kinds, {n: np.shape(x) for n, x in given.items()}, self.spec.id
+        )
         index = tuple(frontdoor.index_shape(self.spec, lengths))
         for key in ("sample_weight", "mask"):
             if key in call:
                 given[key] = np.broadcast_to(call.pop(key), index)
         given.update(call)
-        options = Options(self.reduction, self.normalizer, "sample_weight" in given,
-                          "mask" in given)
+        options = Options(
+            self.reduction, self.normalizer, "sample_weight" in given, "mask" in given
+        )
         prepared = plan(self.spec, self.numbers, options, TABLE.native)
         for port in prepared.calls:
             raise NotImplementedError(f"this backend calls no {port.op}")
