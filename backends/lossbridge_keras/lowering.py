@@ -220,21 +220,15 @@ def _scan(body: Any, init: Any, captures: Any, moving: Any, dim: int, n: Any, re
     A short recursion becomes a chain of ops, a long one in a graph a loop: an unrolled one of 200
     steps takes XLA a minute to compile.
     """
-
     given = list(zip(captures, moving, strict=True))
 
     def step(carry: Any, t: Any) -> Any:
-        now = [
-            tf.gather(c, [t], axis=dim) if m else c for c, m in zip(captures, moving, strict=True)
-        ]
-        return body(carry, *now)
+        return body(carry, *(tf.gather(c, [t], axis=dim) if m else c for c, m in given))
 
     rank = max(c.shape.rank for c, m in given if m)
     init = _full_rank(init, rank)
     if isinstance(n, int) and (tf.executing_eagerly() or n <= 16):
-        parts = [
-            tf.split(c, n, axis=dim) if m else c for c, m in zip(captures, moving, strict=True)
-        ]
+        parts = [tf.split(c, n, axis=dim) if m else c for c, m in given]
         found: list[Any] = []
         carry = init
         for t in range(n - 1, -1, -1) if reverse else range(n):

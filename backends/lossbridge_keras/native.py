@@ -9,7 +9,6 @@ hand their calls to an :class:`Engine`, which knows shapes, dtypes and ports, an
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -59,7 +58,7 @@ if BACKEND == "tensorflow":
         def _gradient_types(tensors: Any) -> int:
             return 2
 
-    Eager: type = type(tf.constant(0.0))
+    Eager: Any = type(tf.constant(0.0))
 
     # AutoGraph would rewrite us, and all we import, as if our conditions were on tensors.
     _as_it_is = tf.autograph.experimental.do_not_convert
@@ -69,6 +68,7 @@ else:
     def _as_it_is(function: Any) -> Any:
         return function
 
+
 PACKAGE = "lossbridge"
 Tensor = Any
 DType = Any
@@ -77,7 +77,7 @@ DType = Any
 # --- kernels: emitted functions behind a custom gradient ------------------------------------------
 
 
-# A function pays for an array (in a graph TensorFlow works in place) and for many ops, each of which
+# A graph pays for a large array (TensorFlow then works in place) and for many ops, each of which
 # costs an eager call 5 microseconds; below both, its own 70 microseconds lose.
 MANY_ELEMENTS = 1 << 14
 MANY_ROWS = 24
@@ -143,8 +143,11 @@ class Kernel:
     def __call__(self, xs: Sequence[Tensor], compute: DType, out: DType) -> Tensor:
         if tf.executing_eagerly():
             # A target that nobody differentiates costs nothing.
-            wrt = tuple(n for n, x in zip(self.names, xs, strict=True)
-                        if n in self.real and _gradient_types((x,)))
+            wrt = tuple(
+                n
+                for n, x in zip(self.names, xs, strict=True)
+                if n in self.real and _gradient_types((x,))
+            )
             if not wrt:
                 value = self.run("plain", (), _widened(xs, compute))[0]
                 return value if value.dtype == out else tf.cast(value, out)
@@ -160,7 +163,7 @@ class Kernel:
 
     def _build(self, wrt: tuple[str, ...], compute: DType, out: DType) -> Callable[..., Tensor]:
         separable = self.plan.separable(wrt)
-        # The gradients of the sum, and one number beside them, cost a pass less than those of a mean.
+        # Gradients of the sum, and one number beside them, cost a pass less than those of a mean.
         scaled = separable and self.plan.scaled(wrt) is not None
         form = "scaled" if scaled else "fused" if separable else "plain"
         names = [n for n, _ in self.graph(form, wrt if separable else ()).outputs]
@@ -173,8 +176,10 @@ class Kernel:
                 if separable:
                     gradient = gradient * _spread(up, axes, orders[name], gradient.shape.rank)
                 result[name] = gradient
-            return [tf.cast(result[n], x.dtype) if n in result else None
-                    for n, x in zip(self.names, xs, strict=True)]
+            return [
+                tf.cast(result[n], x.dtype) if n in result else None
+                for n, x in zip(self.names, xs, strict=True)
+            ]
 
         def run(*xs: Tensor) -> Any:
             with _unrecorded() if tf.executing_eagerly() else nullcontext():
@@ -238,8 +243,14 @@ def kernel(spec: Spec, numbers: Numbers, options: Options) -> Kernel:
 class _Run:
     """One call's tensors by name, and what its ports returned."""
 
-    def __init__(self, name: str, values: dict[str, Tensor], ports: Mapping[str, Any],
-                 compute: DType, seen: DType) -> None:
+    def __init__(
+        self,
+        name: str,
+        values: dict[str, Tensor],
+        ports: Mapping[str, Any],
+        compute: DType,
+        seen: DType,
+    ) -> None:
         self.name = name
         self.values = values
         self.ports = ports
@@ -264,8 +275,11 @@ class _Run:
             used = spec.uses[call.port]
             given = dict(zip(call.keys, self._given(call, self.compute), strict=True))
             fixed = dict(call.numbers)
-            missing = tuple((k, p.value) for k, p in used.params.items()
-                            if k not in given and k not in fixed and p.value is not None)
+            missing = tuple(
+                (k, p.value)
+                for k, p in used.params.items()
+                if k not in given and k not in fixed and p.value is not None
+            )
             inner = _Run(self.name, given, self.ports, self.compute, self.seen)
             return inner(used, (*call.numbers, *missing), Options(), self.compute)
         arguments = self._given(call, self.seen)
@@ -288,7 +302,8 @@ class _Run:
             return [self.values[name] for name in call.passed]
         names = [name for name, _ in call.arguments.inputs()]
         found = _arguments(call.arguments)(
-            *_widened([self.values[name] for name in names], self.compute))
+            *_widened([self.values[name] for name in names], self.compute)
+        )
         return [tf.cast(x, dtype) if x.dtype.is_floating else x for x in found]
 
     def _joined(self, call: PortCall, result: Any) -> Tensor:
@@ -297,8 +312,10 @@ class _Run:
         maps = [tf.convert_to_tensor(m) for m in given]
         sizes = [m.shape[1:].num_elements() for m in maps]
         if not maps or None in sizes:
-            raise ShapeError(f"{self.name}: {call.port} must return maps of known sizes, each with "
-                             f"the batch first, but returned {[tuple(m.shape) for m in maps]}")
+            raise ShapeError(
+                f"{self.name}: {call.port} must return maps of known sizes, each with "
+                f"the batch first, but returned {[tuple(m.shape) for m in maps]}"
+            )
         if self.maps.setdefault(call.port, sizes) != sizes:
             raise ShapeError(
                 f"{self.name}: {call.port} returned maps of {self.maps[call.port]} elements for "
@@ -329,7 +346,7 @@ def _arguments(graph: Graph) -> Callable[..., Any]:
     return _ARGUMENTS[graph]
 
 
-# --- the engine: from a call's arguments to a value ------------------------------------------------
+# --- the engine: from a call's arguments to a value -----------------------------------------------
 
 
 class Engine:
@@ -356,12 +373,13 @@ class Engine:
         if raw[first].dtype.is_floating:
             compute, out = self.dtypes(spec, raw[first].dtype)
         else:
-            raise DTypeError(f"{self.name}: {first} is {spec.inputs[first]}, but "
-                             f"{raw[first].dtype.name} was given; pass tf.cast({first}, 'float32')")
+            raise DTypeError(
+                f"{self.name}: {first} is {spec.inputs[first]}, but "
+                f"{raw[first].dtype.name} was given; pass tf.cast({first}, 'float32')"
+            )
         given = frontdoor.rename_inputs(self.bound, which, raw)
         given = self._same_rank(spec, given)
-        values = {n: self._input(n, kind, given[n], compute)
-                  for n, kind in spec.inputs.items()}
+        values = {n: self._input(n, kind, given[n], compute) for n, kind in spec.inputs.items()}
         kinds: dict[str, Kind] = dict(spec.inputs)
         for name, weight in spec.weights.items():
             values[name], kinds[name] = tf.convert_to_tensor(weights[name]), weight.kind
@@ -369,18 +387,25 @@ class Engine:
         lengths = frontdoor.axis_lengths(kinds, shapes, self.name)
         for name, param in spec.params.items():
             if name in self.bound.arrays:
-                values[name] = _hyperparameter(self.name, name, param.kind,
-                                               self.bound.arrays[name], lengths, compute)
+                values[name] = _hyperparameter(
+                    self.name, name, param.kind, self.bound.arrays[name], lengths, compute
+                )
         self._check_labels(which, values, lengths)
         index = frontdoor.index_shape(spec, lengths)
         options = self.options(reduce, call.sample_weight is not None, mask is not None)
         if call.sample_weight is not None:
             values["sample_weight"] = self._along(
-                "sample_weight", _as_float(_tensor(call.sample_weight), compute), index, spec,
-                kinds, values)
+                "sample_weight",
+                _as_float(_tensor(call.sample_weight), compute),
+                index,
+                spec,
+                kinds,
+                values,
+            )
         if mask is not None:
-            values["mask"] = self._along("mask", tf.cast(_tensor(mask), tf.bool), index, spec,
-                                         kinds, values)
+            values["mask"] = self._along(
+                "mask", tf.cast(_tensor(mask), tf.bool), index, spec, kinds, values
+            )
         if call.normalizer_count is not None:
             values["normalizer_count"] = _as_float(_tensor(call.normalizer_count), compute)
         if spec.step:
@@ -390,8 +415,9 @@ class Engine:
                     f"{frontdoor.call_text(spec, 'keras')}, or loss.bind_step(optimizer.iterations)"
                 )
             values["step"] = tf.cast(_tensor(call.step), compute)
-        run = _Run(self.name, values, call.ports, compute,
-                   raw[first].dtype if self.dtype is None else out)
+        run = _Run(
+            self.name, values, call.ports, compute, raw[first].dtype if self.dtype is None else out
+        )
         return self.scaled(run(spec, self.bound.numbers[which], options, out), options)
 
     def options(self, reduce: bool, weighted: bool, masked: bool) -> Options:
@@ -468,12 +494,16 @@ class Engine:
     def _input(self, name: str, kind: Kind, x: Tensor, compute: DType) -> Tensor:
         """A tensor of the kind that is wanted, its class axis last."""
         if x.shape.rank is None:
-            raise ShapeError(f"{self.name}: {name} is {kind}, but its rank is unknown in this "
-                             "graph; call set_shape on it")
+            raise ShapeError(
+                f"{self.name}: {name} is {kind}, but its rank is unknown in this "
+                "graph; call set_shape on it"
+            )
         if kind.dtype == "int":
             if not x.dtype.is_integer:
-                raise DTypeError(f"{self.name}: {name} is {kind}, an integer, but {x.dtype.name} "
-                                 f"was given; pass tf.cast({name}, 'int32')")
+                raise DTypeError(
+                    f"{self.name}: {name} is {kind}, an integer, but {x.dtype.name} "
+                    f"was given; pass tf.cast({name}, 'int32')"
+                )
             x = _as_int32(x)
         elif kind.dtype == "bool":
             x = tf.cast(x, tf.bool)
@@ -483,25 +513,34 @@ class Engine:
         if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
             rank = x.shape.rank
             if not -rank <= axis < rank:
-                raise ShapeError(f"{self.name}: axis={axis} was given, but {name} has shape "
-                                 f"{tuple(x.shape)}")
+                raise ShapeError(
+                    f"{self.name}: axis={axis} was given, but {name} has shape {tuple(x.shape)}"
+                )
             order = [d for d in range(rank) if d != axis % rank]
             x = tf.transpose(x, [*order, axis % rank])
         return x
 
-    def _check_labels(self, which: int, values: Mapping[str, Tensor],
-                      lengths: Mapping[str, Sequence[int | None]]) -> None:
+    def _check_labels(
+        self, which: int, values: Mapping[str, Tensor], lengths: Mapping[str, Sequence[int | None]]
+    ) -> None:
         """Labels that name no class raise, where looking at them waits for no device."""
         if not tf.executing_eagerly():
             return
         spec, numbers = self.bound.specs[which], dict(self.bound.numbers[which])
         for name, kind in spec.inputs.items():
-            if kind.name == "index" and kind.of in lengths:
+            if kind.name == "index" and kind.of is not None and kind.of in lengths:
                 (size,) = lengths[kind.of]
                 check_labels(self.name, name, values[name], size, numbers.get("ignore_index"))
 
-    def _along(self, what: str, x: Tensor, index: Sequence[int | None], spec: Spec,
-               kinds: Mapping[str, Kind], values: Mapping[str, Tensor]) -> Tensor:
+    def _along(
+        self,
+        what: str,
+        x: Tensor,
+        index: Sequence[int | None],
+        spec: Spec,
+        kinds: Mapping[str, Kind],
+        values: Mapping[str, Tensor],
+    ) -> Tensor:
         """A weight or mask, repeated to one entry for each value of the loss."""
         shape = frontdoor.aligned_shape(self.name, what, tuple(x.shape), tuple(index))
         if None not in index and tuple(x.shape) == tuple(index):
@@ -514,8 +553,13 @@ class Engine:
         return tf.broadcast_to(x, wanted)
 
     # --- combinations
-    def combined(self, parts: Mapping[str, Tensor], own: Mapping[str, Any], step: Any,
-                 weights: Mapping[str, Any]) -> Tensor:
+    def combined(
+        self,
+        parts: Mapping[str, Tensor],
+        own: Mapping[str, Any],
+        step: Any,
+        weights: Mapping[str, Any],
+    ) -> Tensor:
         """The value of a combination, from those of its losses."""
         spec, numbers = self.bound.specs[0], self.bound.numbers[0]
         given = tf.float64 if any(p.dtype == tf.float64 for p in parts.values()) else tf.float32
@@ -523,8 +567,9 @@ class Engine:
         options = self.options(True, False, False)
         found = kernel(spec, numbers, options)
         values = {n: self._input(n, spec.inputs[n], _tensor(x), compute) for n, x in own.items()}
-        frontdoor.axis_lengths({n: spec.inputs[n] for n in own},
-                               {n: tuple(values[n].shape) for n in own}, self.name)
+        frontdoor.axis_lengths(
+            {n: spec.inputs[n] for n in own}, {n: tuple(values[n].shape) for n in own}, self.name
+        )
         values.update((n, _tensor(w)) for n, w in weights.items())
         values.update((n, _as_float(_tensor(x), compute)) for n, x in self.bound.arrays.items())
         if step is not None:
@@ -536,23 +581,28 @@ class Engine:
     # --- trees
     def _over_tree(self, call: Call) -> Tensor:
         """A penalty on parameters: over the variables of a model, or any nest of tensors."""
-        (name, given), = call.inputs.items()
+        ((name, given),) = call.inputs.items()
         if call.sample_weight is not None or call.mask is not None:
-            raise UnsupportedError(f"{self.name} runs over parameters, which have no samples to "
-                                   "weigh or mask; pass the parameters that count")
+            raise UnsupportedError(
+                f"{self.name} runs over parameters, which have no samples to "
+                "weigh or mask; pass the parameters that count"
+            )
         variables = getattr(given, "trainable_variables", given)
         leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables)]
         for leaf in leaves:
             if not leaf.dtype.is_floating:
-                raise DTypeError(f"{self.name}: a leaf of {name} is {leaf.dtype.name}; pass the "
-                                 "trainable leaves only")
+                raise DTypeError(
+                    f"{self.name}: a leaf of {name} is {leaf.dtype.name}; pass the "
+                    "trainable leaves only"
+                )
         spec, numbers = self.bound.specs[0], self.bound.numbers[0]
         options = self.options(True, False, False)
         count = call.normalizer_count
         if options.reduction == "mean" and options.normalizer != "external":
             if options.normalizer != "elements":
-                raise UnsupportedError(f"{self.name} runs over parameters; divide by 'elements' "
-                                       "or 'external'")
+                raise UnsupportedError(
+                    f"{self.name} runs over parameters; divide by 'elements' or 'external'"
+                )
             count = sum(leaf.shape.num_elements() for leaf in leaves)
             options = Options("mean", "external")
         parts: list[Tensor] = []
@@ -575,8 +625,9 @@ class Engine:
         return total
 
 
-def check_labels(loss: str, name: str, labels: Tensor, size: int | None,
-                 ignored: Any = None) -> None:
+def check_labels(
+    loss: str, name: str, labels: Tensor, size: int | None, ignored: Any = None
+) -> None:
     """Raise if an eager tensor on a CPU holds a label that names no class."""
     if size is None or "CPU" not in (labels.device or "CPU"):
         return
@@ -627,20 +678,29 @@ def _as_int32(x: Tensor) -> Tensor:
     return tf.cast(x, tf.int32)
 
 
-def _hyperparameter(loss: str, name: str, kind: Kind, given: Any,
-                    lengths: Mapping[str, Sequence[int | None]], compute: DType) -> Tensor:
+def _hyperparameter(
+    loss: str,
+    name: str,
+    kind: Kind,
+    given: Any,
+    lengths: Mapping[str, Sequence[int | None]],
+    compute: DType,
+) -> Tensor:
     """An array hyperparameter, repeated along the axes of its kind; those broadcast as in NumPy."""
     x = _as_float(_tensor(given), compute)
     wanted = [n for axis in kind.axes for n in lengths.get(axis, (None,))]
     if list(x.shape) == wanted or None in wanted:
         return x
     try:
-        fits = np.broadcast_shapes(tuple(x.shape), tuple(wanted)) == tuple(wanted)
+        known = tuple(n for n in wanted if n is not None)
+        fits = np.broadcast_shapes(tuple(x.shape), known) == known
     except ValueError:
         fits = False
     if not fits:
-        raise ShapeError(f"{loss}: {name} is {kind}, here of shape {tuple(wanted)}, but its shape "
-                         f"is {tuple(x.shape)}")
+        raise ShapeError(
+            f"{loss}: {name} is {kind}, here of shape {tuple(wanted)}, but its shape "
+            f"is {tuple(x.shape)}"
+        )
     return tf.broadcast_to(x, wanted)
 
 
@@ -660,7 +720,7 @@ def _running_shape(spec: Spec, kinds: Mapping[str, Kind], values: Mapping[str, T
     return tf.concat(parts, 0)
 
 
-# --- what the two kinds of object share ------------------------------------------------------------
+# --- what the two kinds of object share -----------------------------------------------------------
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _EXTRA = tuple(inspect.Parameter(name, _KEYWORD, default=None) for name in ("name", "dtype"))
@@ -681,12 +741,13 @@ class _Compiled:
     _settings: dict[str, Any]
     _dtype_given: str | None
 
-    def _settle(self, form: Form, args: Sequence[Any], settings: dict[str, Any],
-                dtype: Any) -> None:
+    def _settle(
+        self, form: Form, args: Sequence[Any], settings: dict[str, Any], dtype: Any
+    ) -> None:
         if "from_logits" in settings:
             raise ArgumentError(
                 f"{form.name} has no from_logits: its input says what it takes, "
-                f"{next(iter(form.definitions[0].inputs.items()))[0]}; the losses named ...WithLogits, "
+                f"{next(iter(form.definitions[0].inputs))}; the losses named ...WithLogits, "
                 "CrossEntropyLoss and the focal ones take logits, BCELoss probabilities"
             )
         signature = frontdoor.signature(form)
@@ -717,8 +778,7 @@ class _Compiled:
         if BACKEND != "tensorflow":
             return str(self._engine.inner.source)
         bound = self._bound
-        found = kernel(bound.specs[0], bound.numbers[0],
-                       self._engine.options(True, False, False))
+        found = kernel(bound.specs[0], bound.numbers[0], self._engine.options(True, False, False))
         wrt = tuple(n for n in found.names if n in found.real)[:1]
         return found.source("fused" if wrt else "plain", wrt)
 
@@ -744,10 +804,11 @@ class _Compiled:
         texts, name = config.pop("specs"), config.pop("class_name")
         settings = {k: _restored(v) for k, v in config.pop("settings").items()}
         specs = tuple(loads(text) for text in texts)
+        make: Any = cls
         if cls.form is not None and cls.form.specs == specs:
-            return cls(**settings, **config)
+            return make(**settings, **config)
         definitions = tuple(d for spec in specs for d in frontdoor.as_form(spec).definitions)
-        return cls(**settings, **config, _form=Form(name, definitions))
+        return make(**settings, **config, _form=Form(name, definitions))
 
 
 def _plain(value: Any) -> Any:
@@ -770,22 +831,27 @@ def _restored(value: Any) -> Any:
 def _calls(form: Form, combined: bool) -> inspect.Signature:
     """The signature of a layer's call: every input by name; of a combination all in one."""
     if combined:
-        return inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-                                  for n in ("self", "given")])
+        return inspect.Signature(
+            [
+                inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                for n in ("self", "given")
+            ]
+        )
     d = form.definitions[0]
     names = [*d.inputs, *d.ports, "sample_weight", "mask", "normalizer_count"]
     if d.settings["step"]:
         names.append("step")
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     parameters += [
-        inspect.Parameter(n, _KEYWORD, default=inspect.Parameter.empty
-                          if n in d.inputs or n in d.ports else None)
+        inspect.Parameter(
+            n, _KEYWORD, default=inspect.Parameter.empty if n in d.inputs or n in d.ports else None
+        )
         for n in names
     ]
     return inspect.Signature(parameters)
 
 
-# --- losses of (y_true, y_pred) --------------------------------------------------------------------
+# --- losses of (y_true, y_pred) -------------------------------------------------------------------
 
 
 class Loss(_Compiled, keras.losses.Loss):
@@ -795,8 +861,14 @@ class Loss(_Compiled, keras.losses.Loss):
     and reduces outside; this one does neither, and costs a tenth of it on a small batch.
     """
 
-    def __init__(self, *args: Any, name: str | None = None, dtype: Any = None,
-                 _form: Form | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        _form: Form | None = None,
+        **settings: Any,
+    ) -> None:
         form = _form or type(self).form
         if form is None:
             raise ArgumentError("write lossbridge.keras.compile(spec), or use one of the classes")
@@ -809,17 +881,21 @@ class Loss(_Compiled, keras.losses.Loss):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 2 and not kwargs:
             y_true, y_pred = args
-            if y_pred.__class__ is Eager and y_true.__class__ is Eager and (
-                getattr(y_pred, "_keras_mask", None) is None
-                and getattr(y_pred, "_keras_logits", None) is None
-                and getattr(y_true, "_keras_mask", None) is None
+            if (
+                type(y_pred) is Eager
+                and type(y_true) is Eager
+                and (
+                    getattr(y_pred, "_keras_mask", None) is None
+                    and getattr(y_pred, "_keras_logits", None) is None
+                    and getattr(y_true, "_keras_mask", None) is None
+                )
             ):
                 key = (y_pred.dtype, y_true.dtype, y_pred.shape, y_true.shape)
                 fast = self._fast.get(key)
                 if fast is not None:
                     run, check, compute, out, options = fast
                     if check is not None:
-                        check_labels(self.bound.form.name, "labels", y_true, *check)
+                        check_labels(self.bound.form.name, check[0], y_true, *check[1:])
                     return self._engine.scaled(run((y_pred, y_true), compute, out), options)
                 self._remember(key, y_pred, y_true)
         return self._slow(args, kwargs)
@@ -840,7 +916,7 @@ class Loss(_Compiled, keras.losses.Loss):
         if any(same[n] is not given[n] for n in given):
             return
         compute, out = engine.dtypes(spec, y_pred.dtype)
-        first, second = spec.inputs.values()
+        _, second = spec.inputs.values()
         if second.dtype == "int" and y_true.dtype != tf.int32:
             return
         if second.dtype == "real" and not y_true.dtype.is_floating:
@@ -853,7 +929,8 @@ class Loss(_Compiled, keras.losses.Loss):
             return
         check = None
         if second.name == "index" and second.of in lengths:
-            check = (lengths[second.of][0], dict(numbers).get("ignore_index"))
+            name = tuple(spec.inputs)[1]
+            check = (name, lengths[second.of][0], dict(numbers).get("ignore_index"))
         if len(self._fast) > 64:  # every shape of a long run of ragged batches
             self._fast.clear()
         self._fast[key] = (found, check, compute, out, options)
@@ -867,6 +944,8 @@ class Loss(_Compiled, keras.losses.Loss):
             return self._engine.run(call, {})
         if tf.executing_eagerly():
             return self._engine.run(call, {})
+        if self.bound.reduction != "none" and _rehearsed():
+            return tf.zeros((), self._engine.dtype or tf.float32)
         with tf.name_scope(self.name):
             return self._engine.run(call, {})
 
@@ -884,12 +963,23 @@ class Loss(_Compiled, keras.losses.Loss):
         return self._config()
 
 
+def _rehearsed() -> bool:
+    """Whether Keras only builds its metrics, on stand-ins for a batch.
+
+    Under ``tf.distribute`` the stand-ins are means over the replicas, so that labels are floats.
+    """
+    name = getattr(tf.compat.v1.get_default_graph(), "name", "")
+    return tf.distribute.has_strategy() and str(name).startswith("scratch_graph")
+
+
 def _snake(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() and k and not name[k - 1].isupper() else c.lower()
-                   for k, c in enumerate(name))
+    return "".join(
+        f"_{c.lower()}" if c.isupper() and k and not name[k - 1].isupper() else c.lower()
+        for k, c in enumerate(name)
+    )
 
 
-# --- every other loss ------------------------------------------------------------------------------
+# --- every other loss -----------------------------------------------------------------------------
 
 
 class LossLayer(_Compiled, keras.layers.Layer):
@@ -899,9 +989,16 @@ class LossLayer(_Compiled, keras.layers.Layer):
     model's losses too; :func:`with_loss` does the wiring for a model that is trained by ``fit``.
     """
 
-    def __init__(self, *args: Any, name: str | None = None, dtype: Any = None,
-                 add_loss: bool = False, _form: Form | None = None, trainable: bool = True,
-                 **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        add_loss: bool = False,
+        _form: Form | None = None,
+        trainable: bool = True,
+        **settings: Any,
+    ) -> None:
         form = _form or type(self).form
         if form is None:
             raise ArgumentError("write lossbridge.keras.compile(spec), or use one of the classes")
@@ -914,8 +1011,9 @@ class LossLayer(_Compiled, keras.layers.Layer):
         object.__setattr__(self, "_call_form", form)
         # Keras reads the signature of `call` when a layer is made.
         self.__dict__["call"] = call.__get__(self)
-        super().__init__(name=name, autocast=False, trainable=trainable,
-                         dtype=_variable_dtype(dtype))
+        super().__init__(
+            name=name, autocast=False, trainable=trainable, dtype=_variable_dtype(dtype)
+        )
         self._settle(form, args, settings, dtype)
         self._adds_loss = add_loss
         self._step: Any = None
@@ -927,8 +1025,9 @@ class LossLayer(_Compiled, keras.layers.Layer):
         self.built = True
 
     def _weight(self, key: str, shape: Sequence[int], init: str | float) -> None:
-        variable = self.add_weight(name=key, shape=tuple(shape), initializer=_initial(init),
-                                   trainable=True)
+        variable = self.add_weight(
+            name=key, shape=tuple(shape), initializer=_initial(init), trainable=True
+        )
         setattr(self, f"weight_{key}", variable)
 
     def weight(self, name: str) -> Any:
@@ -957,9 +1056,14 @@ class LossLayer(_Compiled, keras.layers.Layer):
 
     def _evaluate(self, given: Mapping[str, Any]) -> Any:
         spec = self.spec
-        call = Call({n: given[n] for n in spec.inputs}, given.get("sample_weight"),
-                    given.get("mask"), given.get("normalizer_count"), given.get("step"),
-                    {n: given[n] for n in spec.ports})
+        call = Call(
+            {n: given[n] for n in spec.inputs},
+            given.get("sample_weight"),
+            given.get("mask"),
+            given.get("normalizer_count"),
+            given.get("step"),
+            {n: given[n] for n in spec.ports},
+        )
         if isinstance(call.mask, list | tuple | dict):  # the masks that Keras found on a nest
             call.mask = next((m for m in keras.tree.flatten(call.mask) if m is not None), None)
         if call.step is None and self._step is not None:
@@ -1031,17 +1135,33 @@ class CombinedLayer(LossLayer):
 
     combination: Combination
 
-    def __init__(self, losses: Any, *args: Any, name: str | None = None, dtype: Any = None,
-                 add_loss: bool = False, trainable: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        losses: Any,
+        *args: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        add_loss: bool = False,
+        trainable: bool = True,
+        **settings: Any,
+    ) -> None:
         made = type(self).combination
         given = dict(zip(made.arguments[1:], args, strict=False), **settings)
         unknown = [k for k in given if k not in made.arguments]
         if unknown:
-            raise ArgumentError(f"{made.name} has no argument {shown(unknown[0])}; its arguments "
-                                f"are {', '.join(made.arguments)}")
+            raise ArgumentError(
+                f"{made.name} has no argument {shown(unknown[0])}; its arguments "
+                f"are {', '.join(made.arguments)}"
+            )
         bound = made.build(losses, **given)
-        super().__init__(name=name, dtype=dtype, add_loss=add_loss, trainable=trainable,
-                         _form=bound.form, **bound.given)
+        super().__init__(
+            name=name,
+            dtype=dtype,
+            add_loss=add_loss,
+            trainable=trainable,
+            _form=bound.form,
+            **bound.given,
+        )
         self._settings = given
         self._children = _Held(dict(losses))
         # Layers among them are tracked, so that their weights are trained and saved.
@@ -1051,25 +1171,31 @@ class CombinedLayer(LossLayer):
         if args:
             if _called_by_keras():
                 raise _not_for_compile(type(self).__name__)
-            raise ArgumentError(f"{type(self).__name__} takes its inputs by name, such as "
-                                f"{next(iter(self._children.value))}=(y_true, y_pred)")
+            raise ArgumentError(
+                f"{type(self).__name__} takes its inputs by name, such as "
+                f"{next(iter(self._children.value))}=(y_true, y_pred)"
+            )
         kwargs.pop("training", None)
-        whole = all(keras.ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
-                    for x in keras.tree.flatten(kwargs))
+        whole = all(
+            keras.ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
+            for x in keras.tree.flatten(kwargs)
+        )
         # Keras takes no nest that mixes tensors with numbers and functions.
         return keras.layers.Layer.__call__(self, given=kwargs if whole else _Held(kwargs))
 
     def _evaluate(self, given: Mapping[str, Any]) -> Any:
         children, spec, name = self._children.value, self.spec, type(self).__name__
-        by_place: dict[str, tuple[Any, ...]] = {n: () for n in children}
+        by_place: dict[str, tuple[Any, ...]] = dict.fromkeys(children, ())
         by_name: dict[str, dict[str, Any]] = {n: {} for n in children}
         own: dict[str, Any] = {}
         step = None
         found = given["given"]
         for key, value in (found.value if isinstance(found, _Held) else found).items():
             # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
-            child = next((n for n in sorted(children, key=len, reverse=True)
-                          if key.startswith(f"{n}_")), None)
+            child = next(
+                (n for n in sorted(children, key=len, reverse=True) if key.startswith(f"{n}_")),
+                None,
+            )
             if key == "step" and spec.step:
                 step = value
             elif key in children and isinstance(value, Mapping):
@@ -1081,20 +1207,26 @@ class CombinedLayer(LossLayer):
             elif child is not None:
                 by_name[child][key[len(child) + 1 :]] = value
             else:
-                raise ArgumentError(f"{name} was given {shown(key)}, which names none of its "
-                                    f"losses; they are {', '.join(children)}")
+                raise ArgumentError(
+                    f"{name} was given {shown(key)}, which names none of its "
+                    f"losses; they are {', '.join(children)}"
+                )
         if step is None and self._step is not None:
             step = self._step.value
         if step is None and spec.step:
-            raise ArgumentError(f"{name} follows a schedule; give it step=step, or write "
-                                "loss.bind_step(optimizer.iterations)")
-        missing = [n for n, kind in spec.inputs.items() if n not in own
-                   and not any(n.startswith(f"{c}_") for c in children)]
+            raise ArgumentError(
+                f"{name} follows a schedule; give it step=step, or write "
+                "loss.bind_step(optimizer.iterations)"
+            )
+        missing = [
+            n
+            for n, kind in spec.inputs.items()
+            if n not in own and not any(n.startswith(f"{c}_") for c in children)
+        ]
         if missing:
             raise ArgumentError(f"{name} was called without {', '.join(missing)}")
         parts = {n: child(*by_place[n], **by_name[n]) for n, child in children.items()}
-        value = self._engine.combined(parts, own, step,
-                                      {n: self.weight(n) for n in spec.weights})
+        value = self._engine.combined(parts, own, step, {n: self.weight(n) for n in spec.weights})
         if self._adds_loss:
             self.add_loss(value)
         return value
@@ -1102,10 +1234,13 @@ class CombinedLayer(LossLayer):
     def get_config(self) -> dict[str, Any]:
         save = keras.saving.serialize_keras_object
         return {
-            "name": self.name, "dtype": self._dtype_given, "add_loss": self._adds_loss,
-            "trainable": self.trainable, "specs": [dumps(self.spec, indent=None)],
+            "name": self.name,
+            "dtype": self._dtype_given,
+            "add_loss": self._adds_loss,
+            "trainable": self.trainable,
+            "specs": [dumps(self.spec, indent=None)],
             "losses": {n: save(x) for n, x in self._children.value.items()},
-            "settings": {k: v for k, v in self._settings.items()},
+            "settings": dict(self._settings),
         }
 
     @classmethod
@@ -1128,11 +1263,12 @@ class _Foreign:
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
+        make: Any
         try:
             if BACKEND == "torch":
-                from lossbridge_torch import compile
+                from lossbridge_torch.native import compile as make
             elif BACKEND == "jax":
-                from lossbridge_jax import compile
+                from lossbridge_jax.native import compile as make
             else:
                 raise BackendUnavailable(
                     f"lossbridge.keras runs on TensorFlow, PyTorch and JAX, but KERAS_BACKEND is "
@@ -1143,12 +1279,14 @@ class _Foreign:
                 f"KERAS_BACKEND is {BACKEND!r}, and lossbridge's backend for it cannot be imported "
                 f"({error}); set KERAS_BACKEND=tensorflow, or install it"
             ) from error
-        settings = {k: v for k, v in bound.given.items()
-                    if k not in ("reduction", "normalizer", "axis")}
+        settings = {
+            k: v for k, v in bound.given.items() if k not in ("reduction", "normalizer", "axis")
+        }
         if bound.form.has_axis:
             settings["axis"] = -1 if bound.axis is None else bound.axis
-        self._make = lambda reduction: compile(
-            bound.form, **settings, reduction=reduction, normalizer=bound.normalizer)
+        self._make = lambda reduction: make(
+            bound.form, **settings, reduction=reduction, normalizer=bound.normalizer
+        )
         self.inner = self._make(bound.reduction)
         self._unreduced: Any = None
 
@@ -1159,8 +1297,11 @@ class _Foreign:
         inner = self.inner
         if not reduce:
             inner = self._unreduced = self._unreduced or self._make("none")
-        masks = [m for m in (getattr(x, "_keras_mask", None) for x in call.inputs.values())
-                 if m is not None]
+        masks = [
+            m
+            for m in (getattr(x, "_keras_mask", None) for x in call.inputs.values())
+            if m is not None
+        ]
         given: dict[str, Any] = {**call.inputs, **call.ports}
         given = {k: self._fit(x) for k, x in given.items()}
         for key in ("sample_weight", "normalizer_count", "step"):
@@ -1169,44 +1310,45 @@ class _Foreign:
         mask = call.mask if call.mask is not None else masks[0] if masks else None
         if mask is not None:
             given["mask"] = mask
-        given = dict(zip(given, self._ranked(list(given.values())), strict=True))
-        return inner(**given)
+        return inner(**self._ranked(given))
 
     def _fit(self, x: Any) -> Any:
         if callable(x) and not hasattr(x, "shape"):
             return x
         return keras.ops.convert_to_tensor(x)
 
-    def _ranked(self, values: list[Any]) -> list[Any]:
+    def _ranked(self, given: dict[str, Any]) -> dict[str, Any]:
         """Keras's trailing 1, which ``fit`` makes of a vector of targets."""
         spec = self.bound.specs[0]
-        if len(spec.inputs) != 2:
-            return values
-        names = list(spec.inputs)
-        expected = len(spec.inputs[names[0]].axes) - len(spec.inputs[names[1]].axes)
-        # `values` begins with the inputs in the order of the call: y_true comes first by position.
-        ranks = {id(v): len(v.shape) for v in values[:2]}
-        target, prediction = values[0], values[1]
-        off = ranks[id(prediction)] - ranks[id(target)] - expected
+        if len(spec.inputs) != 2 or not set(spec.inputs) <= set(given):
+            return given
+        (first, kind), (second, other) = spec.inputs.items()
+        expected = len(kind.axes) - len(other.axes)
+        prediction, target = given[first], given[second]
+        off = len(prediction.shape) - len(target.shape) - expected
         if off == -1 and target.shape[-1] == 1:
-            values[0] = keras.ops.squeeze(target, -1)
+            given[second] = keras.ops.squeeze(target, -1)
         elif off == 1 and expected == 0 and prediction.shape[-1] == 1:
-            values[0] = keras.ops.expand_dims(target, -1)
-        return values
+            given[second] = keras.ops.expand_dims(target, -1)
+        return given
 
 
-# --- classes and functions -------------------------------------------------------------------------
+# --- classes and functions ------------------------------------------------------------------------
 
 
 def class_of(form: Form) -> type:
     """The public class of a form; nothing is traced or compiled."""
     base: type = Loss if is_loss(form) else LossLayer
-    cls = type(form.name, (base,), {
-        "form": form,
-        "__module__": "lossbridge.keras",
-        "__doc__": _Lazy(lambda: frontdoor.docstring(form, "keras")),
-        "__signature__": _Lazy(lambda: frontdoor.signature(form, _EXTRA)),
-    })
+    cls = type(
+        form.name,
+        (base,),
+        {
+            "form": form,
+            "__module__": "lossbridge.keras",
+            "__doc__": _Lazy(lambda: frontdoor.docstring(form, "keras")),
+            "__signature__": _Lazy(lambda: frontdoor.signature(form, _EXTRA)),
+        },
+    )
     return keras.saving.register_keras_serializable(PACKAGE, form.name)(cls)  # type: ignore
 
 
@@ -1234,8 +1376,11 @@ class CompiledLayer(LossLayer):
 
 def combination_of(made: Combination) -> type:
     """The public class of a combination."""
-    cls = type(made.name, (CombinedLayer,), {
-        "combination": made, "__module__": "lossbridge.keras", "__doc__": made.doc})
+    cls = type(
+        made.name,
+        (CombinedLayer,),
+        {"combination": made, "__module__": "lossbridge.keras", "__doc__": made.doc},
+    )
     return keras.saving.register_keras_serializable(PACKAGE, made.name)(cls)  # type: ignore
 
 
@@ -1246,11 +1391,22 @@ def compile(source: Any, **settings: Any) -> Any:
     return cls(_form=form, **settings)
 
 
-def reduce(values: Any, *, reduction: str = "mean", normalizer: str = "elements",
-           sample_weight: Any = None, mask: Any = None, normalizer_count: Any = None) -> Any:
+def reduce(
+    values: Any,
+    *,
+    reduction: str = "mean",
+    normalizer: str = "elements",
+    sample_weight: Any = None,
+    mask: Any = None,
+    normalizer_count: Any = None,
+) -> Any:
     """Reduce values as every loss here does; masked ones neither show nor have a gradient."""
-    spec = Spec(loss="lossbridge/values@1", inputs={"values": Kind.parse("real[*batch]")},
-                body=("value = values",), yields="per_element")
+    spec = Spec(
+        loss="lossbridge/values@1",
+        inputs={"values": Kind.parse("real[*batch]")},
+        body=("value = values",),
+        yields="per_element",
+    )
     bound = frontdoor.bind(spec, "keras", {"reduction": reduction, "normalizer": normalizer})
     engine = Engine(bound, None) if BACKEND == "tensorflow" else _Foreign(bound)
     return engine.run(Call({"values": values}, sample_weight, mask, normalizer_count), {})
@@ -1264,8 +1420,11 @@ def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:
     counted = make(**settings, reduction="mean", normalizer="external", dtype=loss._dtype_given)
 
     def hf_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else getattr(
-            outputs, "logits", outputs)
+        logits = (
+            outputs["logits"]
+            if isinstance(outputs, Mapping)
+            else getattr(outputs, "logits", outputs)
+        )
         if shift_labels:
             logits, labels = logits[..., :-1, :], labels[..., 1:]
         if num_items_in_batch is None:
@@ -1275,15 +1434,16 @@ def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:
     return hf_loss
 
 
-# --- models with an endpoint loss ------------------------------------------------------------------
+# --- models with an endpoint loss -----------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class WithLoss(keras.Model):
     """A model and the endpoint loss that trains it; see :func:`with_loss`."""
 
-    def __init__(self, model: keras.Model, loss: Any, ports: Mapping[str, Any] | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, model: keras.Model, loss: Any, ports: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.model = model
         self.endpoint = loss
@@ -1299,8 +1459,14 @@ class WithLoss(keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs, training=training)
 
-    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None,
-                     sample_weight: Any = None, training: bool = True) -> Any:
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         """The endpoint's loss, with those of ``compile`` and of the layers."""
         given = self._named(y, y_pred)
         if sample_weight is not None:
@@ -1360,8 +1526,13 @@ class WithLoss(keras.Model):
         return cls(**config)
 
 
-def with_loss(model: keras.Model, loss: Any, *, ports: Mapping[str, Any] | None = None,
-              name: str | None = None) -> keras.Model:
+def with_loss(
+    model: keras.Model,
+    loss: Any,
+    *,
+    ports: Mapping[str, Any] | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """A model that is trained by an endpoint loss, whose weights are trained and saved with it.
 
     The model's outputs become the loss's first inputs, in order (or by name, where the model
@@ -1377,8 +1548,3 @@ def with_loss(model: keras.Model, loss: Any, *, ports: Mapping[str, Any] | None 
             "write model.compile(optimizer, loss=loss)"
         )
     return WithLoss(model, loss, ports, name=name)
-
-
-def settings_text(loss: Any) -> str:
-    """The configuration as text, for people."""
-    return json.dumps(loss.get_config(), indent=2)
