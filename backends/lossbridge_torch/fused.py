@@ -410,8 +410,9 @@ def prepare(
     """Put the Function that Dynamo is about to trace where it can guard on it: on the module."""
     module = OWNERS[owner]
     fused = resolve(token, which, weighted, masked)
+    # Dynamo cannot follow a Function of which nobody wants a gradient.
     module.__dict__[attribute] = fused.function(
-        saved, getattr(torch, compute), getattr(torch, out), False)
+        saved, getattr(torch, compute), getattr(torch, out), False) if saved else fused.plain
 
 
 prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -311,11 +311,16 @@ class Loss(nn.Module):
             prepare(token, self._owner, attribute, which, weighted, masked, saved, precision,
                      wide)
             function = getattr(self, attribute)
+            if not saved:
+                value = function(*(
+                    x.to(compute) if kind == "real" else x
+                    for x, kind in zip(tensors, fused.kinds, strict=True)
+                ))[0]
+                return value.to(out)
         else:
             function = fused.function(saved, compute, out, True)
         result = function.apply(*tensors)  # type: ignore[no-untyped-call]
-        value: Tensor = result[0] if isinstance(result, tuple) else result
-        return value
+        return result[0] if isinstance(result, tuple) else result
 
     # parameter trees
     def _over_tree(self, spec: Spec, call: Call) -> Any:

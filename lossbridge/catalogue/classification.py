@@ -171,7 +171,7 @@ def bce(
     """
     p = stop_gradient(prediction)
     value = -(target * maximum(log(p), -100.0) + (1.0 - target) * maximum(log(1.0 - p), -100.0))
-    slope = (p - target) / maximum(p * (1.0 - p), 1e-12)
+    slope = (prediction - target) / maximum(prediction * (1.0 - prediction), 1e-12)
     return weight * attach_gradient(value, prediction, slope)
 
 
