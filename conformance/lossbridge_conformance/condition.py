@@ -7,7 +7,7 @@ largest over its components c of sum_i |H_ci x_i|, divided by the largest |g_c|.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -123,33 +123,43 @@ def condition_gradient(
     sample = [a for a in graph.nodes[graph.output(value)].type.axes if a in order]
     array = np.asarray(inputs[name], np.float64)
     dims = _dims(order, [a for a in order if a not in sample], array.ndim)
-    size = _gradient_size(graph, inputs, prefix + name, dims, extra)
+    size, logs = _gradient_size(graph, inputs, prefix + name, dims, extra)
     size = np.maximum(size, math.log2(FORMATS[dtype].min_normal))
     top = np.full(size.shape, -math.inf)
     if sample and _mixes(graph, value):
         second = _second(graph, name, prefix, ())
         each = max(1, MAX_COMPONENTS // max(1, size.size))
-        parts = list(product(*(range(array.shape[d]) for d in dims)))[:each]
-        for at in product(*(range(n) for n in size.shape)):
-            for part in parts:
-                rest, own = iter(at), dict(zip(dims, part, strict=True))
+        for seeds in _largest_first(logs, dims, each):
+            for at in product(*(range(n) for n in size.shape)):
                 seed = np.zeros(array.shape)
-                seed[tuple(own[d] if d in own else next(rest) for d in range(array.ndim))] = 1.0
+                rest = iter(at)
+                whole = tuple(slice(None) if d in dims else next(rest) for d in range(array.ndim))
+                seed[whole] = seeds[whole]
                 row = _row(second, {**inputs, "seed": seed}, (), graph, size[at], extra)
                 top[at] = np.fmax(top[at], math.inf if np.isnan(row) else row)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(np.exp2(top - size), dtype=np.float64)
     second = _second(graph, name, prefix, sample)
-    for position in list(product(*(range(array.shape[d]) for d in dims)))[:MAX_COMPONENTS]:
-        seed = np.zeros(array.shape)
-        where: list[Any] = [slice(None)] * array.ndim
-        for dim, place in zip(dims, position, strict=True):
-            where[dim] = place
-        seed[tuple(where)] = 1.0
+    for seed in _largest_first(logs, dims, MAX_COMPONENTS):
         row = _row(second, {**inputs, "seed": seed}, sample, graph, size, extra)
         top = np.fmax(top, np.where(np.isnan(row), math.inf, row))
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(np.exp2(top - size), dtype=np.float64)
+
+
+def _largest_first(logs: Floats, dims: tuple[int, ...], most: int) -> Iterator[Floats]:
+    """Seeds with a 1 at one component of every sample: the largest, then the next, and so on.
+
+    The largest components are those whose error is measured.
+    """
+    moved = np.moveaxis(logs, dims, range(-len(dims), 0)) if dims else logs[..., None]
+    flat = moved.reshape(*moved.shape[: logs.ndim - len(dims)], -1)
+    ranked = np.argsort(-np.nan_to_num(flat, nan=-math.inf, neginf=-math.inf), axis=-1)
+    for place in range(min(most, flat.shape[-1])):
+        seed = np.zeros(flat.shape)
+        np.put_along_axis(seed, ranked[..., place : place + 1], 1.0, axis=-1)
+        back = seed.reshape(moved.shape)
+        yield np.moveaxis(back, range(-len(dims), 0), dims) if dims else back[..., 0]
 
 
 def _gradient_size(
@@ -158,8 +168,9 @@ def _gradient_size(
     output: str,
     dims: tuple[int, ...],
     extra: Mapping[str, Function] | None,
-) -> Floats:
-    """log2 of the largest component of each sample's gradient, NaN where it is not known."""
+) -> tuple[Floats, Floats]:
+    """log2 of the largest component of each sample's gradient, NaN where it is not known; and of
+    every component."""
     bits = ROUGH_BITS
     while True:
         found = evaluate(graph, inputs, bits=bits, assume=0, extra=extra)[output]
@@ -167,7 +178,7 @@ def _gradient_size(
         # A component matters, and must be known, unless it is far below the largest.
         blurred = ~_elementwise(_good, found) & (_logs(found, upper=True) > _spaced(size, dims) - 4)
         if not blurred.any() or bits >= MOST_BITS:
-            return np.where(blurred.any(axis=dims), math.nan, size)
+            return np.where(blurred.any(axis=dims), math.nan, size), _logs(found)
         bits *= 4
 
 

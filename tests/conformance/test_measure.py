@@ -321,3 +321,13 @@ def test_an_unknown_condition_excuses_nothing() -> None:
     got = [step(1.0, 50, "float32")]
     for k in (NAN, INF, 0.0):
         assert judge_value(got, truth, condition=k).judged.tolist() == [math.log2(51)]
+
+
+def test_the_condition_of_a_gradient_is_that_of_its_largest_components() -> None:
+    """Of many components a few rows of the Hessian are looked at, and it matters which."""
+    b = Builder(["n", "k"])
+    x = b.input("x", Type("real", ("n", "k")))
+    graph = differentiate(b.finish(value=ops.sum(ops.exp(x), "k")), "value", ["x"])
+    inputs = {"x": np.zeros((2, 40))}
+    inputs["x"][0, 39], inputs["x"][1, 17] = 30.0, 7.0
+    np.testing.assert_allclose(condition_gradient(graph, inputs, "x", "float32"), [30.0, 7.0])
