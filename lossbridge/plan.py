@@ -7,6 +7,7 @@ graph, sharing subexpressions), the gradients of any incoming gradient, and the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -332,7 +333,34 @@ def _scaled(spec: Spec, numbers: Numbers, options: Options, native: frozenset[st
     # Where nothing counts, the mean is NaN but what was selected away has no gradient: 0, not 0 inf.
     scale = ops.where(divisor == 0.0, 0.0, 1.0 / divisor)
     value = named.pop("value")
-    return verify(guard(legalise(_polish(b.finish(value=value, scale=scale, **named)), native)))
+    graph = _common_factor(_polish(b.finish(value=value, scale=scale, **named)))
+    return verify(guard(legalise(graph, native)))
+
+
+def _common_factor(graph: Graph) -> Graph:
+    """A number that multiplies every gradient goes into the scale: another pass less."""
+    b = Builder(graph.layout)
+    values = inline(b, graph, {})
+    named = {name: values[index] for name, index in graph.outputs}
+    factors: set[float] = set()
+    inner: dict[str, Expr] = {}
+    for name, x in named.items():
+        if name in ("value", "scale"):
+            continue
+        factor = Expr(b, x.node.args[0]) if x.node.op == "mul" else x
+        if x.node.op != "mul" or not is_const(factor):
+            return graph
+        factors.add(float(const_value(factor.node)))
+        inner[name] = Expr(b, x.node.args[1])
+        if inner[name].axes != x.axes:
+            return graph
+    if len(factors) != 1 or inner.keys() & {"value", "scale"}:
+        return graph
+    number = factors.pop()
+    if not math.isfinite(number) or number == 0.0:
+        return graph
+    scale = number * named["scale"]
+    return _polish(b.finish(value=named["value"], scale=scale, **inner))
 
 
 def _reaches(graph: Graph, row: int) -> set[str]:

@@ -26,6 +26,7 @@ from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Options, Plan, PortCall
 from lossbridge.verify import verify
+from lossbridge_torch.eager import eager_function
 from lossbridge_torch.lowering import LOWERING
 
 # --- stages: graphs as functions with their own derivatives ----------------------------------------
@@ -183,6 +184,11 @@ class Fused:
     def plain(self) -> Callable[..., tuple[Tensor, ...]]:
         return _function(self.plan.plain)
 
+    @functools.cached_property
+    def eager(self) -> Callable[..., tuple[Tensor, ...]]:
+        """As ``plain``, for tensors that nobody traces or differentiates."""
+        return eager_function(self.plan.plain)
+
 
 def _make_function(
     fused: Fused, saved: tuple[str, ...], compute: torch.dtype, out: torch.dtype,
@@ -195,6 +201,7 @@ def _make_function(
     scaled = plan.scaled(saved) if keeps else None
     graph = scaled if scaled is not None else plan.fused(saved) if keeps else plan.plain
     run = _function(graph)
+    quick = eager_function(graph)
     count = len(names)
 
     def widened(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -208,7 +215,8 @@ def _make_function(
 
         @staticmethod
         def forward(*inputs: Tensor) -> Any:
-            value, *rest = run(*widened(inputs))
+            chosen = run if transformed() else quick
+            value, *rest = chosen(*widened(inputs))
             if value.dtype != out:
                 value = value.to(out)
             return _fresh((value, *rest), inputs)

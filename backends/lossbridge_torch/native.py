@@ -299,7 +299,7 @@ class Loss(nn.Module):
         if not saved and not torch.compiler.is_compiling() and not transformed() and (
             not dual_level()
         ):
-            value = fused.plain(*(
+            value = fused.eager(*(
                 x.to(compute) if kind == "real" else x
                 for x, kind in zip(tensors, fused.kinds, strict=True)
             ))[0]

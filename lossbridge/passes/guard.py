@@ -31,7 +31,13 @@ def _again(c: Expr, value: Expr, first: bool) -> Expr:
 
 
 def _unbounded(x: Expr) -> bool:
-    """Whether a value may be infinite, or overflow to it: 0 times that is NaN."""
+    """Whether a value may be infinite, overflow to it, or be NaN: 0 times that is NaN.
+
+    A sigmoid lies between 0 and 1, but that of an ignored NaN is NaN; where it arrives expanded
+    into a quotient the bounds say nothing anyway.
+    """
+    if x.node.op == "sigmoid":
+        return True
     return not is_const(x) and math.inf in (abs(end) for end in bounds(x))
 
 

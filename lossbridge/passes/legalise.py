@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from lossbridge import ops
-from lossbridge.ir import Expr, Graph
+from lossbridge.ir import Expr, Graph, is_const
 from lossbridge.passes.canonicalise import canonicalise
 from lossbridge.rewrite import Step, bounds, rewrite
 
@@ -41,6 +41,20 @@ def _scaled_softmax(value: Expr) -> Expr | None:
         if not set(axes) & set(a.axes):
             e = ops.exp(x - ops.safe_max(x, axes))
             return (a / ops.sum(e, *axes)) * e
+    return None
+
+
+def _smaller_sigmoid(value: Expr) -> Expr | None:
+    """Where nothing is differentiated any more, the smaller of two sigmoids is that of -|x|: one
+    exponential instead of two and a selection."""
+    c, a, b = (Expr(value.builder, k) for k in value.node.args)
+    if c.node.op != "gt" or not is_const(Expr(value.builder, c.node.args[1]), 0.0):
+        return None
+    x = Expr(value.builder, c.node.args[0])
+    if a.node.op == b.node.op == "sigmoid" and b.node.args[0] == x.index:
+        of = Expr(value.builder, a.node.args[0])
+        if of.node.op == "neg" and of.node.args[0] == x.index:
+            return ops.sigmoid(-ops.abs_(x))
     return None
 
 
@@ -75,5 +89,5 @@ def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
     if "sigmoid" in steps:
         steps["sigmoid"] = (_one_sided_sigmoid, *steps["sigmoid"])
     # Products with a softmax before what they are made of is expanded.
-    graph = rewrite(graph, {"mul": (_scaled_softmax,)})
+    graph = rewrite(graph, {"mul": (_scaled_softmax,), "where": (_smaller_sigmoid,)})
     return canonicalise(rewrite(graph, {**steps, "scan": (inner,)}))

@@ -1,0 +1,385 @@
+"""How a graph runs eagerly: in its own temporaries, and in blocks of a cache's size.
+
+Outside ``torch.compile`` and ``torch.func`` every row is a kernel of its own that reads and writes
+memory. Here a row overwrites an operand that nothing reads again, a comparison writes the floats
+that it is wanted as, and a graph of one shape runs over slices: gradients go straight into their
+buffers, and everything else stays in the cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossbridge.emit import Emitter, Lowering, emit, load
+from lossbridge.ir import Graph, Node, const_value, is_star
+from lossbridge.passes.schedule import Blocks, blocks, dying
+from lossbridge_torch.lowering import LOWERING
+
+# Elements in a block, and from how many on blocks pay: below, one call for each row is cheaper.
+BLOCK = 131072
+LEAST = 262144
+
+UNARY = ("neg", "abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "sin", "cos", "sigmoid")
+BINARY = ("add", "sub", "mul", "div")
+CLAMPS = {"maximum": "min", "minimum": "max"}
+ORDERINGS = ("lt", "le", "gt", "ge", "eq", "ne")
+
+
+# --- what emitted code calls -----------------------------------------------------------------------
+
+
+def blank(x: Tensor, keep: Tensor) -> Tensor:
+    """``x``, overwritten with 0 in the rows that ``keep`` leaves out."""
+    if x.is_cpu and x.ndim > 1 and keep.shape[:-1] == x.shape[:-1] and x.is_contiguous():
+        # By the numbers of the rows: a selection reads and writes every element again.
+        rows = keep.reshape(-1).logical_not().nonzero().reshape(-1)
+        x.view(-1, x.shape[-1]).index_fill_(0, rows, 0.0)
+        return x
+    return torch.where(keep, x, 0.0)
+
+
+def replace_(x: Tensor, index: Tensor, value: Tensor | float, dim: int) -> Tensor:
+    """``x``, overwritten at ``index``; out of range any entry is, since the whole row is NaN."""
+    shape = list(x.shape)
+    shape[dim] = 1
+    safe = index.long().clamp(0, max(x.shape[dim] - 1, 0)).expand(shape)
+    if isinstance(value, Tensor):
+        return x.scatter_(dim, safe, value.expand(shape))
+    return x.scatter_(dim, safe, value)
+
+
+def row_sum(x: Tensor) -> Tensor:
+    """The sum over the last dimension, kept: short rows by a product with ones, which is quicker
+    and adds as few numbers one after the other as the rows are short."""
+    if x.is_cpu and 1 < x.shape[-1] <= 64 and x.numel() >= LEAST and x.is_contiguous():
+        flat = x.view(-1, x.shape[-1]).mv(x.new_ones(x.shape[-1]))
+        return flat.view(*x.shape[:-1], 1)
+    return x.sum((-1,), keepdim=True)
+
+
+def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor: operations take it quicker than a Python number."""
+    return torch.full((), value, dtype=dtype, device=device)
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Eager(Emitter):
+    """Rows that write into operands nobody reads again; in blocks where the graph allows."""
+
+    free: list[str] = dataclasses.field(default_factory=list)
+    constants: dict[int, str] = dataclasses.field(default_factory=dict)
+    overwritable: dict[int, frozenset[int]] = dataclasses.field(default_factory=dict)
+
+    def rows(self) -> None:
+        order = [i for i, node in enumerate(self.graph.nodes) if node.op != "input"]
+        self.overwritable = dying(self.graph, order)
+        super().rows()
+
+    def _sized(self, node: Node) -> bool:
+        return True if self.graph.layout == () else super()._sized(node)
+
+    def row(self, index: int, node: Node) -> None:
+        expression = self.in_place(index, node)
+        if expression is None:
+            super().row(index, node)
+            return
+        name = self.fresh()
+        self.write(f"{name} = {expression}")
+        self.names[index] = name
+
+    def in_place(self, index: int, node: Node) -> str | None:
+        """The row as an operation on one of its operands, where that may be overwritten."""
+        if node.op == "sum" and self._short(node):
+            return f"row_sum({self.names[node.args[0]]})"
+        if node.type.dtype != "real":
+            return None
+        dead = self.overwritable.get(index, frozenset())
+        if not dead or node.type.axes[0] != self.graph.layout[0]:
+            return None  # without the first axis, values of one type may differ in rank
+        x = self.operands(node)
+        first = node.args[0] in dead and node.args.count(node.args[0]) == 1
+        second = len(node.args) > 1 and node.args[1] in dead and not (
+            node.args[0] == node.args[1])
+        square = len(node.args) == 2 and node.args[0] == node.args[1] and node.args[0] in dead
+        if node.op in UNARY and first:
+            return f"{x[0]}.{node.op}_()"
+        if node.op in BINARY:
+            if first or square:
+                return f"{x[0]}.{node.op}_({x[1]})"
+            if second and node.op in ("add", "mul"):
+                return f"{x[1]}.{node.op}_({x[0]})"
+            if second and node.op == "sub":
+                return f"{x[1]}.neg_().add_({x[0]})"
+            if second and node.op == "div" and node.args[0] not in self.static:
+                return f"torch.div({x[0]}, {x[1]}, out={x[1]})"
+        if node.op in ("maximum", "minimum") and first and node.args[1] in self.static:
+            return f"{x[0]}.clamp_{CLAMPS[node.op]}_({x[1]})"
+        if node.op == "put" and first and node.args[1] not in self.static:
+            return f"replace_({x[0]}, {x[1]}, {x[2]}, {self.dim(node.attr('axis'))})"
+        return None
+
+    def _short(self, node: Node) -> bool:
+        """Whether a sum runs over the last dimension only."""
+        over = node.attr("axes")
+        return (
+            len(over) == 1 and over[0] == self.graph.layout[-1] and not is_star(over[0])
+            and bool(node.type.axes)
+        )
+
+
+def _is_zero(node: Node) -> bool:
+    return node.op == "const" and node.type.dtype == "real" and const_value(node) == 0.0
+
+
+class Whole(Eager):
+    """All rows at once."""
+
+    def in_place(self, index: int, node: Node) -> str | None:
+        if node.op == "where" and self._blanks(index, node):
+            return f"blank({self.names[node.args[1]]}, {self.names[node.args[0]]})"
+        return super().in_place(index, node)
+
+    def _blanks(self, index: int, node: Node) -> bool:
+        """where(keep, x, 0) with a ``keep`` that lacks the last axis of an ``x`` nobody reads
+        again. A selection may return its operand, so it is itself never overwritten."""
+        keep, x, other = (self.graph.nodes[a] for a in node.args)
+        return (
+            _is_zero(other) and x.type == node.type
+            and node.args[1] in self.overwritable.get(index, frozenset())
+            and node.type.axes == self.graph.layout
+            and keep.type.axes == self.graph.layout[:-1]
+        )
+
+
+class Blocked(Eager):
+    """The rows in a loop over slices of the flattened inputs."""
+
+    def rows(self) -> None:
+        graph = self.graph
+        plan = blocks(graph)
+        assert plan is not None
+        flat = {index: self.names[index] for index in plan.inputs}
+        for index in plan.head:
+            self.row(index, graph.nodes[index])
+        buffers = {index: self.fresh("g") for index in plan.gradients}
+        first = flat[plan.inputs[0]]
+        for name in buffers.values():
+            self.write(f"{name} = torch.empty({first}.shape, dtype=dt, device=device)")
+        for a in sorted({a for i in plan.body for a in graph.nodes[i].args}):
+            # Numbers as tensors, once: each operation takes them quicker so.
+            if a in self.static and graph.nodes[a].type.dtype == "real":
+                self.constants[a] = self.fresh("k")
+                self.write(f"{self.constants[a]} = number({self.names[a]}, dt, device)")
+        parts = {index: self.fresh("s") for index in plan.totals}
+        for name in parts.values():
+            self.write(f"{name} = []")
+        whole = dict(self.names)
+        body = Body(self, plan, buffers, parts)
+        lines, count = body.written()
+        scratch = [f"r{k}" for k in range(count)]
+        for name in scratch:
+            self.write(f"{name} = torch.empty({BLOCK}, dtype=dt, device=device)")
+        slices = [*(body.slices[i] for i in plan.inputs), *(f"{b}_" for b in buffers.values())]
+        flats = [*flat.values(), *buffers.values()]
+        pieces = ", ".join(f"{name}.view(-1).split({BLOCK})" for name in flats)
+        self.write(f"for {', '.join(slices)}{',' if len(slices) == 1 else ''} in zip({pieces}):")
+        if scratch:
+            self.write(f"    if {slices[0]}.shape[0] < {BLOCK}:")
+            short = ", ".join(f"{name}[: {slices[0]}.shape[0]]" for name in scratch)
+            self.write(f"        {', '.join(scratch)} = {short}")
+        self.lines.extend(lines)
+        self.names = whole
+        for index, name in parts.items():
+            total = self.fresh()
+            self.write(f"{total} = torch.stack({name}).sum()")
+            self.names[index] = total
+        for index, name in buffers.items():
+            self.names[index] = name
+        for index in plan.tail:
+            super().row(index, graph.nodes[index])
+
+
+class Body:
+    """The inside of the loop: every row writes into a buffer of the block's size."""
+
+    def __init__(self, outer: Blocked, plan: Blocks, buffers: dict[int, str],
+                 parts: dict[int, str]) -> None:
+        self.outer, self.plan, self.buffers, self.parts = outer, plan, buffers, parts
+        graph = outer.graph
+        self.nodes = graph.nodes
+        self.slices = {i: f"b{k}" for k, i in enumerate(plan.inputs)}
+        self.uses: dict[int, int] = {}
+        for index in (*plan.body, *plan.totals):
+            for a in set(graph.nodes[index].args):
+                self.uses[a] = self.uses.get(a, 0) + 1
+        self.kept = set(plan.gradients)
+        self.place: dict[int, str] = {}  # which buffer a row of this block is in
+        self.free: list[str] = [f"{name}_" for name in buffers.values()]
+        self.made = 0
+        self.lines: list[str] = []
+        self.spent: set[str] = set()  # gradient buffers that hold their gradient
+
+    def written(self) -> tuple[list[str], int]:
+        totals: dict[int, list[int]] = {}
+        for index in self.plan.totals:
+            totals.setdefault(self.nodes[index].args[0], []).append(index)
+        for index in self._order():
+            if not self._merged(index):
+                self._row(index)
+            for total in totals.get(index, ()):
+                self._say(f"{self.parts[total]}.append({self._name(index)}.sum())")
+                self._release(index)
+        for index in self.plan.inputs:
+            for total in totals.get(index, ()):
+                self._say(f"{self.parts[total]}.append({self._name(index)}.sum())")
+        return self.lines, self.made
+
+    def _order(self) -> Sequence[int]:
+        return self.plan.body
+
+    def _say(self, line: str) -> None:
+        self.lines.append(f"{self.outer.indent}    {line}")
+
+    def _name(self, index: int) -> str:
+        if index in self.slices:
+            return self.slices[index]
+        if index in self.place:
+            return self.place[index]
+        return self.outer.constants.get(index) or self.outer.names[index]
+
+    def _plain(self, index: int) -> str:
+        """An operand that an operation takes as a Python number, where it is one."""
+        return self.outer.names[index] if index in self.outer.static else self._name(index)
+
+    def _merged(self, index: int) -> bool:
+        """A comparison that is only wanted as floats is written as floats."""
+        node = self.nodes[index]
+        if node.op not in ORDERINGS:
+            return False
+        readers = [i for i in (*self.plan.body, *self.plan.totals)
+                   if index in self.nodes[i].args]
+        return bool(readers) and all(self.nodes[i].op == "indicator" for i in readers)
+
+    def _release(self, index: int) -> None:
+        self.uses[index] -= 1
+        if not self.uses[index] and index in self.place and index not in self.kept:
+            name = self.place[index]
+            if name not in self.free and name[0] in "rg":
+                self.free.append(name)
+
+    def _target(self, index: int, operands: Sequence[int]) -> str:
+        """Where a row goes: into its gradient's buffer, an operand that dies, or a free buffer."""
+        own = f"{self.buffers[index]}_" if index in self.buffers else None
+        if own is not None and own in self.free:
+            self.free.remove(own)
+            return own
+        for a in operands:
+            if a in self.place and not self.uses[a] and a not in self.kept and (
+                self.place[a] in self.free) and (own is None or own == self.place[a]):
+                self.free.remove(self.place[a])
+                return self.place[a]
+        for name in self.free:
+            if own is None:
+                self.free.remove(name)
+                return name
+        self.made += 1
+        return f"r{self.made - 1}"
+
+    def _row(self, index: int) -> None:
+        node = self.nodes[index]
+        operands: list[int] = list(node.args)
+        if node.op == "indicator" and self._merged(node.args[0]):
+            operands = list(self.nodes[node.args[0]].args)
+        for a in set(node.args):
+            self._release(a)
+        if operands != list(node.args):
+            for a in set(operands):
+                self._release(a)
+        known = {a: self._name(a) for a in operands if a not in self.outer.static
+                 or a in self.outer.constants}
+        template = self._template(node, operands)
+        if template is None or node.type.dtype != "real":
+            entry = self.outer.lowering.table[node.op]
+            x = [self._plain(a) for a in node.args]
+            expression = entry.format(*x) if isinstance(entry, str) else entry(
+                self.outer, node, x)
+            name = self.outer.fresh("b")
+            self._say(f"{name} = {expression}")
+            self.place[index] = name
+        else:
+            name = self._target(index, operands)
+            x = [known.get(a, "") or self._name(a) for a in operands]
+            self._say(template.format(*x, out=name,
+                                      **{f"p{k}": self._plain(a) for k, a in enumerate(operands)}))
+            self.place[index] = name
+        if index in self.buffers and self.place[index] != f"{self.buffers[index]}_":
+            self._say(f"{self.buffers[index]}_.copy_({self.place[index]})")
+
+    def _template(self, node: Node, operands: Sequence[int]) -> str | None:
+        static = [a in self.outer.static for a in operands]
+        tensors = [a in self.slices or a in self.place for a in operands]
+        op = node.op
+        if op in UNARY:
+            return f"torch.{op}({{0}}, out={{out}})"
+        if op in BINARY:
+            return f"torch.{op}({{0}}, {{1}}, out={{out}})"
+        if op in ("maximum", "minimum"):
+            for k in (0, 1):
+                if static[k]:
+                    return f"torch.clamp_{CLAMPS[op]}({{{1 - k}}}, {{p{k}}}, out={{out}})"
+            return f"torch.{op}({{0}}, {{1}}, out={{out}})"
+        if op == "indicator" and len(operands) == 2:
+            compare = self.nodes[node.args[0]].op
+            if tensors[0]:
+                return f"torch.{compare}({{0}}, {{1}}, out={{out}})"
+            return None
+        if op == "clip" and static[1] and static[2]:
+            return "torch.clamp({0}, {p1}, {p2}, out={out})"
+        if op == "pow" and tensors[0] and static[1]:
+            exponent = float(const_value(self.nodes[operands[1]])) if (
+                self.nodes[operands[1]].op == "const") else None
+            if exponent == 4.0:
+                return "torch.square({0}, out={out}).square_()"
+            return "torch.pow({0}, {p1}, out={out})"
+        if op == "where":
+            return "torch.where({0}, {1}, {2}, out={out})"
+        return None
+
+
+# --- choosing --------------------------------------------------------------------------------------
+
+_HELPERS = (*LOWERING.helpers, blank, replace_, row_sum, number)
+WHOLE = dataclasses.replace(
+    LOWERING, namespace={**LOWERING.namespace, "LEAST": LEAST}, helpers=_HELPERS, emitter=Whole)
+BLOCKED: Lowering = dataclasses.replace(WHOLE, emitter=Blocked)
+
+
+@functools.lru_cache(maxsize=1024)
+def eager_function(graph: Graph, name: str = "loss") -> Callable[..., tuple[Tensor, ...]]:
+    """The function of a graph for eager tensors: blocked where that is possible and pays."""
+    whole = load(emit(graph, WHOLE, name), WHOLE, name)
+    plan = blocks(graph)
+    if plan is None:
+        return whole
+    blocked = load(emit(graph, BLOCKED, name), BLOCKED, name)
+    numbers = {index: k for k, (_, index) in enumerate(graph.inputs())}
+    places = tuple(numbers[i] for i in plan.inputs)
+
+    def run(*inputs: Tensor) -> Any:
+        first = inputs[places[0]]
+        if first.numel() >= LEAST and first.is_cpu and all(
+            inputs[k].is_contiguous() for k in places
+        ):
+            return blocked(*inputs)
+        return whole(*inputs)
+
+    return run
