@@ -13,8 +13,10 @@ import tensorflow as tf
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
+from lossbridge.frontdoor import Bound
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
+from lossbridge_keras.ejected import eject, source
 from lossbridge_keras.lowering import LOWERING
 from lossbridge_keras.native import compile
 from lossbridge_keras.train import train
@@ -150,6 +152,14 @@ class _Probe:
         """The packages that decide its results, and their versions."""
         found = {"tensorflow": tf.__version__, "keras": keras.__version__}
         return {**found, "numpy": metadata.version("numpy"), "python": platform.python_version()}
+
+    def source(self, bound: Bound) -> str:
+        """The emitted source of a loss."""
+        return source(bound)
+
+    def eject(self, bound: Bound, name: str) -> str:
+        """A stand-alone file of a loss."""
+        return eject(bound, name)
 
     def subject(
         self,

@@ -759,3 +759,50 @@ def test_objects_show_their_specification_and_source() -> None:
     assert repr(loss) == "FocalLoss(gamma=3.0)"
     assert "Definition:" in (L.FocalLoss.__doc__ or "")
     assert set(L.__all__) <= set(dir(L)) | set(vars(L))
+
+
+# --- ejected files -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_ejected_files_stand_alone_and_are_equal_bit_for_bit(tmp_path: Path) -> None:
+    from lossbridge_keras.probe import PROBE
+
+    x = RNG.normal(size=(6, 4)).astype("float32")
+    y, labels = RNG.uniform(size=(6, 4)).astype("float32"), RNG.integers(0, 4, 6)
+    np.savez(tmp_path / "data.npz", x=x, y=y, labels=labels)
+    wanted = []
+    cases = [
+        (L.MSELoss(), y),
+        (L.BCEWithLogitsLoss(reduction="sum"), y),
+        (L.FocalLoss(), labels),
+        (L.CrossEntropyLoss(label_smoothing=0.1, reduction="none"), labels),
+    ]
+    for k, (loss, target) in enumerate(cases):
+        (tmp_path / f"ejected{k}.py").write_text(PROBE.eject(loss.bound, "mine"))
+        prediction = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(prediction)
+            value = loss(tf.constant(target), prediction)
+        wanted.append((value.numpy(), tape.gradient(value, prediction).numpy()))
+    fresh(f"""
+        import importlib, pathlib, sys
+        import numpy as np, tensorflow as tf
+        at = pathlib.Path({str(tmp_path)!r})
+        sys.path.insert(0, str(at))
+        data, found = np.load(at / "data.npz"), {{}}
+        for k, target in enumerate(("y", "y", "labels", "labels")):
+            run = importlib.import_module(f"ejected{{k}}").mine
+            x = tf.constant(data["x"])
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = run(x, tf.constant(data[target]))
+            found[f"value{{k}}"] = value.numpy()
+            found[f"gradient{{k}}"] = tape.gradient(value, x).numpy()
+        assert not [m for m in sys.modules if m.startswith("lossbridge")]
+        np.savez(at / "found.npz", **found)
+    """)
+    found = np.load(tmp_path / "found.npz")
+    for k, (value, slope) in enumerate(wanted):
+        np.testing.assert_array_equal(found[f"value{k}"], value)
+        np.testing.assert_array_equal(found[f"gradient{k}"], slope)
