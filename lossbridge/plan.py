@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from lossbridge import ops
+from lossbridge.checks import NORMALIZERS, REDUCTIONS
 from lossbridge.errors import ArgumentError
 from lossbridge.ir import (
     Builder,
@@ -29,7 +30,6 @@ from lossbridge.passes.differentiate import differentiate, push_forward
 from lossbridge.passes.guard import guard
 from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
-from lossbridge.checks import NORMALIZERS, REDUCTIONS
 from lossbridge.spec import Spec
 from lossbridge.trace import build_graph
 from lossbridge.verify import verify
@@ -84,8 +84,7 @@ def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph
         )
     if normalizer not in NORMALIZERS:
         raise ArgumentError(
-            f"normalizer={normalizer!r} was given; it is one of "
-            f"{', '.join(map(repr, NORMALIZERS))}"
+            f"normalizer={normalizer!r} was given; it is one of {', '.join(map(repr, NORMALIZERS))}"
         )
     graph = spec_graph(spec)
     b = Builder(graph.layout)
@@ -252,7 +251,8 @@ class Plan:
     def differentiable(self) -> tuple[str, ...]:
         """Inputs that a gradient can be asked for: all real ones."""
         return tuple(
-            name for name, index in self.piece.inputs()
+            name
+            for name, index in self.piece.inputs()
             if self.piece.nodes[index].type.dtype == "real"
         )
 
@@ -302,8 +302,12 @@ def _derived(graph: Graph, wrt: tuple[str, ...], upstream: bool, keep: bool) -> 
 
 
 @lru_cache(maxsize=1024)
-def plan(spec: Spec, numbers: Numbers = (), options: Options = Options(),
-         native: frozenset[str] = frozenset()) -> Plan:
+def plan(
+    spec: Spec,
+    numbers: Numbers = (),
+    options: Options = Options(),
+    native: frozenset[str] = frozenset(),
+) -> Plan:
     """Bind static parameters and prepare every form; the same arguments give the same object."""
     written = canonicalise(bind(reduced_graph(spec, options), dict(numbers)))
     written = _drop_bound(written, {name for name, _ in numbers})
@@ -314,8 +318,9 @@ def plan(spec: Spec, numbers: Numbers = (), options: Options = Options(),
 
 
 @lru_cache(maxsize=1024)
-def _scaled(spec: Spec, numbers: Numbers, options: Options, native: frozenset[str],
-            wrt: tuple[str, ...]) -> Graph | None:
+def _scaled(
+    spec: Spec, numbers: Numbers, options: Options, native: frozenset[str], wrt: tuple[str, ...]
+) -> Graph | None:
     kind = options.reduction or spec.reduction.kind
     if kind != "mean" or not index_axes(spec):
         return None
@@ -330,7 +335,7 @@ def _scaled(spec: Spec, numbers: Numbers, options: Options, native: frozenset[st
     named = {name: values[index] for name, index in graph.outputs}
     divisor = named.pop("divisor")
     del named["total"]
-    # Where nothing counts, the mean is NaN but what was selected away has no gradient: 0, not 0 inf.
+    # Where nothing counts the mean is NaN, but what was selected away has gradient 0, not 0 inf.
     scale = ops.where(divisor == 0.0, 0.0, 1.0 / divisor)
     value = named.pop("value")
     graph = _common_factor(_polish(b.finish(value=value, scale=scale, **named)))
@@ -383,13 +388,21 @@ def _drop_bound(graph: Graph, names: Collection[str]) -> Graph:
     return graph
 
 
-def trail(spec: Spec, numbers: Numbers = (), options: Options = Options(),
-          wrt: tuple[str, ...] | None = None) -> list[tuple[str, Graph]]:
+def trail(
+    spec: Spec,
+    numbers: Numbers = (),
+    options: Options = Options(),
+    wrt: tuple[str, ...] | None = None,
+) -> list[tuple[str, Graph]]:
     """The graph after each pass, for ``show --passes`` and the snapshots."""
     p = plan(spec, numbers, options)
-    wrt = wrt if wrt is not None else tuple(
-        n for n in p.differentiable if n in spec.inputs and spec.inputs[n].dtype == "real"
-    )[:1]
+    wrt = (
+        wrt
+        if wrt is not None
+        else tuple(
+            n for n in p.differentiable if n in spec.inputs and spec.inputs[n].dtype == "real"
+        )[:1]
+    )
     steps: list[tuple[str, Graph]] = [("written", p.piece)]
     steps.append(("canonicalise", canonicalise(p.piece)))
     steps.append(("stabilise", stabilise(steps[-1][1])))
@@ -400,7 +413,7 @@ def trail(spec: Spec, numbers: Numbers = (), options: Options = Options(),
     return steps
 
 
-# --- ports -----------------------------------------------------------------------------------------
+# --- ports ---------------------------------------------------------------------------------------
 
 
 OUTSIDE = ("apply", "derivative", "segments", "map_sizes", "use")
@@ -428,17 +441,22 @@ def cut_ports(graph: Graph) -> tuple[tuple[PortCall, ...], Graph]:
         keys: tuple[str, ...] = node.attr("keys") or ()
         fixed = [k for k, a in zip(keys, args, strict=False) if is_const(_plain(a))]
         numbers = tuple(
-            (k, const_value(_plain(a).node))
-            for k, a in zip(keys, args, strict=False)
-            if k in fixed
+            (k, const_value(_plain(a).node)) for k, a in zip(keys, args, strict=False) if k in fixed
         )
         if keys:
             args = [a for k, a in zip(keys, args, strict=True) if k not in fixed]
             keys = tuple(k for k in keys if k not in fixed)
         arguments = restrict(b.finish(**{f"port_arg_{k}": a for k, a in enumerate(args)}))
         calls.append(
-            PortCall(name, node.op, node.attr("port") or node.attr("name"),
-                     node.attr("wrt") or (), keys, numbers, arguments)
+            PortCall(
+                name,
+                node.op,
+                node.attr("port") or node.attr("name"),
+                node.attr("wrt") or (),
+                keys,
+                numbers,
+                arguments,
+            )
         )
         kind = "integer" if node.type.dtype == "int" else "real"
         values.append(b.input(name, Type(node.type.dtype, node.attr("axes") or ()), kind))
@@ -469,8 +487,9 @@ def inline_ports(graph: Graph, ports: Mapping[str, Callable[[Builder, list[Expr]
             out = ports[node.attr("port")](b, args)
             for position in node.attr("wrt"):
                 gradient = pull_back(b, out, b.const(1.0), [args[position]])[0]
-                out = ops.broadcast(b.const(0.0) if gradient is None else gradient,
-                                    *args[position].axes)
+                out = ops.broadcast(
+                    b.const(0.0) if gradient is None else gradient, *args[position].axes
+                )
             values.append(out)
         else:
             values.append(b.op(node.op, *args, **dict(node.attrs)))

@@ -31,7 +31,7 @@ CLAMPS = {"maximum": "min", "minimum": "max"}
 ORDERINGS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
-# --- what emitted code calls -----------------------------------------------------------------------
+# --- what emitted code calls ---------------------------------------------------------------------
 
 
 def blank(x: Tensor, keep: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((), value, dtype=dtype, device=device)
 
 
-# --- writing ---------------------------------------------------------------------------------------
+# --- writing -------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -107,8 +107,7 @@ class Eager(Emitter):
             return None  # without the first axis, values of one type may differ in rank
         x = self.operands(node)
         first = node.args[0] in dead and node.args.count(node.args[0]) == 1
-        second = len(node.args) > 1 and node.args[1] in dead and not (
-            node.args[0] == node.args[1])
+        second = len(node.args) > 1 and node.args[1] in dead and node.args[0] != node.args[1]
         square = len(node.args) == 2 and node.args[0] == node.args[1] and node.args[0] in dead
         if node.op in UNARY and first:
             return f"{x[0]}.{node.op}_()"
@@ -131,7 +130,9 @@ class Eager(Emitter):
         """Whether a sum runs over the last dimension only."""
         over = node.attr("axes")
         return (
-            len(over) == 1 and over[0] == self.graph.layout[-1] and not is_star(over[0])
+            len(over) == 1
+            and over[0] == self.graph.layout[-1]
+            and not is_star(over[0])
             and bool(node.type.axes)
         )
 
@@ -153,7 +154,8 @@ class Whole(Eager):
         again. A selection may return its operand, so it is itself never overwritten."""
         keep, x, other = (self.graph.nodes[a] for a in node.args)
         return (
-            _is_zero(other) and x.type == node.type
+            _is_zero(other)
+            and x.type == node.type
             and node.args[1] in self.overwritable.get(index, frozenset())
             and node.type.axes == self.graph.layout
             and keep.type.axes == self.graph.layout[:-1]
@@ -211,8 +213,9 @@ class Blocked(Eager):
 class Body:
     """The inside of the loop: every row writes into a buffer of the block's size."""
 
-    def __init__(self, outer: Blocked, plan: Blocks, buffers: dict[int, str],
-                 parts: dict[int, str]) -> None:
+    def __init__(
+        self, outer: Blocked, plan: Blocks, buffers: dict[int, str], parts: dict[int, str]
+    ) -> None:
         self.outer, self.plan, self.buffers, self.parts = outer, plan, buffers, parts
         graph = outer.graph
         self.nodes = graph.nodes
@@ -265,8 +268,7 @@ class Body:
         node = self.nodes[index]
         if node.op not in ORDERINGS:
             return False
-        readers = [i for i in (*self.plan.body, *self.plan.totals)
-                   if index in self.nodes[i].args]
+        readers = [i for i in (*self.plan.body, *self.plan.totals) if index in self.nodes[i].args]
         return bool(readers) and all(self.nodes[i].op == "indicator" for i in readers)
 
     def _release(self, index: int) -> None:
@@ -283,8 +285,13 @@ class Body:
             self.free.remove(own)
             return own
         for a in operands:
-            if a in self.place and not self.uses[a] and a not in self.kept and (
-                self.place[a] in self.free) and (own is None or own == self.place[a]):
+            if (
+                a in self.place
+                and not self.uses[a]
+                and a not in self.kept
+                and (self.place[a] in self.free)
+                and (own is None or own == self.place[a])
+            ):
                 self.free.remove(self.place[a])
                 return self.place[a]
         for name in self.free:
@@ -304,22 +311,27 @@ class Body:
         if operands != list(node.args):
             for a in set(operands):
                 self._release(a)
-        known = {a: self._name(a) for a in operands if a not in self.outer.static
-                 or a in self.outer.constants}
+        known = {
+            a: self._name(a)
+            for a in operands
+            if a not in self.outer.static or a in self.outer.constants
+        }
         template = self._template(node, operands)
         if template is None or node.type.dtype != "real":
             entry = self.outer.lowering.table[node.op]
             x = [self._plain(a) for a in node.args]
-            expression = entry.format(*x) if isinstance(entry, str) else entry(
-                self.outer, node, x)
+            expression = entry.format(*x) if isinstance(entry, str) else entry(self.outer, node, x)
             name = self.outer.fresh("b")
             self._say(f"{name} = {expression}")
             self.place[index] = name
         else:
             name = self._target(index, operands)
             x = [known.get(a, "") or self._name(a) for a in operands]
-            self._say(template.format(*x, out=name,
-                                      **{f"p{k}": self._plain(a) for k, a in enumerate(operands)}))
+            self._say(
+                template.format(
+                    *x, out=name, **{f"p{k}": self._plain(a) for k, a in enumerate(operands)}
+                )
+            )
             self.place[index] = name
         if index in self.buffers and self.place[index] != f"{self.buffers[index]}_":
             self._say(f"{self.buffers[index]}_.copy_({self.place[index]})")
@@ -345,8 +357,11 @@ class Body:
         if op == "clip" and static[1] and static[2]:
             return "torch.clamp({0}, {p1}, {p2}, out={out})"
         if op == "pow" and tensors[0] and static[1]:
-            exponent = float(const_value(self.nodes[operands[1]])) if (
-                self.nodes[operands[1]].op == "const") else None
+            exponent = (
+                float(const_value(self.nodes[operands[1]]))
+                if (self.nodes[operands[1]].op == "const")
+                else None
+            )
             if exponent == 4.0:
                 return "torch.square({0}, out={out}).square_()"
             return "torch.pow({0}, {p1}, out={out})"
@@ -355,11 +370,12 @@ class Body:
         return None
 
 
-# --- choosing --------------------------------------------------------------------------------------
+# --- choosing ------------------------------------------------------------------------------------
 
 _HELPERS = (*LOWERING.helpers, blank, replace_, row_sum, number)
 WHOLE = dataclasses.replace(
-    LOWERING, namespace={**LOWERING.namespace, "LEAST": LEAST}, helpers=_HELPERS, emitter=Whole)
+    LOWERING, namespace={**LOWERING.namespace, "LEAST": LEAST}, helpers=_HELPERS, emitter=Whole
+)
 BLOCKED: Lowering = dataclasses.replace(WHOLE, emitter=Blocked)
 
 
@@ -376,8 +392,10 @@ def eager_function(graph: Graph, name: str = "loss") -> Callable[..., tuple[Tens
 
     def run(*inputs: Tensor) -> Any:
         first = inputs[places[0]]
-        if first.numel() >= LEAST and first.is_cpu and all(
-            inputs[k].is_contiguous() for k in places
+        if (
+            first.numel() >= LEAST
+            and first.is_cpu
+            and all(inputs[k].is_contiguous() for k in places)
         ):
             return blocked(*inputs)
         return whole(*inputs)

@@ -27,7 +27,7 @@ from lossbridge_torch.lowering import LOWERING
 
 __all__ = ["eject", "source"]
 
-# --- copied into the file -------------------------------------------------------------------------
+# --- copied into the file ------------------------------------------------------------------------
 
 
 class Form(NamedTuple):
@@ -210,7 +210,7 @@ def evaluate(
         return result
 
 
-# --- written for one loss -------------------------------------------------------------------------
+# --- written for one loss ------------------------------------------------------------------------
 
 
 def eject(bound: Bound, name: str) -> str:

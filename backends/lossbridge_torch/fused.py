@@ -29,7 +29,7 @@ from lossbridge.verify import verify
 from lossbridge_torch.eager import eager_function
 from lossbridge_torch.lowering import LOWERING
 
-# --- stages: graphs as functions with their own derivatives ----------------------------------------
+# --- stages: graphs as functions with their own derivatives --------------------------------------
 
 
 def _legal(graph: Graph) -> Graph:
@@ -37,6 +37,7 @@ def _legal(graph: Graph) -> Graph:
 
 
 def polished(graph: Graph) -> Graph:
+    """A derived graph after the passes."""
     return verify(guard(stabilise(canonicalise(verify(graph)))))
 
 
@@ -73,6 +74,7 @@ def forward_mode() -> bool:
 
 
 def transformed() -> bool:
+    """Whether a transform of torch.func is under way."""
     return bool(torch._C._are_functorch_transforms_active())
 
 
@@ -82,9 +84,7 @@ class Stage:
 
     def __init__(self, graph: Graph) -> None:
         self.names = tuple(name for name, _ in graph.inputs())
-        self.real = tuple(
-            graph.nodes[index].type.dtype == "real" for _, index in graph.inputs()
-        )
+        self.real = tuple(graph.nodes[index].type.dtype == "real" for _, index in graph.inputs())
         self.outputs = tuple(name for name, _ in graph.outputs)
         run = _function(_legal(graph))
         names, real, outputs = self.names, self.real, self.outputs
@@ -105,14 +105,13 @@ class Stage:
             def backward(ctx: Any, *upstream: Any) -> Any:
                 inputs = ctx.saved_tensors
                 wrt = tuple(
-                    n for n, r, need in zip(names, real, ctx.needs_input_grad, strict=True)
+                    n
+                    for n, r, need in zip(names, real, ctx.needs_input_grad, strict=True)
                     if r and need
                 )
                 stage = stage_of(_pulled(graph, wrt))
                 values = dict(zip(names, inputs, strict=True))
-                values.update(
-                    (f"upstream_{o}", u) for o, u in zip(outputs, upstream, strict=True)
-                )
+                values.update((f"upstream_{o}", u) for o, u in zip(outputs, upstream, strict=True))
                 found = dict(zip(wrt, stage(*(values[n] for n in stage.names)), strict=True))
                 return tuple(found.get(n) for n in names)
 
@@ -121,13 +120,13 @@ class Stage:
             def jvp(ctx: Any, *tangents: Any) -> Any:
                 inputs = ctx.saved_tensors
                 wrt = tuple(
-                    n for n, r, t in zip(names, real, tangents, strict=True)
-                    if r and t is not None
+                    n for n, r, t in zip(names, real, tangents, strict=True) if r and t is not None
                 )
                 stage = stage_of(_pushed(graph, wrt))
                 values = dict(zip(names, inputs, strict=True))
                 values.update(
-                    (f"tangent_{n}", t) for n, t in zip(names, tangents, strict=True)
+                    (f"tangent_{n}", t)
+                    for n, t in zip(names, tangents, strict=True)
                     if t is not None
                 )
                 return stage(*(values[n] for n in stage.names))
@@ -142,6 +141,7 @@ class Stage:
 
 @functools.lru_cache(maxsize=1024)
 def stage_of(graph: Graph) -> Stage:
+    """The stage of a graph, made once."""
     return Stage(graph)
 
 
@@ -157,7 +157,7 @@ def _fresh(results: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor,
     return tuple(own)
 
 
-# --- the fused function ----------------------------------------------------------------------------
+# --- the fused function --------------------------------------------------------------------------
 
 
 class Fused:
@@ -173,11 +173,22 @@ class Fused:
         self.axes = plan.value_axes
         self._functions: dict[tuple[Any, ...], type[torch.autograd.Function]] = {}
 
-    def function(self, wrt: tuple[str, ...], compute: torch.dtype, out: torch.dtype,
-                 forward_mode: bool) -> type[torch.autograd.Function]:
+    def function(
+        self, wrt: tuple[str, ...], compute: torch.dtype, out: torch.dtype, forward_mode: bool
+    ) -> type[torch.autograd.Function]:
         key = (wrt, compute, out, forward_mode)
         if key not in self._functions:
             self._functions[key] = _make_function(self, wrt, compute, out, forward_mode)
+        return self._functions[key]
+
+    def direct(
+        self, wrt: tuple[str, ...], compute: torch.dtype, out: torch.dtype
+    ) -> type[torch.autograd.Function]:
+        """The function for reverse mode alone, outside every transform: the cheapest to call."""
+        key = (wrt, compute, out)
+        if key not in self._functions:
+            saving = self.function(wrt, compute, out, True)
+            self._functions[key] = saving.direct  # type: ignore[attr-defined]
         return self._functions[key]
 
     @functools.cached_property
@@ -191,7 +202,10 @@ class Fused:
 
 
 def _make_function(
-    fused: Fused, saved: tuple[str, ...], compute: torch.dtype, out: torch.dtype,
+    fused: Fused,
+    saved: tuple[str, ...],
+    compute: torch.dtype,
+    out: torch.dtype,
     forward_mode: bool,
 ) -> type[torch.autograd.Function]:
     """The autograd.Function that computes the value and the unit gradients in ``saved``."""
@@ -206,8 +220,7 @@ def _make_function(
 
     def widened(inputs: Sequence[Tensor]) -> list[Tensor]:
         return [
-            x.to(compute) if kind == "real" else x
-            for x, kind in zip(inputs, kinds, strict=True)
+            x.to(compute) if kind == "real" else x for x, kind in zip(inputs, kinds, strict=True)
         ]
 
     class Saving(torch.autograd.Function):
@@ -237,14 +250,16 @@ def _make_function(
             tensors = ctx.saved_tensors
             inputs, rest = tensors[:count], tensors[count:]
             wanted = tuple(
-                n for n, kind, need in zip(names, kinds, ctx.needs_input_grad, strict=True)
+                n
+                for n, kind, need in zip(names, kinds, ctx.needs_input_grad, strict=True)
                 if need and kind == "real"
             )
             if keeps and set(wanted) <= set(saved) and not torch.is_grad_enabled():
                 found = _scale(upstream, rest, saved, scaled is not None, compute, axes, orders)
             else:
-                found = _by_formula(plan, wanted, names, widened(inputs), upstream.to(compute),
-                                    axes, orders)
+                found = _by_formula(
+                    plan, wanted, names, widened(inputs), upstream.to(compute), axes, orders
+                )
             result: list[Tensor | None] = []
             for name, x in zip(names, inputs, strict=True):
                 g = found.get(name) if name in wanted else None
@@ -252,10 +267,19 @@ def _make_function(
             return tuple(result)
 
     if not forward_mode:
-        return _traceable(run, names, saved, axes, orders, compute, out, keeps,
-                          scaled is not None,
-                          None if keeps or not saved else _function(
-                              _legal(_pulled(stable, saved))), kinds)
+        return _traceable(
+            run,
+            names,
+            saved,
+            axes,
+            orders,
+            compute,
+            out,
+            keeps,
+            scaled is not None,
+            None if keeps or not saved else _function(_legal(_pulled(stable, saved))),
+            kinds,
+        )
 
     class ForwardSaving(Saving):
         @staticmethod
@@ -275,14 +299,35 @@ def _make_function(
             tangent = stage(*(values[n] for n in stage.names))[0]
             return (tangent.to(out), *rest)
 
+    class Direct(torch.autograd.Function):
+        """Without a ``setup_context``, which costs a call more than small losses do."""
+
+        @staticmethod
+        def forward(ctx: Any, *inputs: Tensor) -> Any:
+            value, *rest = quick(*widened(inputs))
+            value, *rest = _fresh((value if value.dtype == out else value.to(out), *rest), inputs)
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*inputs, *rest)
+            return value
+
+        backward = Saving.backward
+
+    ForwardSaving.direct = Direct  # type: ignore[attr-defined]
     return ForwardSaving
 
 
 def _traceable(
-    run: Callable[..., tuple[Tensor, ...]], names: tuple[str, ...], saved: tuple[str, ...],
-    axes: tuple[str, ...], orders: Mapping[str, tuple[str, ...]], compute: torch.dtype,
-    out: torch.dtype, keeps: bool, scaled: bool,
-    pull: Callable[..., tuple[Tensor, ...]] | None, kinds: tuple[str, ...],
+    run: Callable[..., tuple[Tensor, ...]],
+    names: tuple[str, ...],
+    saved: tuple[str, ...],
+    axes: tuple[str, ...],
+    orders: Mapping[str, tuple[str, ...]],
+    compute: torch.dtype,
+    out: torch.dtype,
+    keeps: bool,
+    scaled: bool,
+    pull: Callable[..., tuple[Tensor, ...]] | None,
+    kinds: tuple[str, ...],
 ) -> type[torch.autograd.Function]:
     """The Function that Dynamo traces.
 
@@ -320,20 +365,31 @@ def _traceable(
 
 
 def _scale(
-    upstream: Tensor, rest: Sequence[Tensor], saved: tuple[str, ...], scaled: bool,
-    compute: torch.dtype, axes: tuple[str, ...], orders: Mapping[str, tuple[str, ...]],
+    upstream: Tensor,
+    rest: Sequence[Tensor],
+    saved: tuple[str, ...],
+    scaled: bool,
+    compute: torch.dtype,
+    axes: tuple[str, ...],
+    orders: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Tensor]:
     """The saved gradients times the incoming one, in place where nobody reads them again."""
     upstream = upstream.to(compute)
     gradients = rest
     if scaled:
         upstream, gradients = upstream * rest[0], rest[1:]
-    reuse = _owned()
+    reuse = _owned() and not _batched(upstream)
     found = {}
     for name, g in zip(saved, gradients, strict=True):
         factor = _spread(upstream, axes, orders[name], g.ndim)
         found[name] = g.mul_(factor) if reuse else g * factor
     return found
+
+
+# The vmap of torch.autograd.grad(..., is_grads_batched=True) is not among functorch's transforms.
+_batched: Callable[[Tensor], bool] = getattr(
+    torch._C._functorch, "is_legacy_batchedtensor", lambda x: True
+)
 
 
 def _owned() -> bool:
@@ -345,8 +401,13 @@ def _owned() -> bool:
 
 
 def _by_formula(
-    plan: Plan, wanted: tuple[str, ...], names: Sequence[str], inputs: Sequence[Tensor],
-    upstream: Tensor, axes: tuple[str, ...], orders: Mapping[str, tuple[str, ...]],
+    plan: Plan,
+    wanted: tuple[str, ...],
+    names: Sequence[str],
+    inputs: Sequence[Tensor],
+    upstream: Tensor,
+    axes: tuple[str, ...],
+    orders: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Tensor]:
     """The gradients computed anew, by stages that can be differentiated again."""
     values = dict(zip(names, inputs, strict=True))
@@ -388,7 +449,9 @@ def _spread(upstream: Tensor, axes: Sequence[str], order: Sequence[str], rank: i
 
 
 NAMES = {
-    torch.float64: "float64", torch.float32: "float32", torch.float16: "float16",
+    torch.float64: "float64",
+    torch.float32: "float32",
+    torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
 
@@ -412,15 +475,25 @@ resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def prepare(
-    token: int, owner: int, attribute: str, which: int, weighted: bool, masked: bool,
-    saved: tuple[str, ...], compute: str, out: str,
+    token: int,
+    owner: int,
+    attribute: str,
+    which: int,
+    weighted: bool,
+    masked: bool,
+    saved: tuple[str, ...],
+    compute: str,
+    out: str,
 ) -> None:
     """Put the Function that Dynamo is about to trace where it can guard on it: on the module."""
     module = OWNERS[owner]
     fused = resolve(token, which, weighted, masked)
     # Dynamo cannot follow a Function of which nobody wants a gradient.
-    module.__dict__[attribute] = fused.function(
-        saved, getattr(torch, compute), getattr(torch, out), False) if saved else fused.plain
+    module.__dict__[attribute] = (
+        fused.function(saved, getattr(torch, compute), getattr(torch, out), False)
+        if saved
+        else fused.plain
+    )
 
 
 prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -429,6 +502,7 @@ KERNEL = "_kernel"  # begins the names of what a module caches and never saves
 
 
 def fused_of(bound: Bound, which: int, weighted: bool, masked: bool) -> Fused:
+    """The compiled forms of a loss for what a call brings, made once."""
     plan = bound.plan(which, Options(sample_weight=weighted, mask=masked), LOWERING.native)
     cache = plan.__dict__.setdefault("_torch", {})
     if "fused" not in cache:
@@ -460,5 +534,3 @@ def dual_level() -> bool:
     from torch.autograd import forward_ad
 
     return forward_ad._current_level >= 0
-
-

@@ -19,7 +19,7 @@ from lossbridge.ir import Node, const_value, is_star
 __all__ = ["LOWERING"]
 
 
-# --- what emitted code calls -----------------------------------------------------------------------
+# --- what emitted code calls ---------------------------------------------------------------------
 # `eject` copies these with the code that calls them, so each stands on its own.
 
 
@@ -94,7 +94,7 @@ def recursion(
     return torch.cat(carries, dim)
 
 
-# --- entries that are more than a template ---------------------------------------------------------
+# --- entries that are more than a template -------------------------------------------------------
 
 
 def _bounded(function: str, clamp: str) -> Entry:
@@ -146,17 +146,13 @@ def _dot(emitter: Emitter, node: Node, x: list[str]) -> str:
         total = _reduce("sum")
         assert not isinstance(total, str)
         return total(emitter, node, [f"({x[0]} * {x[1]})"])
-    letters = {
-        i: "..." if is_star(i) else chr(97 + k) for k, i in enumerate(emitter.graph.layout)
-    }
+    letters = {i: "..." if is_star(i) else chr(97 + k) for k, i in enumerate(emitter.graph.layout)}
 
     def tight(name: str, axes: Sequence[str]) -> str:
         missing = tuple(i for i in emitter.graph.layout if i not in axes and not is_star(i))
         return f"{name}.squeeze({emitter.dims(missing)})" if missing else name
 
-    left, right, result = (
-        "".join(letters[i] for i in axes) for axes in (a, b, node.type.axes)
-    )
+    left, right, result = ("".join(letters[i] for i in axes) for axes in (a, b, node.type.axes))
     if "..." in result and "..." not in left + right:
         raise AssertionError("a contraction keeps a group that neither operand has")
     expression = f'torch.einsum("{left},{right}->{result}", {tight(x[0], a)}, {tight(x[1], b)})'
@@ -229,9 +225,7 @@ def _scan(emitter: Emitter, node: Node, x: list[str]) -> str:
     name = emitter.fresh("step")
     emit_body(emitter, node, name)
     axis = node.attr("axis")
-    moving = "".join(
-        f"{axis in emitter.graph.nodes[a].type.axes}, " for a in node.args[1:]
-    )
+    moving = "".join(f"{axis in emitter.graph.nodes[a].type.axes}, " for a in node.args[1:])
     dim = emitter.dim(axis)
     carrier = emitter.carrier(axis)
     values = "".join(f"{c}, " for c in x[1:])

@@ -9,6 +9,7 @@ whose own derivative is the graph's too, never torch's rules for the operations 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import types
@@ -60,8 +61,73 @@ from lossbridge_torch.ports import outside
 __all__ = ["Loss", "as_hf", "class_of", "combination_class", "compile", "eject", "reduce"]
 
 
+# --- what a call is known by ---------------------------------------------------------------------
 
-# --- the module ------------------------------------------------------------------------------------
+KNOWN = f"{KERNEL}_known"
+_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+
+
+def _facts(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """All that decides how a call runs; None where something else is going on around it."""
+    if transformed() or dual_level() or _autocast():
+        return None
+    facts: list[Any] = [torch.is_grad_enabled()]
+    for x in args:
+        if type(x) is not Tensor and type(x) is not nn.Parameter:
+            return None
+        facts += (x.shape, x.dtype, x.requires_grad, x.device)
+    return tuple(facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """A call whose shapes, dtypes and settings have been seen and found good."""
+
+    name: str
+    spec: Spec
+    places: Mapping[str, int]  # of the inputs by name, among the arguments
+    order: tuple[int, ...]  # of the function's inputs, among the arguments
+    numbers: Mapping[str, Any] | None  # where there are labels, whose values are looked at
+    lengths: Lengths
+    apply: Callable[..., Tensor] | None
+    plain: Callable[..., tuple[Tensor, ...]]
+    real: tuple[bool, ...]
+    compute: torch.dtype
+    out: torch.dtype
+
+    def __call__(self, args: tuple[Any, ...]) -> Tensor:
+        if self.numbers is not None:
+            check_labels(
+                self.name,
+                self.spec,
+                self.numbers,
+                {n: args[k] for n, k in self.places.items()},
+                self.lengths,
+            )
+        if self.apply is not None:
+            return self.apply(*[args[k] for k in self.order])
+        value = self.plain(
+            *[
+                args[k].to(self.compute) if real else args[k]
+                for k, real in zip(self.order, self.real, strict=True)
+            ]
+        )[0]
+        return value.to(self.out)
+
+
+def _dtypes(spec: Spec, inputs: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.dtype]:
+    """What is computed in, and what is given back."""
+    out = inputs[next(iter(spec.inputs))].dtype
+    compute = torch.float32
+    for key, x in inputs.items():
+        if x.is_floating_point() and key not in ("normalizer_count", "step"):
+            compute = torch.promote_types(compute, x.dtype)
+    if spec.numerics.compute == "at_least_float64":
+        compute = torch.float64
+    return compute, out
+
+
+# --- the module ----------------------------------------------------------------------------------
 
 
 class Loss(nn.Module):
@@ -86,7 +152,8 @@ class Loss(nn.Module):
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         settings = dict(kwargs)
         positional = [
-            p.name for p in frontdoor.signature(form).parameters.values()
+            p.name
+            for p in frontdoor.signature(form).parameters.values()
             if p.kind is p.POSITIONAL_OR_KEYWORD
         ]
         if len(args) > len(positional):
@@ -100,8 +167,9 @@ class Loss(nn.Module):
             settings[name] = value
         self._hold(frontdoor.bind(form, "torch", settings))
 
-    def _combine(self, combination: Combination, args: Sequence[Any],
-                 kwargs: Mapping[str, Any]) -> None:
+    def _combine(
+        self, combination: Combination, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
         settings = {**dict(zip(combination.arguments, args, strict=False)), **kwargs}
         unknown = [name for name in settings if name not in combination.arguments]
         if unknown or len(args) > len(combination.arguments):
@@ -137,7 +205,8 @@ class Loss(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            k: v for k, v in self.__dict__.items()
+            k: v
+            for k, v in self.__dict__.items()
             if k not in ("_token", "_owner") and not k.startswith(KERNEL)
         }
 
@@ -153,8 +222,7 @@ class Loss(nn.Module):
         memo[id(self)] = new
         memo[id(self.bound)] = self.bound
         state = {
-            k: v if k == "bound" else copy.deepcopy(v, memo)
-            for k, v in self.__getstate__().items()
+            k: v if k == "bound" else copy.deepcopy(v, memo) for k, v in self.__getstate__().items()
         }
         new.__setstate__(state)
         return new
@@ -199,6 +267,81 @@ class Loss(nn.Module):
         return self._call(args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs or torch.compiler.is_compiling():
+            return self._named_call(args, kwargs)
+        # A training loop calls with the same shapes and dtypes again and again: what the first
+        # call found out about them holds for the next.
+        key = _facts(args)
+        if key is None:
+            return self._named_call(args, kwargs)
+        known: dict[Any, _Known | None] = self.__dict__.setdefault(KNOWN, {})
+        found = known.get(key)
+        if found is not None:
+            return found(args)
+        result = self._named_call(args, kwargs)
+        if key not in known:
+            if len(known) >= 64:
+                known.clear()
+            known[key] = self._learnt(args)
+        return result
+
+    def _learnt(self, args: tuple[Any, ...]) -> _Known | None:
+        """How to answer a call like this one; None where more than its tensors matters."""
+        bound = self.bound
+        if self.combination is not None or bound.arrays:
+            return None
+        call = frontdoor.bind_call(bound, "torch", args, {})
+        which = bound.select(dtype_kinds(bound, call.inputs)) if len(bound.specs) > 1 else 0
+        spec = bound.specs[which]
+        if (
+            spec.weights
+            or spec.ports
+            or spec.uses
+            or spec.step
+            or (any(kind.name == "tree" for kind in spec.inputs.values()))
+        ):
+            return None
+        inputs = dict(
+            zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
+        )
+        order = frontdoor.positional_order(bound.specs[0], "torch")
+        renamed = dict(zip(bound.specs[0].inputs, spec.inputs, strict=True))
+        places = {renamed[name]: k for k, name in enumerate(order) if name in renamed}
+        if bound.form.has_axis and any(
+            moved(kind, inputs[key], bound.axis) is not inputs[key]
+            for key, kind in spec.inputs.items()
+        ):
+            return None
+        fused = resolve(self._token, which, False, False)
+        if any(n not in places for n in fused.names):
+            return None
+        lengths = frontdoor.axis_lengths(
+            spec.inputs, {key: x.shape for key, x in inputs.items()}, bound.form.name
+        )
+        compute, out = _dtypes(spec, inputs)
+        saved: tuple[str, ...] = ()
+        if torch.is_grad_enabled():
+            saved = tuple(
+                n
+                for n, kind in zip(fused.names, fused.kinds, strict=True)
+                if kind == "real" and inputs[n].requires_grad
+            )
+        labelled = any(kind.name == "index" for kind in spec.inputs.values())
+        return _Known(
+            bound.form.name,
+            spec,
+            places,
+            tuple(places[n] for n in fused.names),
+            dict(bound.numbers[which]) if labelled else None,
+            lengths,
+            fused.direct(saved, compute, out).apply if saved else None,
+            fused.eager,
+            tuple(kind == "real" for kind in fused.kinds),
+            compute,
+            out,
+        )
+
+    def _named_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         bound = self.bound
         if self.combination is not None:
             return self._run_combination(kwargs if not args else self._refuse(args))
@@ -210,14 +353,16 @@ class Loss(nn.Module):
         if len(bound.specs) > 1:
             which = bound.select(dtype_kinds(bound, call.inputs))
         spec = bound.specs[which]
-        inputs = dict(zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs),
-                          strict=True))
+        inputs = dict(
+            zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
+        )
         return self._evaluate(which, spec, inputs, call)
 
     def _refuse(self, args: tuple[Any, ...]) -> dict[str, Any]:
         raise ArgumentError(
             f"{type(self).__name__} takes its losses' inputs by name: write loss("
-            + ", ".join(f"{name}=(...)" for name in self.losses) + ")"
+            + ", ".join(f"{name}=(...)" for name in self.losses)
+            + ")"
         )
 
     def _evaluate(self, which: int, spec: Spec, inputs: dict[str, Any], call: Call) -> Tensor:
@@ -234,42 +379,60 @@ class Loss(nn.Module):
             inputs[key] = getattr(self, key)
             frontdoor.axis_lengths(
                 {**spec.inputs, key: spec.weights[key].kind},
-                {**shapes, key: inputs[key].shape}, name)
+                {**shapes, key: inputs[key].shape},
+                name,
+            )
             for axis, n in zip(spec.weights[key].kind.axes, inputs[key].shape, strict=True):
                 lengths.setdefault(axis, (n,))
         check_labels(name, spec, dict(bound.numbers[which]), inputs, lengths)
         for key in bound.arrays:
             if key in spec.params:
-                inputs[key] = parameter(name, key, spec.params[key].kind, getattr(self, key),
-                                         lengths, first)
+                inputs[key] = parameter(
+                    name, key, spec.params[key].kind, getattr(self, key), lengths, first
+                )
         if call.sample_weight is not None or call.mask is not None:
             index = frontdoor.index_shape(spec, lengths)
             if call.sample_weight is not None:
                 weight = checked(name, "sample_weight", "real", call.sample_weight, lenient=True)
-                inputs["sample_weight"] = along(name, "sample_weight", weight.to(first.device),
-                                                 index)
+                inputs["sample_weight"] = along(
+                    name, "sample_weight", weight.to(first.device), index
+                )
             if call.mask is not None:
                 mask = torch.as_tensor(call.mask, device=first.device)
                 inputs["mask"] = along(name, "mask", mask, index).to(torch.bool)
         if call.normalizer_count is not None:
-            inputs["normalizer_count"] = number(name, "normalizer_count", call.normalizer_count,
-                                                 first)
+            inputs["normalizer_count"] = number(
+                name, "normalizer_count", call.normalizer_count, first
+            )
         if spec.step:
-            inputs["step"] = number(name, "step",
-                                     self.step if call.step is None else call.step, first)
-        out = first.dtype
-        compute = torch.float32
-        for key, x in inputs.items():
-            if x.is_floating_point() and key not in ("normalizer_count", "step"):
-                compute = torch.promote_types(compute, x.dtype)
-        if spec.numerics.compute == "at_least_float64":
-            compute = torch.float64
-        return self._run(self._token, which, spec, inputs, lengths, call.ports, compute, out,
-                         call.sample_weight is not None, call.mask is not None)
+            inputs["step"] = number(
+                name, "step", self.step if call.step is None else call.step, first
+            )
+        compute, out = _dtypes(spec, inputs)
+        return self._run(
+            self._token,
+            which,
+            spec,
+            inputs,
+            lengths,
+            call.ports,
+            compute,
+            out,
+            call.sample_weight is not None,
+            call.mask is not None,
+        )
 
     def _run(
-        self, token: int, which: int, spec: Spec, inputs: dict[str, Any], lengths: Lengths,
-        ports: Mapping[str, Any], compute: torch.dtype, out: torch.dtype, weighted: bool,
+        self,
+        token: int,
+        which: int,
+        spec: Spec,
+        inputs: dict[str, Any],
+        lengths: Lengths,
+        ports: Mapping[str, Any],
+        compute: torch.dtype,
+        out: torch.dtype,
+        weighted: bool,
         masked: bool,
     ) -> Tensor:
         first = inputs[next(iter(inputs))]
@@ -278,44 +441,62 @@ class Loss(nn.Module):
             out = torch.promote_types(out, torch.float32)
             for call in calls_of(token, which, weighted, masked):
                 inputs[call.name] = outside(
-                    self.bound.form.name, spec, call, inputs, ports, lengths, compute)
+                    self.bound.form.name, spec, call, inputs, ports, lengths, compute
+                )
             with torch.autocast(device, enabled=False):
                 return self._fused_call(token, which, inputs, compute, out, weighted, masked)
         for call in calls_of(token, which, weighted, masked):
             inputs[call.name] = outside(
-                self.bound.form.name, spec, call, inputs, ports, lengths, compute)
+                self.bound.form.name, spec, call, inputs, ports, lengths, compute
+            )
         return self._fused_call(token, which, inputs, compute, out, weighted, masked)
 
-    def _fused_call(self, token: int, which: int, inputs: dict[str, Any], compute: torch.dtype,
-                    out: torch.dtype, weighted: bool, masked: bool) -> Tensor:
+    def _fused_call(
+        self,
+        token: int,
+        which: int,
+        inputs: dict[str, Any],
+        compute: torch.dtype,
+        out: torch.dtype,
+        weighted: bool,
+        masked: bool,
+    ) -> Tensor:
         fused = resolve(token, which, weighted, masked)
         tensors = [inputs[n] for n in fused.names]
         saved: tuple[str, ...] = ()
         if torch.is_grad_enabled():
             saved = tuple(
-                n for n, x, kind in zip(fused.names, tensors, fused.kinds, strict=True)
+                n
+                for n, x, kind in zip(fused.names, tensors, fused.kinds, strict=True)
                 if kind == "real" and x.requires_grad
             )
-        if not saved and not torch.compiler.is_compiling() and not transformed() and (
-            not dual_level()
+        if (
+            not saved
+            and not torch.compiler.is_compiling()
+            and not transformed()
+            and (not dual_level())
         ):
-            value = fused.eager(*(
-                x.to(compute) if kind == "real" else x
-                for x, kind in zip(tensors, fused.kinds, strict=True)
-            ))[0]
+            value = fused.eager(
+                *(
+                    x.to(compute) if kind == "real" else x
+                    for x, kind in zip(tensors, fused.kinds, strict=True)
+                )
+            )[0]
             return value.to(out)
         if torch.compiler.is_compiling():
             precision, wide = NAMES[compute], NAMES[out]
             attribute = f"{KERNEL}{token}_{which}_{weighted}_{masked}_{'_'.join(saved)}_" + (
-                f"{precision}_{wide}")
-            prepare(token, self._owner, attribute, which, weighted, masked, saved, precision,
-                     wide)
+                f"{precision}_{wide}"
+            )
+            prepare(token, self._owner, attribute, which, weighted, masked, saved, precision, wide)
             function = getattr(self, attribute)
             if not saved:
-                value = function(*(
-                    x.to(compute) if kind == "real" else x
-                    for x, kind in zip(tensors, fused.kinds, strict=True)
-                ))[0]
+                value = function(
+                    *(
+                        x.to(compute) if kind == "real" else x
+                        for x, kind in zip(tensors, fused.kinds, strict=True)
+                    )
+                )[0]
                 return value.to(out)
         else:
             function = fused.function(saved, compute, out, True)
@@ -324,7 +505,7 @@ class Loss(nn.Module):
 
     # parameter trees
     def _over_tree(self, spec: Spec, call: Call) -> Any:
-        (name, kind), = spec.inputs.items()
+        (name,) = spec.inputs
         bound = self.bound
         if call.sample_weight is not None or call.mask is not None:
             raise UnsupportedError(
@@ -333,15 +514,18 @@ class Loss(nn.Module):
             )
         leaves = [checked(bound.form.name, name, "real", x) for x in leaves_of(call.inputs[name])]
         if not leaves:
-            raise ArgumentError(f"{bound.form.name} was given a tree without a parameter; pass a "
-                                "module or its named_parameters()")
+            raise ArgumentError(
+                f"{bound.form.name} was given a tree without a parameter; pass a "
+                "module or its named_parameters()"
+            )
         extra: dict[str, Any] = {}
         token = self._token
         count = call.normalizer_count
         if bound.reduction == "mean" and bound.normalizer != "external":
             if bound.normalizer != "elements":
-                raise UnsupportedError(f"{bound.form.name} runs over parameters; divide by "
-                                       "'elements' or 'external'")
+                raise UnsupportedError(
+                    f"{bound.form.name} runs over parameters; divide by 'elements' or 'external'"
+                )
             count = sum(x.numel() for x in leaves)
             token = external(bound)
         out = leaves[0].dtype
@@ -354,12 +538,19 @@ class Loss(nn.Module):
             for key in bound.arrays:
                 given[key] = getattr(self, key)
             if count is not None:
-                given["normalizer_count"] = number(bound.form.name, "normalizer_count", count,
-                                                    leaf)
+                given["normalizer_count"] = number(bound.form.name, "normalizer_count", count, leaf)
             part = self._run(
-                token, 0, spec, given, {}, {}, compute,
+                token,
+                0,
+                spec,
+                given,
+                {},
+                {},
+                compute,
                 leaf.dtype if bound.reduction == "none" else torch.promote_types(out, compute),
-                False, False)
+                False,
+                False,
+            )
             parts.append(part)
         if bound.reduction == "none":
             return parts
@@ -374,7 +565,7 @@ class Loss(nn.Module):
         spec = bound.specs[0]
         rest = dict(kwargs)
         given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        for name, child in self.losses.items():
+        for name in self.losses:
             own: dict[str, Any] = {}
             positional: tuple[Any, ...] = ()
             if name in rest:
@@ -391,14 +582,13 @@ class Loss(nn.Module):
             if not own and not positional:
                 raise ArgumentError(
                     f"{type(self).__name__} was called without inputs for {name}; write loss("
-                    + ", ".join(f"{n}=(...)" for n in self.losses) + ")"
+                    + ", ".join(f"{n}=(...)" for n in self.losses)
+                    + ")"
                 )
             given[name] = (positional, own)
         step = rest.pop("step", None)
         inputs: dict[str, Any] = {}
-        own_inputs = [
-            k for k in spec.inputs if not any(k.startswith(f"{n}_") for n in self.losses)
-        ]
+        own_inputs = [k for k in spec.inputs if not any(k.startswith(f"{n}_") for n in self.losses)]
         for key in own_inputs:
             if key not in rest:
                 raise ArgumentError(f"{type(self).__name__} was called without {key}")
@@ -409,15 +599,15 @@ class Loss(nn.Module):
                 f"to none of its losses ({listed(self.losses)})"
             )
         children = {
-            name: self.losses[name](*positional, **own)
-            for name, (positional, own) in given.items()
+            name: self.losses[name](*positional, **own) for name, (positional, own) in given.items()
         }
         for key in spec.weights:
             inputs[key] = getattr(self, key)
         first = next(iter(children.values()))
         if spec.step:
-            inputs["step"] = number(type(self).__name__, "step",
-                                     self.step if step is None else step, first)
+            inputs["step"] = number(
+                type(self).__name__, "step", self.step if step is None else step, first
+            )
         elif step is not None:
             raise ArgumentError(f"{type(self).__name__} has no schedule, so it takes no step=")
         for key in bound.arrays:
@@ -434,7 +624,7 @@ class Loss(nn.Module):
         return self._fused_call(self._token, 0, inputs, compute, out, False, False)
 
 
-# --- making classes --------------------------------------------------------------------------------
+# --- making classes ------------------------------------------------------------------------------
 
 MODULE = "lossbridge.torch"
 
@@ -457,18 +647,29 @@ def _own_forward() -> Callable[..., Any]:
     """
     original = Loss.forward
     return types.FunctionType(
-        original.__code__.replace(), original.__globals__, "forward", original.__defaults__,
+        original.__code__.replace(),
+        original.__globals__,
+        "forward",
+        original.__defaults__,
         original.__closure__,
     )
 
 
 def class_of(form: Form) -> type[Loss]:
     """The public class of a loss."""
-    return type(form.name, (Loss,), {
-        "__module__": MODULE, "__qualname__": form.name, "form": form,
-        "__doc__": _LazyDoc(lambda: frontdoor.docstring(form, "torch")),
-        "__signature__": property(lambda self: None), "forward": _own_forward(),
-    } | {"__signature__": _signature(form)})
+    return type(
+        form.name,
+        (Loss,),
+        {
+            "__module__": MODULE,
+            "__qualname__": form.name,
+            "form": form,
+            "__doc__": _LazyDoc(lambda: frontdoor.docstring(form, "torch")),
+            "__signature__": property(lambda self: None),
+            "forward": _own_forward(),
+        }
+        | {"__signature__": _signature(form)},
+    )
 
 
 def _signature(form: Form) -> inspect.Signature:
@@ -477,10 +678,17 @@ def _signature(form: Form) -> inspect.Signature:
 
 def combination_class(combination: Combination) -> type[Loss]:
     """The public class of a combination of losses."""
-    return type(combination.name, (Loss,), {
-        "__module__": MODULE, "__qualname__": combination.name, "combination": combination,
-        "__doc__": combination.doc, "forward": _own_forward(),
-    })
+    return type(
+        combination.name,
+        (Loss,),
+        {
+            "__module__": MODULE,
+            "__qualname__": combination.name,
+            "combination": combination,
+            "__doc__": combination.doc,
+            "forward": _own_forward(),
+        },
+    )
 
 
 class Compiled(Loss):
@@ -497,15 +705,17 @@ def compile(source: Any, **settings: Any) -> Loss:
     return loss
 
 
-# --- functions -------------------------------------------------------------------------------------
+# --- functions -----------------------------------------------------------------------------------
 
 
 @functools.cache
 def _identity_spec() -> Spec:
     from lossbridge.spec import loads
 
-    return loads(b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
-                 b'"inputs": {"values": "real[*batch]"}, "body": ["value = values"]}')
+    return loads(
+        b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
+        b'"inputs": {"values": "real[*batch]"}, "body": ["value = values"]}'
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -514,7 +724,10 @@ def _reducer(normalizer: str) -> Loss:
 
 
 def reduce(
-    values: Tensor, *, mask: Tensor | None = None, weights: Tensor | None = None,
+    values: Tensor,
+    *,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
     denominator: str | float | Tensor | None = None,
 ) -> Tensor:
     """The mean of unreduced values, as every loss here takes it.
@@ -545,27 +758,31 @@ def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Tensor]:
     def hf_loss(
         outputs: Any, labels: Tensor, num_items_in_batch: Tensor | float | None = None
     ) -> Tensor:
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else (
-            getattr(outputs, "logits", outputs))
+        logits = (
+            outputs["logits"]
+            if isinstance(outputs, Mapping)
+            else (getattr(outputs, "logits", outputs))
+        )
         if shift_labels:
             logits, labels = logits[..., :-1, :], labels[..., 1:]
         labels = labels.to(logits.device)
         if num_items_in_batch is None:
             result: Tensor = own.to(logits.device)(logits, labels)
         else:
-            result = external.to(logits.device)(
-                logits, labels, normalizer_count=num_items_in_batch)
+            result = external.to(logits.device)(logits, labels, normalizer_count=num_items_in_batch)
         return result
 
     return hf_loss
 
 
-# --- source ----------------------------------------------------------------------------------------
+# --- source --------------------------------------------------------------------------------------
 
 
 def _first_input(plan: Plan) -> tuple[str, ...]:
-    return tuple(n for n in plan.differentiable if not n.startswith("port"))[:1] or (
-        plan.differentiable[:1])
+    return (
+        tuple(n for n in plan.differentiable if not n.startswith("port"))[:1]
+        or (plan.differentiable[:1])
+    )
 
 
 def source(bound: Bound) -> str:

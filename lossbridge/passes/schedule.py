@@ -1,9 +1,9 @@
 """When each value is last read, and which graphs may run a block at a time.
 
-An eager framework allocates a tensor for every row, and from a few megabytes on the page faults cost
-more than the arithmetic. A row may write into an operand that nothing reads afterwards; a graph
-whose rows are all of one shape may run over slices that stay in the cache. Both are facts about the
-graph; what a platform makes of them is its own affair.
+An eager framework allocates a tensor for every row, and from a few megabytes on the page faults
+cost more than the arithmetic. A row may write into an operand that nothing reads afterwards; a
+graph whose rows are all of one shape may run over slices that stay in the cache. Both are facts
+about the graph; what a platform makes of them is its own affair.
 """
 
 from __future__ import annotations
@@ -15,13 +15,24 @@ from lossbridge.ir import Graph, Node
 from lossbridge.ops import OPS
 
 # Rows whose result may be the operand itself, or a view of it.
-VIEWS = frozenset({"broadcast", "rename", "stop_gradient", "attach_gradient", "where", "flip",
-                   "take", "dot", "to_real", "shift"})
+VIEWS = frozenset(
+    {
+        "broadcast",
+        "rename",
+        "stop_gradient",
+        "attach_gradient",
+        "where",
+        "flip",
+        "take",
+        "dot",
+        "to_real",
+        "shift",
+    }
+)
 # Rows that always make a new value, of the shape their axes say.
-MAKERS = frozenset(
-    name for name, row in OPS.items()
-    if row.elementwise and name not in VIEWS
-) | {"put"}
+MAKERS = frozenset(name for name, row in OPS.items() if row.elementwise and name not in VIEWS) | {
+    "put"
+}
 
 
 def dying(graph: Graph, order: Sequence[int]) -> dict[int, frozenset[int]]:
@@ -49,9 +60,12 @@ def dying(graph: Graph, order: Sequence[int]) -> dict[int, frozenset[int]]:
     for place, index in enumerate(order):
         node = graph.nodes[index]
         found[index] = frozenset(
-            a for a in node.args
-            if _makes(graph, graph.nodes[a]) and graph.nodes[a].type == node.type
-            and node.type.axes and last[a] == place
+            a
+            for a in node.args
+            if _makes(graph, graph.nodes[a])
+            and graph.nodes[a].type == node.type
+            and node.type.axes
+            and last[a] == place
         )
     return found
 
@@ -110,12 +124,17 @@ def blocks(graph: Graph) -> Blocks | None:
         else:
             return None
     outputs = [i for _, i in graph.outputs if graph.nodes[i].type.axes]
-    if not axes or not inputs or not totals or len(set(outputs)) != len(outputs) or not (
-        set(outputs) <= set(body)
+    if (
+        not axes
+        or not inputs
+        or not totals
+        or len(set(outputs)) != len(outputs)
+        or not (set(outputs) <= set(body))
     ):
         return None
-    return Blocks(tuple(head), tuple(body), tuple(totals), tuple(tail), tuple(inputs),
-                  tuple(outputs))
+    return Blocks(
+        tuple(head), tuple(body), tuple(totals), tuple(tail), tuple(inputs), tuple(outputs)
+    )
 
 
 def _pointwise(node: Node) -> bool:

@@ -144,7 +144,7 @@ def frozen(case: Case) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return (lambda *xs: loss(*xs, *rest)), tuple(x.detach() for x in inputs[: case.moving])
 
 
-# --- T1: a module with torch's call ---------------------------------------------------------------
+# --- T1: a module with torch's call --------------------------------------------------------------
 
 
 @every
@@ -179,7 +179,7 @@ def test_t1_input_comes_first_and_has_torchs_name() -> None:
         loss(x)
 
 
-# --- T2: buffers and checkpoints ------------------------------------------------------------------
+# --- T2: buffers and checkpoints -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_t2_trainable_weights_are_parameters() -> None:
     assert loss.centres.grad.abs().sum() > 0
 
 
-# --- T3: moved, copied, stored --------------------------------------------------------------------
+# --- T3: moved, copied, stored -------------------------------------------------------------------
 
 
 @every
@@ -244,7 +244,7 @@ def test_t3_meta_tensors_have_shapes(case: Case) -> None:
     assert value.shape == ()
 
 
-# --- T4: repr -------------------------------------------------------------------------------------
+# --- T4: repr ------------------------------------------------------------------------------------
 
 
 def test_t4_repr_says_every_setting() -> None:
@@ -264,7 +264,7 @@ def test_t4_repr_of_numbers_constructs_the_same_loss() -> None:
     assert again.bound == loss.bound
 
 
-# --- T5: torch.compile ----------------------------------------------------------------------------
+# --- T5: torch.compile ---------------------------------------------------------------------------
 
 
 def gradients(loss: Any, case: Case, inputs: tuple[Any, ...]) -> tuple[Any, list[Any]]:
@@ -315,7 +315,7 @@ def test_t5_confident_predictions_keep_their_gradients(mode: str) -> None:
     assert x.grad.item() == pytest.approx(-2.0611536e-9, rel=2e-7)
 
 
-# --- T6: torch.export -----------------------------------------------------------------------------
+# --- T6: torch.export ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_t6_buffers_stay_buffers() -> None:
     assert "weight" in program.graph_signature.buffers
 
 
-# --- T7: torch.func, gradcheck --------------------------------------------------------------------
+# --- T7: torch.func, gradcheck -------------------------------------------------------------------
 
 
 @every
@@ -401,7 +401,7 @@ def test_t7_double_backward_and_a_kept_graph(case: Case) -> None:
     )
 
 
-# --- T8: mixed precision --------------------------------------------------------------------------
+# --- T8: mixed precision -------------------------------------------------------------------------
 
 
 @every
@@ -457,7 +457,7 @@ def test_t8_grad_scaler_and_accumulation_follow_the_float32_run() -> None:
     assert mixed == pytest.approx(single, rel=0.02)
 
 
-# --- T9: nothing is changed behind the user's back ------------------------------------------------
+# --- T9: nothing is changed behind the user's back -----------------------------------------------
 
 
 @every
@@ -471,7 +471,7 @@ def test_t9_inputs_buffers_and_random_state_stay_as_they_were(case: Case) -> Non
     assert torch.equal(torch.get_rng_state(), seed)
 
 
-# --- T10: transformers ----------------------------------------------------------------------------
+# --- T10: transformers ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -490,7 +490,7 @@ def test_t10_hf_adapter(shift: bool) -> None:
     torch.testing.assert_close(f({"logits": logits}, y), nn.functional.cross_entropy(*flat))
 
 
-# --- T11: data parallel ---------------------------------------------------------------------------
+# --- T11: data parallel --------------------------------------------------------------------------
 
 RANK = """
     import sys, torch, torch.distributed as dist, lossbridge.torch as L
@@ -551,7 +551,7 @@ def test_t11_shards_add_up_to_the_whole(name: str) -> None:
         loss(x, y)
 
 
-# --- gradients of everything that is real ---------------------------------------------------------
+# --- gradients of everything that is real --------------------------------------------------------
 
 
 def test_targets_sample_weights_and_array_parameters_have_gradients() -> None:
@@ -601,7 +601,7 @@ def test_nothing_counts_is_nan_without_a_gradient(smoothing: float) -> None:
     assert L.CrossEntropyLoss(empty="zero")(z, torch.full((3,), -100)) == 0
 
 
-# --- errors ---------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", [3, -1, 10**6])
@@ -634,7 +634,7 @@ def test_dtypes_that_cannot_carry_the_kind_raise() -> None:
         L.FocalLoss()(torch.randn(4, 3), torch.zeros(4))
 
 
-# --- kinks ----------------------------------------------------------------------------------------
+# --- kinks ---------------------------------------------------------------------------------------
 
 KINKS: list[tuple[str, dict[str, Any], list[float], list[float], list[float]]] = [
     ("L1Loss", {}, [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]),
@@ -672,7 +672,7 @@ def test_equal_embeddings_have_gradient_zero() -> None:
     assert a.grad.isfinite().all()
 
 
-# --- penalties ------------------------------------------------------------------------------------
+# --- penalties -----------------------------------------------------------------------------------
 
 
 def test_penalties_over_modules_named_parameters_and_containers() -> None:
@@ -697,7 +697,7 @@ def test_penalties_over_modules_named_parameters_and_containers() -> None:
         loss(3.0)
 
 
-# --- ports ----------------------------------------------------------------------------------------
+# --- ports ---------------------------------------------------------------------------------------
 
 
 class Critic(nn.Module):
@@ -783,7 +783,7 @@ def test_perceptual_loss_takes_several_maps() -> None:
     assert first.weight.grad is not None
 
 
-# --- combinations ---------------------------------------------------------------------------------
+# --- combinations --------------------------------------------------------------------------------
 
 
 def parts() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -868,7 +868,7 @@ def test_combinations_copy_and_compile() -> None:
     torch.testing.assert_close(compiled(**calls), expected)
 
 
-# --- ejected files --------------------------------------------------------------------------------
+# --- ejected files -------------------------------------------------------------------------------
 
 RUN = """
     import sys
