@@ -87,7 +87,7 @@ def train(task: Task, loss: Callable[[Any, Any], Any]) -> dict[str, Any]:
     update = _update(task, variables)
     inputs, targets = tf.constant(task.inputs), tf.constant(task.targets)
 
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False)
     def advance(rows: Any) -> None:
         with tf.GradientTape() as tape:
             prediction = _forward(values, tf.gather(inputs, rows))
