@@ -15,15 +15,33 @@ from lossbridge_keras.native import MANY_ROWS, _as_int32, _spread, _widened, ker
 __all__ = ["eject", "source"]
 
 _RUN = """
+try:  # both are internal to TensorFlow; without them the same is computed, in more memory
+    from tensorflow.python import pywrap_tfe
+    from tensorflow.python.eager.record import stop_recording as _unrecorded
+
+    _gradient_types = pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes
+except (ImportError, AttributeError):
+    from contextlib import nullcontext as _unrecorded
+
+    def _gradient_types(tensors: Any) -> int:
+        return 2
+
+
 @tf.custom_gradient
 def _run(*given: Any) -> Any:
     dtype = _compute_dtype(given[REAL[0]])
-    wide = _widened(given, dtype)
-    value, *saved = _forward(*wide)
+    eager = tf.executing_eagerly()
+    if eager:
+        with _unrecorded():
+            value, *saved = _forward(*_widened(given, dtype))
+    else:
+        value, *saved = _forward(*_widened(given, dtype))
 
     def gradient(upstream: Any) -> Any:
-        upstream = tf.cast(upstream, dtype)
-        found = _backward(wide, saved, upstream)
+        upstream, kept, wide = tf.cast(upstream, dtype), saved, _widened(given, dtype)
+        if eager and _gradient_types((upstream, *given)):  # somebody differentiates this
+            kept = _forward(*wide)[1:]
+        found = _backward(wide, kept, upstream)
         return [tf.cast(found[k], x.dtype) if k in found else None for k, x in enumerate(given)]
 
     return value, gradient

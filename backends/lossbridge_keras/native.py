@@ -74,7 +74,7 @@ Tensor = Any
 DType = Any
 
 
-# --- kernels: emitted functions behind a custom gradient ------------------------------------------
+# --- kernels: emitted functions behind a custom gradient -----------------------------------------
 
 
 # A graph pays for a large array (TensorFlow then works in place) and for many ops, each of which
@@ -237,7 +237,7 @@ def kernel(spec: Spec, numbers: Numbers, options: Options) -> Kernel:
     return _KERNELS[key]
 
 
-# --- ports ----------------------------------------------------------------------------------------
+# --- ports ---------------------------------------------------------------------------------------
 
 
 class _Run:
@@ -346,7 +346,7 @@ def _arguments(graph: Graph) -> Callable[..., Any]:
     return _ARGUMENTS[graph]
 
 
-# --- the engine: from a call's arguments to a value -----------------------------------------------
+# --- the engine: from a call's arguments to a value ----------------------------------------------
 
 
 class Engine:
@@ -720,7 +720,7 @@ def _running_shape(spec: Spec, kinds: Mapping[str, Kind], values: Mapping[str, T
     return tf.concat(parts, 0)
 
 
-# --- what the two kinds of object share -----------------------------------------------------------
+# --- what the two kinds of object share ----------------------------------------------------------
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _EXTRA = tuple(inspect.Parameter(name, _KEYWORD, default=None) for name in ("name", "dtype"))
@@ -851,7 +851,7 @@ def _calls(form: Form, combined: bool) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-# --- losses of (y_true, y_pred) -------------------------------------------------------------------
+# --- losses of (y_true, y_pred) ------------------------------------------------------------------
 
 
 class Loss(_Compiled, keras.losses.Loss):
@@ -881,14 +881,12 @@ class Loss(_Compiled, keras.losses.Loss):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 2 and not kwargs:
             y_true, y_pred = args
+            # Nothing that a layer left on them: no mask, no remembered logits.
             if (
                 type(y_pred) is Eager
                 and type(y_true) is Eager
-                and (
-                    getattr(y_pred, "_keras_mask", None) is None
-                    and getattr(y_pred, "_keras_logits", None) is None
-                    and getattr(y_true, "_keras_mask", None) is None
-                )
+                and not y_pred.__dict__
+                and not y_true.__dict__
             ):
                 key = (y_pred.dtype, y_true.dtype, y_pred.shape, y_true.shape)
                 fast = self._fast.get(key)
@@ -979,7 +977,7 @@ def _snake(name: str) -> str:
     )
 
 
-# --- every other loss -----------------------------------------------------------------------------
+# --- every other loss ----------------------------------------------------------------------------
 
 
 class LossLayer(_Compiled, keras.layers.Layer):
@@ -1255,7 +1253,7 @@ class CombinedLayer(LossLayer):
         return cls(losses, **settings, **config)
 
 
-# --- another framework under Keras ----------------------------------------------------------------
+# --- another framework under Keras ---------------------------------------------------------------
 
 
 class _Foreign:
@@ -1333,7 +1331,7 @@ class _Foreign:
         return given
 
 
-# --- classes and functions ------------------------------------------------------------------------
+# --- classes and functions -----------------------------------------------------------------------
 
 
 def class_of(form: Form) -> type:
@@ -1434,7 +1432,7 @@ def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:
     return hf_loss
 
 
-# --- models with an endpoint loss -----------------------------------------------------------------
+# --- models with an endpoint loss ----------------------------------------------------------------
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
