@@ -82,7 +82,7 @@ def moved(kind: Any, x: Tensor, axis: int | None) -> Tensor:
 
 def parameter(name: str, key: str, kind: Any, x: Tensor, lengths: Lengths, first: Tensor) -> Tensor:
     """An array hyperparameter, repeated along the axes of its kind; those broadcast as in torch."""
-    wanted = tuple(n for axis in kind.axes for n in lengths.get(axis, ()))
+    wanted: tuple[Any, ...] = tuple(n for axis in kind.axes for n in lengths.get(axis, ()))
     if tuple(x.shape) == wanted or any(axis not in lengths for axis in kind.axes):
         return x
     try:
@@ -95,8 +95,9 @@ def parameter(name: str, key: str, kind: Any, x: Tensor, lengths: Lengths, first
 
 def along(name: str, what: str, x: Tensor, index: Sequence[int | None]) -> Tensor:
     """A weight or mask, repeated to one entry for each value of the loss."""
-    shape = frontdoor.aligned_shape(name, what, x.shape, index)
-    return x.reshape(shape).expand(tuple(index))
+    shape: tuple[Any, ...] = frontdoor.aligned_shape(name, what, x.shape, index)
+    full: tuple[Any, ...] = tuple(index)
+    return x.reshape(shape).expand(full)
 
 
 def number(name: str, what: str, given: Any, like: Tensor) -> Tensor:

@@ -372,7 +372,7 @@ class Body:
 
 # --- choosing ------------------------------------------------------------------------------------
 
-_HELPERS = (*LOWERING.helpers, blank, replace_, row_sum, number)
+_HELPERS: tuple[Callable[..., Any], ...] = (*LOWERING.helpers, blank, replace_, row_sum, number)
 WHOLE = dataclasses.replace(
     LOWERING, namespace={**LOWERING.namespace, "LEAST": LEAST}, helpers=_HELPERS, emitter=Whole
 )

@@ -211,7 +211,7 @@ class Loss(nn.Module):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._register()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Loss:
@@ -260,7 +260,8 @@ class Loss(nn.Module):
         """Move the schedule; a forward never does."""
         if not self.spec.step:
             raise ArgumentError(f"{type(self).__name__} has no schedule to advance")
-        self.step += steps
+        step = self.get_buffer("step")
+        step += steps
 
     # the call
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -491,17 +492,18 @@ class Loss(nn.Module):
             prepare(token, self._owner, attribute, which, weighted, masked, saved, precision, wide)
             function = getattr(self, attribute)
             if not saved:
-                value = function(
+                plain: Tensor = function(
                     *(
                         x.to(compute) if kind == "real" else x
                         for x, kind in zip(tensors, fused.kinds, strict=True)
                     )
                 )[0]
-                return value.to(out)
+                return plain.to(out)
         else:
             function = fused.function(saved, compute, out, True)
-        result = function.apply(*tensors)  # type: ignore[no-untyped-call]
-        return result[0] if isinstance(result, tuple) else result
+        result = function.apply(*tensors)
+        computed: Tensor = result[0] if isinstance(result, tuple) else result
+        return computed
 
     # parameter trees
     def _over_tree(self, spec: Spec, call: Call) -> Any:
