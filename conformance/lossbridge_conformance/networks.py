@@ -6,10 +6,11 @@ The oracle inlines their graphs; a platform makes a plain function of the same s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from lossbridge.ir import Builder, Expr, Type, inline
+from lossbridge.ir import Builder, Expr, Graph, Type, inline
 from lossbridge.kinds import Kind
 from lossbridge.plan import spec_graph
 from lossbridge.spec import Spec
@@ -38,9 +39,30 @@ def _field() -> PortSpec:
     return PortSpec(spec, ("t", "x"))
 
 
+def _features() -> PortSpec:
+    """Two maps, of three and five features: tanh units over the whole image."""
+    spec = Spec(
+        loss="suite/features@1",
+        inputs={
+            "x": Kind.parse("real[batch, *image]"),
+            "slope": Kind.parse("real[pixels]"),
+            "offset": Kind.parse("real[pixels]"),
+        },
+        body=("value = sum(tanh(slope * x + offset), *image)",),
+        yields="per_sample",
+    )
+    # Multiples of an eighth: exact in every dtype.
+    constants = {
+        "slope": np.array([0.5, -0.25, 0.75, 1.0, -0.5, 0.125, 0.25, -1.0]),
+        "offset": np.array([0.0, 0.5, -0.25, 0.125, 1.0, -0.5, 0.75, 0.25]),
+    }
+    return PortSpec(spec, ("x",), constants, maps=(3, 5))
+
+
 KNOWN: Mapping[str, Callable[[], PortSpec]] = {
     "(real[batch, *features]) -> real[batch]": _critic,
     "(real[points], real[points]) -> real[points]": _field,
+    "(real[batch, *image]) -> maps[batch]": _features,
 }
 
 
@@ -55,12 +77,38 @@ def graph_of(port: PortSpec) -> Callable[[Builder, list[Expr]], Expr]:
     def build(b: Builder, args: list[Expr]) -> Expr:
         graph = spec_graph(port.spec)
         given = dict(zip(port.arguments, args, strict=True))
-        for name, array in port.constants.items():
-            given[name] = (
-                b.input(name, Type("real", ()), "real")
-                if np.ndim(array) == 0
-                else (b.input(name, Type("real", port.spec.inputs[name].axes), "real"))
-            )
+        for name in port.constants:
+            axes = port.spec.inputs[name].axes
+            given[name] = b.input(name, Type("real", axes), "real")
         return inline(b, graph, given)[graph.output("value")]
 
     return build
+
+
+def maps_as_inputs(graph: Graph) -> Graph:
+    """What a loss asks about the maps of a port, as inputs: they are facts, not functions."""
+    b = Builder(graph.layout)
+    values: list[Expr] = []
+    for node in graph.nodes:
+        args = [values[a] for a in node.args]
+        if node.op == "segments":
+            values.append(b.input("map_of_pixel", Type("int", ("pixels",)), "integer"))
+        elif node.op == "map_sizes":
+            values.append(b.input("size_of_map", Type("real", ("maps",)), "positive"))
+        elif node.op in ("input", "const"):
+            values.append(b.row(node.op, (), node.attrs, node.type))
+        else:
+            values.append(b.op(node.op, *args, **dict(node.attrs)))
+    return b.finish(**{name: values[index] for name, index in graph.outputs})
+
+
+def maps_of(port: PortSpec) -> dict[str, Any]:
+    """Those inputs."""
+    return (
+        {
+            "map_of_pixel": np.repeat(np.arange(len(port.maps)), port.maps),
+            "size_of_map": np.array(port.maps, np.float64),
+        }
+        if port.maps
+        else {}
+    )

@@ -68,8 +68,6 @@ def _line(record: Mapping[str, Any]) -> bytes:
 def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[str, Any]:
     if task["kind"] == "train":
         return {"curve": _train(probe, task)}
-    if task["kind"] == "crash":  # the tests' own: what a fault in a framework looks like
-        os.kill(os.getpid(), 9)
     key = task["subject"]
     if key not in subjects:
         subjects.clear()  # tasks come ordered by subject; frameworks keep what they compiled

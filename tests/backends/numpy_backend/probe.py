@@ -9,92 +9,136 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-
-from lossbridge import frontdoor, ops
-from lossbridge.emit import emit, load
-from lossbridge.plan import Options, plan
-from lossbridge_conformance.formats import round_floats
+from numpy_backend import native
 from numpy_backend.lowering import LOWERING
+from numpy_backend.native import Loss
+
+from lossbridge import ops
+from lossbridge.errors import UnsupportedError
+from lossbridge.plan import Options
+from lossbridge.spec import Spec
 
 FAULT = os.environ.get("LOSSBRIDGE_TEST_FAULT", "")
+COMPUTE = {
+    "float64": np.float64, "float32": np.float32, "float16": np.float32, "bfloat16": np.float32,
+}  # fmt: skip
 
 
-def _plant(lowering: Any) -> Any:
-    if FAULT == "sign":
-        return dataclasses.replace(lowering, table={**lowering.table, "sub": "({1} - {0})"})
-    if FAULT == "derivative":
-        row = ops.OPS["sigmoid"]
-        ops.OPS["sigmoid"] = dataclasses.replace(  # type: ignore[index]
-            row, vjp=lambda args, out, g: (g * out * out,)
-        )
-        row = ops.OPS["logistic_nll"]
-        ops.OPS["logistic_nll"] = dataclasses.replace(  # type: ignore[index]
-            row, vjp=lambda args, out, g: (g * ops.sigmoid(args[0]), None)
-        )
-    return lowering
+def _plant(fault: str) -> None:
+    if fault == "sign":
+        table = {**LOWERING.table, "sub": "({1} - {0})"}
+        native.LOWERING = dataclasses.replace(LOWERING, table=table)
+    if fault == "derivative":
+        rows: Any = ops.OPS
+        rows["sigmoid"] = dataclasses.replace(
+            rows["sigmoid"], vjp=lambda args, out, g: (g * out * out,))
+        rows["logistic_nll"] = dataclasses.replace(
+            rows["logistic_nll"], vjp=lambda args, out, g: (g * ops.sigmoid(args[0]), None))
 
 
-TABLE = _plant(LOWERING)
+_plant(FAULT)
+
+
+def _bfloat16(x: Any) -> Any:
+    """float32 rounded to bfloat16, ties to even, by its bits."""
+    bits = np.atleast_1d(np.asarray(x, np.float32)).view(np.uint32).astype(np.uint64)
+    sixteen, one = np.uint64(16), np.uint64(1)
+    rounded = ((bits + np.uint64(0x7FFF) + ((bits >> sixteen) & one)) >> sixteen) << sixteen
+    found = rounded.astype(np.uint32).view(np.float32).reshape(np.shape(x))
+    return np.where(np.isnan(x), np.float32(np.nan), found)
 
 
 class Subject:
-    """A loss on NumPy."""
+    """A loss with its settings."""
 
-    def __init__(self, spec, params, reduction, normalizer, weights, ports):
+    def __init__(
+        self, spec: Spec, params: Mapping[str, Any], reduction: str, normalizer: str | None,
+        weights: Mapping[str, Any], ports: Mapping[str, Any],
+    ) -> None:
         if FAULT == "epsilon" and "eps" in params:
             params = {**params, "eps": params["eps"] * 1.01}
-        if FAULT == "normalizer" and reduction == "mean":
-            reduction = "sum"
-        self.spec, self.weights, self.ports = spec, weights, ports
-        self.numbers = tuple((k, v) for k, v in params.items() if not np.ndim(v))
+        if FAULT == "normalizer" and normalizer == "elements":
+            normalizer = "batch"
+        self.spec, self.params, self.weights, self.ports = spec, params, weights, ports
         self.reduction, self.normalizer = reduction, normalizer
+        self._losses: dict[Options, Loss] = {}
 
-    def run(self, inputs, *, dtype, mode, wrt=(), call=()):
-        call = dict(call)
+    def _loss(self, call: Mapping[str, Any]) -> Loss:
+        options = Options(
+            self.reduction, self.normalizer, "sample_weight" in call, "mask" in call)
+        if options not in self._losses:
+            self._losses[options] = Loss(self.spec, self.params, options, self.ports)
+        return self._losses[options]
+
+    def run(
+        self, inputs: Mapping[str, Any], *, dtype: str, mode: str, wrt: tuple[str, ...] = (),
+        call: Mapping[str, Any] = {},
+    ) -> dict[str, Any]:
+        """Value, and gradients of unit incoming gradient, widened to float64."""
+        if dtype not in COMPUTE or mode not in PROBE.modes:
+            raise UnsupportedError(f"NumPy has no {dtype} in mode {mode}")
         if FAULT == "kill" and dtype == "float64":
             os.kill(os.getpid(), signal.SIGKILL)
-        compute = np.float64 if dtype == "float64" else np.float32
-        kinds = {**self.spec.inputs, **{n: w.kind for n, w in self.spec.weights.items()}}
-        given = {**inputs, **self.weights}
-        lengths = frontdoor.axis_lengths(
-            kinds, {n: np.shape(x) for n, x in given.items()}, self.spec.id
-        )
-        index = tuple(frontdoor.index_shape(self.spec, lengths))
-        for key in ("sample_weight", "mask"):
-            if key in call:
-                given[key] = np.broadcast_to(call.pop(key), index)
-        given.update(call)
-        options = Options(
-            self.reduction, self.normalizer, "sample_weight" in given, "mask" in given
-        )
-        prepared = plan(self.spec, self.numbers, options, TABLE.native)
-        for port in prepared.calls:
-            raise NotImplementedError(f"this backend calls no {port.op}")
-        graph = prepared.fused(tuple(wrt)) if wrt else prepared.plain
-        function = load(emit(graph, TABLE, "loss"), TABLE, "loss")
-        arguments = []
-        for name, row in graph.inputs():
-            x = np.asarray(given[name])
-            real = graph.nodes[row].type.dtype == "real"
-            arguments.append(x.astype(compute) if real else x)
-        with np.errstate(all="ignore"):
-            results = function(*arguments)
-        value, *gradients = (round_floats(np.asarray(r, np.float64), dtype) for r in results)
-        return {"value": value, "gradients": dict(zip(wrt, gradients, strict=True))}
+        if FAULT == "hang" and dtype == "float64":
+            time.sleep(600)
+        if FAULT == "raise" and dtype == "float64":
+            raise ValueError("planted")
+
+        def cast(x: Any) -> Any:
+            x = np.asarray(x)
+            return x.astype(COMPUTE[dtype]) if x.dtype.kind == "f" else x
+
+        def back(x: Any) -> Any:
+            x = np.asarray(x).astype(COMPUTE[dtype])
+            with np.errstate(over="ignore"):
+                x = _bfloat16(x) if dtype == "bfloat16" else x.astype(dtype)
+            return x.astype(np.float64)
+
+        loss = self._loss(call)
+        given = {
+            n: [cast(leaf) for leaf in x] if isinstance(x, list) else cast(x)
+            for n, x in {**inputs, **self.weights, **call}.items()
+        }
+        loss.arrays = {n: cast(x) for n, x in loss.arrays.items()}
+        loss.constants = {n: cast(x) for n, x in loss.constants.items()}
+        trees = [n for n, x in given.items() if isinstance(x, list)]
+        if not trees:
+            found = loss(given, wrt)
+            gradients = {
+                n: back(np.broadcast_to(found[f"gradient_{n}"], given[n].shape)) for n in wrt
+            }
+            return {"value": back(found["value"]), "gradients": gradients}
+        (tree,) = trees
+        runs = [loss({**given, tree: leaf}, wrt) for leaf in given[tree]]
+        return {
+            "value": back(sum(run["value"] for run in runs)),
+            "gradients": {n: [back(run[f"gradient_{n}"]) for run in runs] for n in wrt},
+        }
 
 
-class Probe:
+class NumPyProbe:
+    """The platform."""
+
     name = "numpy"
-    modes = ("eager",)
+    modes = ("plain",)
 
-    def versions(self):
+    def versions(self) -> dict[str, str]:
         return {"numpy": np.__version__}
 
-    def subject(self, spec, params, *, reduction="none", normalizer=None, weights=(), ports=()):
-        return Subject(spec, params, reduction, normalizer, dict(weights), dict(ports))
+    def subject(
+        self, spec: Spec, params: Mapping[str, Any], *, reduction: str = "none",
+        normalizer: str | None = None, weights: Mapping[str, Any] = {},
+        ports: Mapping[str, Any] = {},
+    ) -> Subject:
+        return Subject(spec, params, reduction, normalizer, weights, ports)
+
+    def witness(self, name: str, **arguments: Any) -> None:
+        """NumPy has no losses of its own."""
 
 
-PROBE = Probe()
+PROBE = NumPyProbe()

@@ -1,0 +1,368 @@
+"""What a run measures: losses with their settings and stored cases, and the truth about them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossbridge.errors import ArgumentError, suggestion
+from lossbridge.frontdoor import Form, as_form, axis_lengths, forms, index_shape
+from lossbridge.ir import Graph
+from lossbridge.kinds import Kind
+from lossbridge.passes.differentiate import differentiate
+from lossbridge.passes.stabilise import stabilise
+from lossbridge.plan import Numbers, Options, inline_ports, plan, spec_graph
+from lossbridge.spec import Spec
+from lossbridge_conformance import cases, measure, networks
+from lossbridge_conformance.formats import FORMATS
+from lossbridge_conformance.oracle import Rounded, filled, oracle, round_to
+from lossbridge_conformance.probe import PortSpec
+
+Array: TypeAlias = NDArray[Any]
+DTYPES = tuple(FORMATS)
+HALVES = ("float16", "bfloat16")
+FIXTURES = Path(__file__).parent / "fixtures"
+BUDGET = 40.0  # seconds that the oracle may spend on one call
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One loss of a run: a specification, its settings, and its cases.
+
+    ``setting`` is empty for the defaults; otherwise it says what was changed.
+    """
+
+    spec: Spec
+    class_: str
+    params: Mapping[str, Any]
+    ports: Mapping[str, PortSpec]
+    calls: tuple[cases.Call, ...]
+    fixtures: str
+    setting: str = ""
+
+    @property
+    def name(self) -> str:
+        """The loss, as cells name it."""
+        return f"{self.spec.id} ({self.setting})" if self.setting else self.spec.id
+
+    @property
+    def numbers(self) -> Numbers:
+        """The parameters that are numbers, as a plan takes them."""
+        return tuple((n, v) for n, v in self.params.items() if not np.ndim(v))
+
+    @property
+    def wrt(self) -> tuple[str, ...]:
+        """What a gradient is taken in: the real inputs, and the trainable weights."""
+        return tuple(n for n, k in self.spec.inputs.items() if k.dtype == "real") + tuple(
+            self.spec.weights
+        )
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the unreduced value."""
+        graph = spec_graph(self.spec)
+        return graph.nodes[graph.output("value")].type.axes
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The kinds of all arrays that a case holds."""
+        return {**self.spec.inputs, **{n: w.kind for n, w in self.spec.weights.items()}}
+
+    @property
+    def tree(self) -> bool:
+        """Whether the loss is one of a parameter tree."""
+        return any(kind.name == "tree" for kind in self.spec.inputs.values())
+
+    def written(self) -> Graph:
+        """The unreduced loss as written, parameters bound and ports inlined."""
+        prepared = plan(self.spec, self.numbers, Options("none"))
+        graph = inline_ports(
+            prepared.written, {name: networks.graph_of(port) for name, port in self.ports.items()}
+        )
+        return networks.maps_as_inputs(graph)
+
+    def graph(self, stable: bool = False) -> Graph:
+        """The loss as written (or after the rules) with its gradients."""
+        graph = self.written()
+        return differentiate(stabilise(graph) if stable else graph, "value", self.wrt)
+
+    def given(self, graph: Graph, call: cases.Call) -> dict[str, Any]:
+        """The inputs of that graph in one call."""
+        # Parameters that are numbers are constants of the graph.
+        given: dict[str, Any] = {"step": np.asarray(0.0), **call.inputs}
+        given.update((n, np.asarray(v)) for n, v in self.params.items() if np.ndim(v))
+        for port in self.ports.values():
+            given.update(port.constants)
+            given.update(networks.maps_of(port))
+        return {name: given[name] for name, _ in graph.inputs()}
+
+    def index(self, call: cases.Call) -> tuple[int, ...]:
+        """The shape of the unreduced value in one call."""
+        lengths = axis_lengths(
+            self.kinds, {n: x.shape for n, x in call.inputs.items()}, self.spec.id
+        )
+        return tuple(int(n or 0) for n in index_shape(self.spec, lengths))
+
+    def split(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        """The arrays of a call as a task holds them: inputs, and weights."""
+        own = self.spec.weights
+        return {
+            "inputs": {n: x for n, x in inputs.items() if n not in own},
+            "weights": {n: x for n, x in inputs.items() if n in own},
+        }
+
+    def axes_of(self, quantity: str) -> tuple[str, ...]:
+        """The axes of the value, or of the gradient in an input."""
+        return self.axes if quantity == "value" else tuple(self.kinds[quantity].axes)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A loss that a run cannot measure."""
+
+    id: str
+    class_: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the oracle says of one call, rounded into one dtype.
+
+    ``conditions`` holds condition numbers, of the value at first; those of gradients, which cost
+    more than all else, are added where a result needs one. ``accepted`` is the answer for inputs
+    whose subnormals are flushed, ``from_rules`` whether an element rests on the stabilise rules.
+    """
+
+    rounded: dict[str, Rounded]
+    accepted: dict[str, Rounded] | None
+    conditions: dict[str, Array]
+    from_rules: bool
+
+
+Truths: TypeAlias = Mapping[str, Mapping[tuple[int, str], Truth]]  # by loss, then call and dtype
+
+
+def dims_of(axes: Sequence[str], wanted: Sequence[str], rank: int) -> tuple[int, ...]:
+    """The dimensions of some axes in an array of a rank; the group takes what is left."""
+    width = rank - len(axes) + 1
+    found: list[int] = []
+    position = 0
+    for axis in axes:
+        step = width if axis.startswith("*") else 1
+        if axis in wanted:
+            found.extend(range(position, position + step))
+        position += step
+    return tuple(found)
+
+
+# --- which -----------------------------------------------------------------------------------------
+
+
+def chosen(
+    losses: Sequence[str], folder: Path, settings: bool = True
+) -> tuple[list[Subject], list[Skipped]]:
+    """The losses named (all by default), each with its cases; and those left out, and why.
+
+    ``settings`` adds every loss with parameters a second time, with all of them changed.
+    """
+    subjects: list[Subject] = []
+    skipped: list[Skipped] = []
+    for form in [find(name) for name in losses] or list(forms().values()):
+        for spec in form.specs:
+            reason = _unmeasurable(spec)
+            if reason:
+                skipped.append(Skipped(spec.id, form.name, reason))
+                continue
+            subject = _subject(form.name, spec, folder)
+            subjects.append(subject)
+            if settings:
+                subjects.extend(_changed(subject))
+    return subjects, skipped
+
+
+def _unmeasurable(spec: Spec) -> str:
+    if spec.uses:
+        return "it combines other losses, which the oracle measures one by one"
+    unknown = sorted(set(spec.ports) - set(networks.ports_of(spec)))
+    if unknown:
+        return "the suite has no network for " + ", ".join(
+            f"the port {name}, {spec.ports[name]}" for name in unknown
+        )
+    return ""
+
+
+def find(name: str) -> Form:
+    """A loss by class, id or path."""
+    from lossbridge.catalogue import catalogue
+
+    if name in forms():
+        return forms()[name]
+    for known in (name, f"{name}@1"):
+        if known in catalogue():
+            return as_form(catalogue()[known])
+    path, _, attribute = name.partition(":")
+    if path.endswith(".py"):
+        from lossbridge.cli.commands import load_definition
+
+        return as_form(load_definition(Path(path), attribute))
+    if path.endswith(".json"):
+        return as_form(path)
+    raise ArgumentError(
+        f"there is no loss {name!r}{suggestion(name, [*forms(), *catalogue()])}; a loss of your own "
+        "is a path to a .json file or file.py:name"
+    )
+
+
+def _subject(name: str, spec: Spec, folder: Path) -> Subject:
+    from lossbridge.catalogue import catalogue
+
+    path = cases.fixture_path(FIXTURES, spec.id)
+    shipped = catalogue().get(spec.id)
+    # A user's loss may have the id of one of ours; the stored cases are for ours only.
+    if not path.exists() or shipped is None or shipped.spec.hash != spec.hash:
+        path = cases.fixture_path(folder, spec.id)
+        cases.write_fixtures(spec, path)
+    fixture = cases.read_fixtures(path)
+    return Subject(
+        spec,
+        name,
+        _exact(cases.parameters(spec)),
+        networks.ports_of(spec),
+        fixture.calls,
+        fixture.sha256,
+    )
+
+
+def _exact(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that every dtype of at least float32 holds, so that all run with the same ones."""
+    return {n: float(np.float32(v)) if isinstance(v, float) else v for n, v in params.items()}
+
+
+def _changed(subject: Subject) -> Iterator[Subject]:
+    """The loss with every parameter at another ordinary value, an array where it may be one.
+
+    Without this, a branch that a default switches off would never be measured.
+    """
+    params = dict(subject.params)
+    fixed: dict[str, int] = {}
+    maps = next((len(port.maps) for port in subject.ports.values() if port.maps), 0)
+    for name, param in subject.spec.params.items():
+        kind = param.kind
+        if kind.dtype == "bool":
+            params[name] = not params[name]
+        elif kind.dtype == "int":
+            params[name] = 1 if params[name] != 1 else 0
+        elif kind.axes and not any(axis.startswith("*") for axis in kind.axes):
+            fixed.update((a, maps if a == "maps" else cases.SIZE) for a in kind.axes)
+            shape = tuple(fixed[a] for a in kind.axes)
+            params[name] = (0.5 + 0.25 * np.arange(np.prod(shape))).reshape(shape)
+        else:
+            other = next(x for x in (1.5, 0.375) if x in kind and x != params[name])
+            params[name] = other
+    calls = tuple(
+        call
+        for call in subject.calls
+        if call.stratum != "full"
+        and "large" not in call.flags[0]
+        and all(
+            x.shape[axis] == fixed[a]
+            for n, x in call.inputs.items()
+            for axis, a in enumerate(subject.kinds[n].axes)
+            if a in fixed
+        )
+    )
+    words = ", ".join(
+        f"{n}={'array' if np.ndim(v) else v}"
+        for n, v in params.items()
+        if np.ndim(v) or v != subject.params[n]
+    )
+    if words and calls:
+        yield Subject(
+            subject.spec, subject.class_, params, subject.ports, calls, subject.fixtures, words
+        )
+
+
+# --- the truth -------------------------------------------------------------------------------------
+
+
+def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Truth]:
+    """The truth of every call, for every dtype that holds its values and is measured against it."""
+    written = subject.graph()
+    found: dict[tuple[int, str], Truth] = {}
+    stable: Graph | None = None
+    for at, call in enumerate(subject.calls):
+        # Half precision is held against our own float32, not against the oracle.
+        wanted = [d for d in dtypes if call.group in cases.SERVES[d] and d not in HALVES]
+        if not wanted:
+            continue
+        inputs = subject.given(written, call)
+        results = oracle(written, inputs, budget=BUDGET)
+        rules = False
+        if any(r.undecided.any() for r in results.values()):
+            stable = stable or subject.graph(stable=True)
+            again = oracle(stable, inputs, budget=BUDGET)
+            merged = {n: filled(r, again[n]) for n, r in results.items()}
+            rules = any(taken.any() for _, taken in merged.values())
+            results = {n: r for n, (r, _) in merged.items()}
+        for dtype in wanted:
+            flushed = measure.flushed_inputs(written, inputs, dtype)
+            accepted = None
+            if flushed is not None:
+                accepted = {
+                    n: round_to(r, dtype)
+                    for n, r in oracle(written, flushed, budget=BUDGET).items()
+                }
+            found[at, dtype] = Truth(
+                {n: round_to(r, dtype) for n, r in results.items()},
+                accepted,
+                {"value": measure.condition_value(written, inputs, results, dtype)},
+                rules,
+            )
+    return found
+
+
+def gradient_condition(job: tuple[Subject, int, str, str]) -> Array:
+    """The condition numbers of the gradient in one input, for one call and dtype."""
+    subject, at, dtype, name = job
+    written = subject.graph()
+    inputs = subject.given(written, subject.calls[at])
+    return measure.condition_gradient(written, inputs, name, dtype)
+
+
+def cached_truths(job: tuple[Subject, tuple[str, ...], str]) -> dict[tuple[int, str], Truth]:
+    """The same, kept in a folder for the next run."""
+    subject, dtypes, folder = job
+    key = hashlib.sha256(
+        f"{subject.spec.hash} {subject.name} {subject.fixtures} {dtypes} "
+        f"{sorted((n, np.asarray(v).tolist()) for n, v in subject.params.items())} "
+        f"{_own_code()}".encode()
+    ).hexdigest()
+    path = Path(folder) / f"{key}.pickle"
+    if path.exists():
+        known: dict[tuple[int, str], Truth] = pickle.loads(path.read_bytes())
+        return known
+    found = truths(subject, dtypes)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_bytes(pickle.dumps(found))
+    os.replace(temporary, path)
+    return found
+
+
+def _own_code() -> str:
+    """A digest of the oracle and the core, so that no stale truth outlives a change of either."""
+    import lossbridge
+
+    digest = hashlib.sha256()
+    core = Path(lossbridge.__file__).parent
+    for path in sorted([*Path(__file__).parent.rglob("*.py"), *core.rglob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
