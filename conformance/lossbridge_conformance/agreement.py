@@ -11,6 +11,7 @@ import numpy as np
 
 from lossbridge_conformance import cases, measure
 from lossbridge_conformance.formats import FORMATS, Floats
+from lossbridge_conformance.oracle import Rounded
 from lossbridge_conformance.results import Cell, cell_id
 from lossbridge_conformance.stability import BOUNDS, QUANTITIES, Tally, result, task_id
 from lossbridge_conformance.subjects import HALVES, Subject, Truth, Truths, dims_of
@@ -33,7 +34,7 @@ def cells(
             yield from _kinks(subject, dtype, workers, truths)
 
 
-# --- pairs -----------------------------------------------------------------------------------------
+# --- pairs ---------------------------------------------------------------------------------------
 
 
 def _pair(
@@ -119,7 +120,7 @@ def _apart(
     return np.maximum(np.where(np.isinf(ulps), float(form.width), bits), 0.0)
 
 
-# --- kinks -----------------------------------------------------------------------------------------
+# --- kinks ---------------------------------------------------------------------------------------
 
 
 def _kinks(
@@ -143,7 +144,7 @@ def _kinks(
             rounded = truth.rounded[f"gradient_{name}"]
             expected = rounded.value
             axes = subject.axes_of(name)
-            looked = _few_bits(expected) & ~rounded.undecided & (rounded.value == rounded.other)
+            looked = _at_a_kink(rounded) & ~_cancels(subject, truth, name, expected.ndim)
             if call.sample_axis in axes:
                 (dim,) = dims_of(axes, (str(call.sample_axis),), expected.ndim)
                 shape = [1] * expected.ndim
@@ -188,7 +189,19 @@ def _kinks(
     )  # fmt: skip
 
 
-def _few_bits(x: Floats) -> Any:
-    fraction = np.frexp(np.where(np.isfinite(x), x, 0.1))[0]
-    scaled = np.ldexp(fraction, FEW_BITS)
-    return (scaled == np.round(scaled)) & (np.abs(x) <= 2.0**FEW_BITS)
+def _at_a_kink(truth: Rounded) -> Any:
+    """Which gradients are numbers such as 0, 1 or -0.25, and no others that round to one."""
+    x = np.where(np.isfinite(truth.value), truth.value, 0.1)
+    scaled = np.ldexp(np.frexp(x)[0], FEW_BITS)
+    few = (scaled == np.round(scaled)) & (np.abs(x) <= 2.0**FEW_BITS)
+    few &= (np.abs(x) >= 2.0**-FEW_BITS) | truth.exact_zero
+    return few & ~truth.undecided & (truth.value == truth.other)
+
+
+def _cancels(subject: Subject, truth: Truth, name: str, rank: int) -> Any:
+    """Where a gradient is ill-conditioned: it is then a zero by cancellation, not at a kink."""
+    k = np.asarray(truth.conditions.get(name, 1.0), np.float64)
+    ill = np.isfinite(k) & (k > 2.0)
+    axes = subject.axes_of(name)
+    inner = dims_of(axes, [a for a in axes if a not in subject.axes], rank)
+    return np.expand_dims(ill, inner) if ill.ndim else ill

@@ -112,7 +112,7 @@ class Contract:
                 extra = (
                     {"normalizer_count": np.asarray(EXTERNAL)} if (normalizer == "external") else {}
                 )
-                if not v.ndim and normalizer != "elements" or divisor == 0.0:
+                if divisor == 0.0 or (not v.ndim and normalizer != "elements"):
                     continue
                 yield Check(
                     f"{normalizer}{suffix}",

@@ -164,7 +164,7 @@ def dims_of(axes: Sequence[str], wanted: Sequence[str], rank: int) -> tuple[int,
     return tuple(found)
 
 
-# --- which -----------------------------------------------------------------------------------------
+# --- which ---------------------------------------------------------------------------------------
 
 
 def chosen(
@@ -217,8 +217,8 @@ def find(name: str) -> Form:
     if path.endswith(".json"):
         return as_form(path)
     raise ArgumentError(
-        f"there is no loss {name!r}{suggestion(name, [*forms(), *catalogue()])}; a loss of your own "
-        "is a path to a .json file or file.py:name"
+        f"there is no loss {name!r}{suggestion(name, [*forms(), *catalogue()])}; a loss of your "
+        "own is a path to a .json file or file.py:name"
     )
 
 
@@ -291,7 +291,7 @@ def _changed(subject: Subject) -> Iterator[Subject]:
         )
 
 
-# --- the truth -------------------------------------------------------------------------------------
+# --- the truth -----------------------------------------------------------------------------------
 
 
 def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Truth]:

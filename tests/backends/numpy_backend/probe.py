@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy_backend import native
-from numpy_backend.lowering import LOWERING
-from numpy_backend.native import Loss
 
 from lossbridge import ops
 from lossbridge.errors import UnsupportedError
 from lossbridge.plan import Options
 from lossbridge.spec import Spec
+from numpy_backend import native
+from numpy_backend.lowering import LOWERING
+from numpy_backend.native import Loss
 
 FAULT = os.environ.get("LOSSBRIDGE_TEST_FAULT", "")
 COMPUTE = {
@@ -36,9 +36,11 @@ def _plant(fault: str) -> None:
     if fault == "derivative":
         rows: Any = ops.OPS
         rows["sigmoid"] = dataclasses.replace(
-            rows["sigmoid"], vjp=lambda args, out, g: (g * out * out,))
+            rows["sigmoid"], vjp=lambda args, out, g: (g * out * out,)
+        )
         rows["logistic_nll"] = dataclasses.replace(
-            rows["logistic_nll"], vjp=lambda args, out, g: (g * ops.sigmoid(args[0]), None))
+            rows["logistic_nll"], vjp=lambda args, out, g: (g * ops.sigmoid(args[0]), None)
+        )
 
 
 _plant(FAULT)
@@ -57,8 +59,13 @@ class Subject:
     """A loss with its settings."""
 
     def __init__(
-        self, spec: Spec, params: Mapping[str, Any], reduction: str, normalizer: str | None,
-        weights: Mapping[str, Any], ports: Mapping[str, Any],
+        self,
+        spec: Spec,
+        params: Mapping[str, Any],
+        reduction: str,
+        normalizer: str | None,
+        weights: Mapping[str, Any],
+        ports: Mapping[str, Any],
     ) -> None:
         if FAULT == "epsilon" and "eps" in params:
             params = {**params, "eps": params["eps"] * 1.01}
@@ -69,14 +76,18 @@ class Subject:
         self._losses: dict[Options, Loss] = {}
 
     def _loss(self, call: Mapping[str, Any]) -> Loss:
-        options = Options(
-            self.reduction, self.normalizer, "sample_weight" in call, "mask" in call)
+        options = Options(self.reduction, self.normalizer, "sample_weight" in call, "mask" in call)
         if options not in self._losses:
             self._losses[options] = Loss(self.spec, self.params, options, self.ports)
         return self._losses[options]
 
     def run(
-        self, inputs: Mapping[str, Any], *, dtype: str, mode: str, wrt: tuple[str, ...] = (),
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        dtype: str,
+        mode: str,
+        wrt: tuple[str, ...] = (),
         call: Mapping[str, Any] = {},
     ) -> dict[str, Any]:
         """Value, and gradients of unit incoming gradient, widened to float64."""
@@ -131,8 +142,13 @@ class NumPyProbe:
         return {"numpy": np.__version__}
 
     def subject(
-        self, spec: Spec, params: Mapping[str, Any], *, reduction: str = "none",
-        normalizer: str | None = None, weights: Mapping[str, Any] = {},
+        self,
+        spec: Spec,
+        params: Mapping[str, Any],
+        *,
+        reduction: str = "none",
+        normalizer: str | None = None,
+        weights: Mapping[str, Any] = {},
         ports: Mapping[str, Any] = {},
     ) -> Subject:
         return Subject(spec, params, reduction, normalizer, weights, ports)
