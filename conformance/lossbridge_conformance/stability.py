@@ -212,7 +212,7 @@ def judge(
     tally: Tally,
     wrt: Sequence[str] = (),
 ) -> None:
-    """Add one call to a cell: the value, or the gradients in all inputs (or in those of ``wrt``)."""
+    """Add one call to a cell: its value, or its gradients (in ``wrt``, or in every input)."""
     for name in ("value",) if quantity == "value" else wrt or subject.wrt:
         rounded = truth.rounded[name if quantity == "value" else f"gradient_{name}"]
         accepted = (
