@@ -518,15 +518,13 @@ def calls_of(token: int, which: int, weighted: bool, masked: bool) -> tuple[Port
     return tuple(c for c in calls if c.op not in late) + tuple(c for c in calls if c.op in late)
 
 
-EXTERNAL: dict[int, Bound] = {}
+def external(bound: Bound) -> Bound:
+    """The same loss, divided by a count from outside: the mean over all leaves of a tree.
 
-
-def external(bound: Bound) -> int:
-    """The same loss, divided by a count from outside: the mean over all leaves of a tree."""
-    known = EXTERNAL.get(id(bound))
-    if known is None:
-        known = EXTERNAL[id(bound)] = dataclasses.replace(bound, normalizer="external")
-    return token_of(known)
+    Its module holds it: a table by ``id(bound)`` gave one loss the value of another, once the first
+    was gone and its id used again.
+    """
+    return dataclasses.replace(bound, normalizer="external")
 
 
 def dual_level() -> bool:

@@ -137,6 +137,8 @@ class Loss(nn.Module):
     combination: Combination | None = None
     bound: Bound
     _token: int
+    _over_leaves: Bound
+    _leaves_token: int
     _owner: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -200,6 +202,9 @@ class Loss(nn.Module):
 
     def _register(self) -> None:
         self._token = token_of(self.bound)
+        if any(kind.name == "tree" for kind in self.bound.specs[0].inputs.values()):
+            self._over_leaves = external(self.bound)
+            self._leaves_token = token_of(self._over_leaves)
         self._owner = id(self)
         OWNERS[self._owner] = self
 
@@ -207,7 +212,8 @@ class Loss(nn.Module):
         return {
             k: v
             for k, v in self.__dict__.items()
-            if k not in ("_token", "_owner") and not k.startswith(KERNEL)
+            if k not in ("_token", "_owner", "_over_leaves", "_leaves_token")
+            and not k.startswith(KERNEL)
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -321,7 +327,10 @@ class Loss(nn.Module):
         )
         compute, out = _dtypes(spec, inputs)
         saved: tuple[str, ...] = ()
-        if torch.is_grad_enabled():
+        # Under a transform the backward goes by the formula anyway, and vmap refuses a
+        # saved gradient
+        # that it does not batch (that of a trainable weight).
+        if torch.is_grad_enabled() and (torch.compiler.is_compiling() or not transformed()):
             saved = tuple(
                 n
                 for n, kind in zip(fused.names, fused.kinds, strict=True)
@@ -465,7 +474,9 @@ class Loss(nn.Module):
         fused = resolve(token, which, weighted, masked)
         tensors = [inputs[n] for n in fused.names]
         saved: tuple[str, ...] = ()
-        if torch.is_grad_enabled():
+        # Under a transform the backward goes by the formula, and vmap refuses a saved gradient
+        # that it does not batch (that of a trainable weight).
+        if torch.is_grad_enabled() and (torch.compiler.is_compiling() or not transformed()):
             saved = tuple(
                 n
                 for n, x, kind in zip(fused.names, tensors, fused.kinds, strict=True)
@@ -529,7 +540,7 @@ class Loss(nn.Module):
                     f"{bound.form.name} runs over parameters; divide by 'elements' or 'external'"
                 )
             count = sum(x.numel() for x in leaves)
-            token = external(bound)
+            token = self._leaves_token
         out = leaves[0].dtype
         parts = []
         for leaf in leaves:

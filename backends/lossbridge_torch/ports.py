@@ -15,7 +15,7 @@ from lossbridge.plan import PortCall
 from lossbridge.spec import Spec
 from lossbridge.trace import port_axes
 from lossbridge_torch.arguments import Lengths
-from lossbridge_torch.fused import polished, stage_of, transformed
+from lossbridge_torch.fused import dual_level, polished, stage_of, transformed
 
 
 def outside(
@@ -73,7 +73,8 @@ def _given(call: PortCall, inputs: Mapping[str, Any], compute: torch.dtype) -> l
 
 def _slope(function: Callable[..., Tensor], given: Sequence[Tensor], wrt: Sequence[int]) -> Tensor:
     """The derivatives of the sum of a port's value, one after the other."""
-    if torch.compiler.is_compiling() or transformed():
+    # Dual numbers too: the detached tensor below would have no tangent (a wrong result, silently).
+    if torch.compiler.is_compiling() or transformed() or dual_level():
         wrapped: Any = function
         for position in wrt:
             wrapped = torch.func.grad(functools.partial(_summed, wrapped), argnums=position)

@@ -141,7 +141,9 @@ def push_forward(graph: Graph, output: str, wrt: Sequence[str]) -> Graph:
         term = ops.total(gradient * tangent, source.axes, source)
         pairing = term if pairing is None else pairing + term
     if pairing is None:
-        return b.finish(tangent=ops.broadcast(b.const(0.0), *value.axes))
+        # No derivative at all, as of L1's gradient: nothing to transpose, and nobody gives u.
+        zero = b.finish(tangent=ops.broadcast(b.const(0.0), *value.axes))
+        return _without_input(zero, "upstream")
     result = pull_back(b, pairing, b.const(1.0), [u])[0]
     assert result is not None, "the pull-back is linear in its incoming gradient"
     graph = b.finish(tangent=ops.broadcast(result, *value.axes))
