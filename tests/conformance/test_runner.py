@@ -5,7 +5,9 @@ The platform here is a third party's: NumPy, in the tests' own tree, found by it
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("flint")
+
+import numpy as np
+
+from lossbridge import ops, plan
+from lossbridge_conformance import agreement, derivatives, stability, subjects
+from lossbridge_conformance.workers import Worker
 
 BACKENDS = Path(__file__).resolve().parents[1] / "backends"
 
@@ -30,9 +38,7 @@ def third_party(tmp_path, monkeypatch):
     return tmp_path
 
 
-def conformance(folder: Path, *arguments: str, fault: str = "", monkeypatch=None):
-    import os
-
+def conformance(folder: Path, *arguments: str, fault: str = ""):
     environment = {**os.environ, "LOSSBRIDGE_TEST_FAULT": fault}
     out = folder / f"report-{fault or 'none'}"
     done = subprocess.run(
@@ -86,7 +92,9 @@ def test_a_planted_fault_is_caught(third_party, fault, loss, track):
     assert done.returncode == 1, done.stdout + done.stderr
     failed = [c for c in cells if c["status"] == "FAIL"]
     assert failed
-    assert {c["track"] for c in failed} == {track}
+    tracks = {c["track"] for c in failed}
+    assert track in tracks
+    assert "stability" not in tracks or track == "stability"
 
 
 def _epsilon_matters(folder: Path) -> Path:
@@ -202,3 +210,181 @@ def test_an_unwritable_folder_is_refused_before_anything_runs(third_party):
     assert done.returncode == 2
     assert "another folder" in done.stderr
     assert blocked.read_text() == "here first"
+
+
+# --- the judges, on results made by hand ----------------------------------------------------------
+
+
+def by_hand(tmp_path, *names, modes=("first", "second")):
+    """Workers that answered with the truth itself, and all that judges them."""
+    found, _ = subjects.chosen(names, tmp_path, settings=False)
+    truths = {s.name: subjects.truths(s, ("float32",)) for s in found}
+    workers = []
+    for platform in ("one", "two"):
+        worker = Worker(platform, modes, [], tmp_path)
+        for subject in found:
+            for (at, dtype), truth in truths[subject.name].items():
+                for mode in modes:
+                    worker.answers[stability.task_id(subject, mode, dtype, at)] = {
+                        "value": truth.rounded["value"].value.copy(),
+                        "gradients": {
+                            n: truth.rounded[f"gradient_{n}"].value.copy() for n in subject.wrt
+                        },
+                    }
+        workers.append(worker)
+    return found, truths, workers
+
+
+def judged(found, truths, workers):
+    cells = [
+        cell
+        for worker in workers
+        for cell in stability.cells(worker, found, ("float32",), truths, {}, False)
+    ]
+    return cells, list(agreement.cells(workers, found, ("float32",), truths))
+
+
+def first_call(subject, stratum):
+    return next(i for i, c in enumerate(subject.calls) if c.stratum == stratum)
+
+
+def test_the_truth_itself_passes_everywhere(tmp_path):
+    stable, agreed = judged(*by_hand(tmp_path, "HuberLoss", "FocalLoss", "CTCLoss"))
+    assert {c.status for c in [*stable, *agreed]} == {"PASS"}
+    assert max(c.bits for c in stable) == 0.0
+    assert {c.quantity for c in agreed} == {"value", "gradient", "kinks"}
+
+
+@pytest.mark.parametrize(
+    ("ulps", "quantity", "caught"),
+    [(6, "value", False), (8, "value", True), (14, "gradient", False), (17, "gradient", True)],
+)
+def test_a_shift_of_known_size_is_caught_beyond_the_bound(tmp_path, ulps, quantity, caught):
+    found, truths, workers = by_hand(tmp_path, "BCEWithLogitsLoss")
+    (subject,) = found
+    at = first_call(subject, "practical")
+    answer = workers[1].answers[stability.task_id(subject, "second", "float32", at)]
+    got = answer["value"] if quantity == "value" else answer["gradients"]["logits"]
+    for _ in range(ulps):
+        got[0] = np.nextafter(np.float32(got[0]), np.float32(np.inf))
+    stable, _ = judged(found, truths, workers)
+    failed = [(c.platform, c.mode, c.quantity, c.stratum) for c in stable if c.status == "FAIL"]
+    assert failed == ([("two", "second", quantity, "practical")] if caught else [])
+
+
+@pytest.mark.parametrize(("value", "status"), [(np.nan, "NAN"), (np.inf, "FAIL"), (0.0, "FAIL")])
+def test_a_spurious_number_is_caught_wherever_it_stands(tmp_path, value, status):
+    found, truths, workers = by_hand(tmp_path, "BCEWithLogitsLoss")
+    (subject,) = found
+    for stratum in ("practical", "full", "special"):
+        at = first_call(subject, stratum)
+        truth = truths[subject.name][at, "float32"].rounded["value"].value
+        where = int(np.flatnonzero(np.isfinite(truth) & (np.abs(truth) > 1e-30))[-1])
+        answer = workers[0].answers[stability.task_id(subject, "first", "float32", at)]
+        answer["value"][where] = value
+    stable, agreed = judged(found, truths, workers)
+    failed = {c.stratum: c.status for c in stable if c.status != "PASS"}
+    assert failed == {"practical": status, "full": status, "special": status}
+    assert {c.platform for c in agreed if c.status == "FAIL"} == {"one modes", "one / two"}
+
+
+def test_platforms_too_far_apart_disagree(tmp_path):
+    found, truths, workers = by_hand(tmp_path, "MSELoss")
+    (subject,) = found
+    at = first_call(subject, "practical")
+    for worker, sign in zip(workers, (1.0, -1.0), strict=True):
+        for mode in worker.modes:
+            answer = worker.answers[stability.task_id(subject, mode, "float32", at)]
+            answer["value"][0] = np.float32(answer["value"][0] * (1.0 + sign * 12 * 2.0**-23))
+    _, agreed = judged(found, truths, workers)
+    failed = [(c.platform, c.quantity) for c in agreed if c.status == "FAIL"]
+    assert failed == [("one / two", "value")]
+
+
+def test_a_kink_is_exact(tmp_path):
+    found, truths, workers = by_hand(tmp_path, "L1Loss")
+    (subject,) = found
+    at = first_call(subject, "special")
+    tie = next(i for i, flags in enumerate(subject.calls[at].flags) if "tie" in flags)
+    answer = workers[1].answers[stability.task_id(subject, "first", "float32", at)]
+    answer["gradients"]["prediction"][tie] = 1e-7
+    _, agreed = judged(found, truths, workers)
+    (failed,) = [c for c in agreed if c.status == "FAIL"]
+    assert (failed.quantity, failed.stratum) == ("kinks", "special")
+    assert "two first" in failed.detail
+
+
+def test_a_wrong_derivative_row_is_caught_though_the_truth_shares_it(tmp_path, monkeypatch):
+    (right,), _ = subjects.chosen(("LogCoshLoss",), tmp_path, settings=False)
+    assert derivatives.cell(right).status == "PASS"
+    row = ops.OPS["log_cosh"]
+    monkeypatch.setitem(
+        ops.OPS, "log_cosh", dataclasses.replace(row, vjp=lambda a, out, g: (g * ops.sin(a[0]),))
+    )
+    monkeypatch.setattr(subjects, "plan", lambda *arguments: plan.plan.__wrapped__(*arguments))
+    cell = derivatives.cell(right)
+    assert cell.status == "FAIL"
+    assert "slope" in cell.detail
+
+
+def test_a_gradient_stated_on_purpose_is_not_called_wrong(tmp_path):
+    (bce,), _ = subjects.chosen(("BCELoss",), tmp_path, settings=False)
+    cell = derivatives.cell(bce)
+    assert cell.status == "UNTESTED"
+    assert "states a gradient" in cell.detail
+
+
+def test_every_parameter_is_measured_at_a_second_value(tmp_path):
+    found, skipped = subjects.chosen((), tmp_path)
+    assert not skipped
+    changed = {s.spec.id: s for s in found if s.setting}
+    for subject in found:
+        free = {
+            n
+            for n, p in subject.spec.params.items()
+            if not any(axis.startswith("*") for axis in p.kind.axes) or not np.ndim(p.value)
+        }
+        if subject.setting or not free:
+            continue
+        other = changed[subject.spec.id].params
+        assert all(np.ndim(other[n]) or other[n] != subject.params[n] for n in free), subject.name
+
+
+# --- workers --------------------------------------------------------------------------------------
+
+
+def test_a_silent_worker_is_stopped_and_loses_one_task(third_party, monkeypatch):
+    monkeypatch.setenv("LOSSBRIDGE_TEST_FAULT", "hang")
+    (subject,), _ = subjects.chosen(("MSELoss",), third_party, settings=False)
+    tasks = [
+        next(t for t in stability.tasks(subject, ("plain",), (dtype,), True))
+        for dtype in ("float32", "float64", "bfloat16")
+    ]
+    worker = Worker("numpy", ("plain",), tasks, third_party, silence=4.0).run()
+    errors = [worker.answers[task["id"]].get("kind", "") for task in tasks]
+    assert errors == ["", "crash", ""]
+    assert len(worker.notes) == 1
+    assert "signal 9" in worker.notes[0]
+
+
+def test_a_fault_of_python_costs_its_task_only(third_party):
+    done, cells, _ = conformance(
+        third_party, "--losses", "MSELoss", "--dtypes", "float32,float64", fault="raise"
+    )
+    assert done.returncode == 1
+    raised = {c["dtype"] for c in cells if c["status"] == "RAISES"}
+    assert raised == {"float64"}
+    assert any("ValueError: planted" in c["detail"] for c in cells)
+    assert {c["status"] for c in cells if c["dtype"] == "float32"} == {"PASS"}
+
+
+def test_the_suite_in_a_backends_own_tests(third_party, monkeypatch):
+    from lossbridge_conformance.plugin import suite
+
+    site = third_party / "site"
+    monkeypatch.syspath_prepend(str(site))
+    options = {"losses": ("MSELoss",), "dtypes": ("float32",), "quick": True}
+    suite("numpy", **options)("MSELoss")
+    monkeypatch.setenv("LOSSBRIDGE_TEST_FAULT", "sign")
+    with pytest.raises(pytest.fail.Exception, match=r"gradient/practical"):
+        suite("numpy", **options)("MSELoss")
