@@ -18,7 +18,7 @@ pytest.importorskip("flint")
 
 import numpy as np
 
-from lossbridge import ops, plan
+from lossbridge import ops
 from lossbridge_conformance import agreement, derivatives, stability, subjects
 from lossbridge_conformance.workers import Worker
 
@@ -307,7 +307,7 @@ def test_a_kink_is_exact(tmp_path):
     at = first_call(subject, "special")
     tie = next(i for i, flags in enumerate(subject.calls[at].flags) if "tie" in flags)
     answer = workers[1].answers[stability.task_id(subject, "first", "float32", at)]
-    answer["gradients"]["prediction"][tie] = 1e-7
+    answer["gradients"]["prediction"][tie] = 2.0**-40
     _, agreed = judged(found, truths, workers)
     (failed,) = [c for c in agreed if c.status == "FAIL"]
     assert (failed.quantity, failed.stratum) == ("kinks", "special")
@@ -317,11 +317,9 @@ def test_a_kink_is_exact(tmp_path):
 def test_a_wrong_derivative_row_is_caught_though_the_truth_shares_it(tmp_path, monkeypatch):
     (right,), _ = subjects.chosen(("LogCoshLoss",), tmp_path, settings=False)
     assert derivatives.cell(right).status == "PASS"
-    row = ops.OPS["log_cosh"]
-    monkeypatch.setitem(
-        ops.OPS, "log_cosh", dataclasses.replace(row, vjp=lambda a, out, g: (g * ops.sin(a[0]),))
-    )
-    monkeypatch.setattr(subjects, "plan", lambda *arguments: plan.plan.__wrapped__(*arguments))
+    row = ops.OPS["log"]
+    wrong = dataclasses.replace(row, vjp=lambda a, out, g: (g / (a[0] + 1e-20),))
+    monkeypatch.setitem(ops.OPS, "log", wrong)
     cell = derivatives.cell(right)
     assert cell.status == "FAIL"
     assert "slope" in cell.detail
