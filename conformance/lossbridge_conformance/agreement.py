@@ -17,8 +17,6 @@ from lossbridge_conformance.stability import BOUNDS, QUANTITIES, Tally, result, 
 from lossbridge_conformance.subjects import HALVES, Subject, Truth, Truths, dims_of
 from lossbridge_conformance.workers import Worker
 
-# Flags of cases at which a loss may have a kink: zeros, ties, and the ends of clips and margins.
-KINKS = frozenset({"zero", "tie", "equal", "one", "half"})
 FEW_BITS = 6  # a gradient at a kink is a number such as 0, 1 or -0.25: of so many bits at most
 
 
@@ -128,7 +126,7 @@ def _kinks(
 ) -> Iterator[Cell]:
     """Gradients at kinks, exactly: every platform in every mode gives the true number.
 
-    Only gradients of few bits are looked at: at a kink they are 0, 1, a half or the like.
+    A kink is where the true gradient jumps; what it is there is 0, 1, a half or the like.
     """
     compared = 0
     wrong: list[str] = []
@@ -136,22 +134,12 @@ def _kinks(
     for at, call in enumerate(subject.calls):
         if call.stratum != "special" or call.group not in cases.SERVES[dtype]:
             continue
-        at_kink = np.array([bool(KINKS & set(flags)) for flags in call.flags])
-        if not at_kink.any():
-            continue
         truth = truths[subject.name][at, dtype]
         for name in subject.wrt:
             rounded = truth.rounded[f"gradient_{name}"]
             expected = rounded.value
             axes = subject.axes_of(name)
-            looked = _at_a_kink(rounded) & ~_cancels(subject, truth, name, expected.ndim)
-            if call.sample_axis in axes:
-                (dim,) = dims_of(axes, (str(call.sample_axis),), expected.ndim)
-                shape = [1] * expected.ndim
-                shape[dim] = len(call.ids)
-                looked &= at_kink.reshape(shape)
-            elif len(call.ids) > 1:
-                continue  # one gradient for all samples
+            looked = truth.kinks[name] & _few_bits(rounded) & _finite(subject, call, axes, expected)
             if not looked.any():
                 continue
             for worker in workers:
@@ -189,19 +177,30 @@ def _kinks(
     )  # fmt: skip
 
 
-def _at_a_kink(truth: Rounded) -> Any:
+def _finite(subject: Subject, call: cases.Call, axes: Sequence[str], like: Floats) -> Any:
+    """Which samples have finite inputs only; what others give is the stability track's business."""
+    count = len(call.ids)
+    finite = np.ones(count, bool)
+    for name, x in call.inputs.items():
+        own = subject.kinds[name].axes
+        good = np.isfinite(x)
+        if call.sample_axis in own:
+            (dim,) = dims_of(own, (str(call.sample_axis),), x.ndim)
+            finite &= np.moveaxis(good, dim, 0).reshape(count, -1).all(axis=1)
+        else:
+            finite &= bool(good.all())
+    if call.sample_axis not in axes:
+        return finite.all()
+    (dim,) = dims_of(axes, (str(call.sample_axis),), like.ndim)
+    shape = [1] * like.ndim
+    shape[dim] = count
+    return finite.reshape(shape)
+
+
+def _few_bits(truth: Rounded) -> Any:
     """Which gradients are numbers such as 0, 1 or -0.25, and no others that round to one."""
     x = np.where(np.isfinite(truth.value), truth.value, 0.1)
     scaled = np.ldexp(np.frexp(x)[0], FEW_BITS)
     few = (scaled == np.round(scaled)) & (np.abs(x) <= 2.0**FEW_BITS)
     few &= (np.abs(x) >= 2.0**-FEW_BITS) | truth.exact_zero
     return few & ~truth.undecided & (truth.value == truth.other)
-
-
-def _cancels(subject: Subject, truth: Truth, name: str, rank: int) -> Any:
-    """Where a gradient is ill-conditioned: it is then a zero by cancellation, not at a kink."""
-    k = np.asarray(truth.conditions.get(name, 1.0), np.float64)
-    ill = np.isfinite(k) & (k > 2.0)
-    axes = subject.axes_of(name)
-    inner = dims_of(axes, [a for a in axes if a not in subject.axes], rank)
-    return np.expand_dims(ill, inner) if ill.ndim else ill

@@ -85,6 +85,29 @@ def graph_of(port: PortSpec) -> Callable[[Builder, list[Expr]], Expr]:
     return build
 
 
+def scaled(graph: Graph) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+    """The graph with a factor on what each port returns, as further inputs; their axes by name.
+
+    Condition numbers then count what a port returns among the inputs: a loss is given it in the
+    dtype of the run, and the rounding inside the user's network is not the loss's error.
+    """
+    b = Builder(graph.layout)
+    values: list[Expr] = []
+    factors: dict[str, tuple[str, ...]] = {}
+    for node in graph.nodes:
+        args = [values[a] for a in node.args]
+        if node.op in ("input", "const"):
+            value = b.row(node.op, (), node.attrs, node.type)
+        else:
+            value = b.op(node.op, *args, **dict(node.attrs))
+        if node.op in ("apply", "derivative"):
+            name = f"port_factor_{len(factors)}"
+            factors[name] = value.axes
+            value = value * b.input(name, Type("real", value.axes), "real")
+        values.append(value)
+    return b.finish(**{name: values[index] for name, index in graph.outputs}), factors
+
+
 def maps_as_inputs(graph: Graph) -> Graph:
     """What a loss asks about the maps of a port, as inputs: they are facts, not functions."""
     b = Builder(graph.layout)

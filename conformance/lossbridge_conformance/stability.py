@@ -15,6 +15,7 @@ from lossbridge_conformance.formats import FORMATS, round_floats
 from lossbridge_conformance.oracle import Rounded
 from lossbridge_conformance.results import Cell, Status, cell_id
 from lossbridge_conformance.subjects import (
+    DTYPES,
     HALVES,
     Array,
     Skipped,
@@ -40,6 +41,11 @@ SAMPLED = (
     "not part of this run: compiling takes ten seconds for each loss and shape, so a sample of "
     "losses is compiled, in float32"
 )
+SETTINGS = "changed settings are measured in one mode of each platform"
+CROSSING = (
+    "intermediate values cross a port in this dtype, so the result is rounded more than once and "
+    "the rule for half precision does not apply"
+)
 QUICK = "not part of a quick run"
 
 
@@ -54,21 +60,77 @@ def task_id(subject: Subject, mode: str, dtype: str, at: int) -> str:
 def tasks(
     subject: Subject, modes: Sequence[str], dtypes: Sequence[str], quick: bool
 ) -> Iterator[dict[str, Any]]:
-    """Every call of a loss in every mode and dtype of a platform."""
+    """Every call of a loss in every mode and dtype of a platform.
+
+    Calls that may lie side by side are run as one: a compiler starts anew for every shape.
+    """
     for mode in modes:
-        for at, call in enumerate(subject.calls):
-            for dtype in _dtypes_of(call, dtypes):
-                if _left_out(subject, mode, dtype, call, quick):
+        for dtype in DTYPES:
+            batches: dict[Any, list[int]] = {}
+            for at, call in enumerate(subject.calls):
+                if subject.rounds_inside and call.group in HALVES:
                     continue
-                yield {
-                    **base(subject),
-                    **subject.split(call.inputs),
-                    "subject": (subject.name, "none", None, at if subject.spec.weights else -1),
-                    "dtype": dtype,
-                    "mode": mode,
-                    "wrt": subject.wrt,
-                    "id": task_id(subject, mode, dtype, at),
-                }
+                if dtype in _dtypes_of(call, dtypes) and not _left_out(
+                    subject, modes, mode, dtype, call, quick
+                ):
+                    batches.setdefault(_beside(subject, at), []).append(at)
+            for batch in batches.values():
+                parts = [_task(subject, mode, dtype, at) for at in batch]
+                yield _together(subject, parts, subject.calls[batch[0]].sample_axis)
+
+
+def _beside(subject: Subject, at: int) -> Any:
+    """A key that is equal for calls whose samples may lie side by side in one."""
+    call = subject.calls[at]
+    if call.sample_axis is None or subject.spec.weights:
+        return at
+    shapes = [
+        tuple(n for n, axis in zip(x.shape, subject.kinds[name].axes, strict=True)
+              if axis != call.sample_axis)
+        for name, x in call.inputs.items()
+    ]  # fmt: skip
+    shared = [x.tobytes() for n, x in call.inputs.items()
+              if call.sample_axis not in subject.kinds[n].axes]  # fmt: skip
+    return call.group, tuple(shapes), tuple(shared)
+
+
+def _task(subject: Subject, mode: str, dtype: str, at: int) -> dict[str, Any]:
+    call = subject.calls[at]
+    return {
+        **base(subject),
+        **subject.split(call.inputs),
+        "subject": (subject.name, "none", None, at if subject.spec.weights else -1),
+        "dtype": dtype,
+        "mode": mode,
+        "wrt": subject.wrt,
+        "samples": len(call.ids),
+        "id": task_id(subject, mode, dtype, at),
+    }
+
+
+def _together(subject: Subject, parts: list[dict[str, Any]], sample: str | None) -> dict[str, Any]:
+    if len(parts) == 1 or sample is None:
+        return parts[0]
+    kinds = subject.kinds
+
+    def dim(axes: Sequence[str], rank: int) -> int:
+        return dims_of(axes, (sample,), rank)[0]
+
+    inputs = {
+        n: np.concatenate([p["inputs"][n] for p in parts], axis=dim(kinds[n].axes, x.ndim))
+        if sample in kinds[n].axes else x
+        for n, x in parts[0]["inputs"].items()
+    }  # fmt: skip
+    # The axis group of a stored case is one axis, so names and dimensions are in step.
+    dims = {n: dim(kinds[n].axes, len(kinds[n].axes)) for n in subject.wrt}
+    return {
+        **parts[0],
+        "inputs": inputs,
+        "samples": sum(p["samples"] for p in parts),
+        "dims": {**dims, "value": dim(subject.axes, len(subject.axes))},
+        "parts": parts,
+        "id": " + ".join([parts[0]["id"], *(p["id"].rpartition(" ")[2] for p in parts[1:])]),
+    }
 
 
 def base(subject: Subject) -> dict[str, Any]:
@@ -85,12 +147,17 @@ def _dtypes_of(call: cases.Call, dtypes: Sequence[str]) -> list[str]:
     return [*wanted, *(["float32"] if any(d in HALVES for d in wanted) else [])]
 
 
-def _left_out(subject: Subject, mode: str, dtype: str, call: cases.Call, quick: bool) -> str:
+def _left_out(
+    subject: Subject, modes: Sequence[str], mode: str, dtype: str, call: cases.Call, quick: bool
+) -> str:
+    """Why a call is not run, or nothing."""
+    if subject.setting and mode != modes[0]:
+        return SETTINGS
     if mode in SLOW_MODES:
         if quick:
             return QUICK
         large = "large" in call.flags[0]
-        if subject.spec.id not in SAMPLE or subject.setting or dtype != "float32" or large:
+        if subject.spec.id not in SAMPLE or dtype != "float32" or large:
             return SAMPLED
         return "" if call.group == "single" else SAMPLED
     return QUICK if quick and call.stratum == "full" else ""
@@ -155,7 +222,10 @@ def _cells(
     for at, call in enumerate(subject.calls):
         if call.group not in cases.SERVES[dtype]:
             continue
-        reason = _left_out(subject, mode, dtype, call, quick)
+        if subject.rounds_inside and dtype in HALVES:
+            reasons[CROSSING] = None
+            continue
+        reason = _left_out(subject, worker.modes, mode, dtype, call, quick)
         if reason:
             reasons[reason] = None
             continue
@@ -203,6 +273,7 @@ def untested(loss: str, class_: str, platform: str, mode: str, dtype: str, reaso
     )
 
 
+@np.errstate(over="ignore")  # an enormous condition number, doubled
 def judge(
     subject: Subject,
     call: cases.Call,

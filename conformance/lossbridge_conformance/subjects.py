@@ -6,8 +6,9 @@ import hashlib
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +24,14 @@ from lossbridge.plan import Numbers, Options, inline_ports, plan, spec_graph
 from lossbridge.spec import Spec
 from lossbridge_conformance import cases, measure, networks
 from lossbridge_conformance.formats import FORMATS
-from lossbridge_conformance.oracle import Rounded, filled, oracle, round_to
+from lossbridge_conformance.oracle import (
+    OracleResult,
+    Rounded,
+    evaluate,
+    filled,
+    oracle,
+    round_to,
+)
 from lossbridge_conformance.probe import PortSpec
 
 Array: TypeAlias = NDArray[Any]
@@ -81,20 +89,35 @@ class Subject:
         """Whether the loss is one of a parameter tree."""
         return any(kind.name == "tree" for kind in self.spec.inputs.values())
 
+    @property
+    def rounds_inside(self) -> bool:
+        """Whether a network sees intermediate values, and so rounds them to its dtype."""
+        return bool(self.ports)
+
     def written(self) -> Graph:
         """The unreduced loss as written, parameters bound and ports inlined."""
-        prepared = plan(self.spec, self.numbers, Options("none"))
-        graph = inline_ports(
-            prepared.written, {name: networks.graph_of(port) for name, port in self.ports.items()}
-        )
-        return networks.maps_as_inputs(graph)
+        return self._inlined(plan(self.spec, self.numbers, Options("none")).written)
+
+    def _inlined(self, graph: Graph) -> Graph:
+        ports = {name: networks.graph_of(port) for name, port in self.ports.items()}
+        return networks.maps_as_inputs(inline_ports(graph, ports))
 
     def graph(self, stable: bool = False) -> Graph:
         """The loss as written (or after the rules) with its gradients."""
         graph = self.written()
         return differentiate(stabilise(graph) if stable else graph, "value", self.wrt)
 
-    def given(self, graph: Graph, call: cases.Call) -> dict[str, Any]:
+    def conditioned(self) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+        """The loss with its gradients, for condition numbers: ports' results count as inputs.
+
+        Beside it, the axes of the factors on them.
+        """
+        graph, factors = networks.scaled(plan(self.spec, self.numbers, Options("none")).written)
+        return differentiate(self._inlined(graph), "value", (*self.wrt, *factors)), factors
+
+    def given(
+        self, graph: Graph, call: cases.Call, further: Mapping[str, Any] = MappingProxyType({})
+    ) -> dict[str, Any]:
         """The inputs of that graph in one call."""
         # Parameters that are numbers are constants of the graph.
         given: dict[str, Any] = {"step": np.asarray(0.0), **call.inputs}
@@ -102,6 +125,7 @@ class Subject:
         for port in self.ports.values():
             given.update(port.constants)
             given.update(networks.maps_of(port))
+        given.update(further)
         return {name: given[name] for name, _ in graph.inputs()}
 
     def index(self, call: cases.Call) -> tuple[int, ...]:
@@ -146,6 +170,7 @@ class Truth:
     accepted: dict[str, Rounded] | None
     conditions: dict[str, Array]
     from_rules: bool
+    kinks: dict[str, Array] = field(default_factory=dict)  # by input: where the gradient jumps
 
 
 Truths: TypeAlias = Mapping[str, Mapping[tuple[int, str], Truth]]  # by loss, then call and dtype
@@ -313,6 +338,7 @@ def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Tru
             merged = {n: filled(r, again[n]) for n, r in results.items()}
             rules = any(taken.any() for _, taken in merged.values())
             results = {n: r for n, (r, _) in merged.items()}
+        kinks = _kinks(subject, written, inputs, results) if call.stratum == "special" else {}
         for dtype in wanted:
             flushed = measure.flushed_inputs(written, inputs, dtype)
             accepted = None
@@ -324,8 +350,9 @@ def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Tru
             found[at, dtype] = Truth(
                 {n: round_to(r, dtype) for n, r in results.items()},
                 accepted,
-                {"value": measure.condition_value(written, inputs, results, dtype)},
+                {"value": _value_condition(subject, call, inputs, results, written, dtype)},
                 rules,
+                kinks,
             )
     return found
 
@@ -333,9 +360,73 @@ def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Tru
 def gradient_condition(job: tuple[Subject, int, str, str]) -> Array:
     """The condition numbers of the gradient in one input, for one call and dtype."""
     subject, at, dtype, name = job
-    written = subject.graph()
-    inputs = subject.given(written, subject.calls[at])
-    return measure.condition_gradient(written, inputs, name, dtype)
+    graph, factors = subject.conditioned()
+    inputs = _with_factors(subject, graph, subject.calls[at], factors)
+    return measure.condition_gradient(graph, inputs, name, dtype)
+
+
+def _with_factors(
+    subject: Subject, graph: Graph, call: cases.Call, factors: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """The inputs of the graph for condition numbers: its factors are 1."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, x in call.inputs.items():
+        for axis in subject.kinds[name].axes:
+            dims = dims_of(subject.kinds[name].axes, (axis,), x.ndim)
+            sizes[axis] = tuple(x.shape[d] for d in dims)
+    for port in subject.ports.values():
+        sizes["pixels"] = (sum(port.maps),)
+    ones = {n: np.ones([k for a in axes for k in sizes[a]]) for n, axes in factors.items()}
+    return subject.given(graph, call, ones)
+
+
+def _value_condition(
+    subject: Subject,
+    call: cases.Call,
+    inputs: Mapping[str, Any],
+    results: Mapping[str, OracleResult],
+    written: Graph,
+    dtype: str,
+) -> Array:
+    if not subject.ports:
+        return measure.condition_value(written, inputs, results, dtype)
+    graph, factors = subject.conditioned()
+    given = _with_factors(subject, graph, call, factors)
+    return measure.condition_value(graph, given, oracle(graph, given, budget=BUDGET), dtype)
+
+
+NEAR = 2.0**-30  # how far, relatively, a kink is looked for
+JUMP = 2.0**-12  # of the largest component: a smooth gradient changes by far less over that
+
+
+def _kinks(
+    subject: Subject,
+    written: Graph,
+    inputs: Mapping[str, Any],
+    results: Mapping[str, OracleResult],
+) -> dict[str, Array]:
+    """Where a gradient jumps: what it is a little to either side is another number."""
+    rng = np.random.default_rng(0)
+    found = {n: np.zeros(results[f"gradient_{n}"].shape, bool) for n in subject.wrt}
+    signs = {n: np.where(rng.random(np.shape(inputs[n])) < 0.5, -1.0, 1.0) for n in subject.wrt}
+    for side in (1.0, -1.0):
+        moved = dict(inputs)
+        with np.errstate(all="ignore"):
+            for n, sign in signs.items():
+                x = np.asarray(inputs[n], np.float64)
+                moved[n] = x * (1.0 + side * sign * NEAR) + side * sign * NEAR**4
+        beside = evaluate(written, moved, bits=256, assume=0)
+        for n in subject.wrt:
+            here = round_to(results[f"gradient_{n}"], "float64").value
+            there = round_to(beside[f"gradient_{n}"], "float64").value
+            axes = subject.axes_of(n)
+            inner = dims_of(axes, [a for a in axes if a not in subject.axes], here.ndim)
+            known = np.isfinite(here) & np.isfinite(there)
+            size = np.where(known, np.maximum(np.abs(here), np.abs(there)), 0.0)
+            size = np.max(size, axis=inner, keepdims=True, initial=0.0)
+            apart = np.abs(np.where(known, here, 0.0) / 2 - np.where(known, there, 0.0) / 2) * 2
+            found[n] |= known & (apart > JUMP * size)
+    return found
 
 
 def cached_truths(job: tuple[Subject, tuple[str, ...], str]) -> dict[tuple[int, str], Truth]:

@@ -27,15 +27,19 @@ THREADS = (
 )
 
 
-def environment() -> dict[str, str]:
-    """One thread each, and no noise; set before a framework is imported."""
+def environment(folder: str | None = None) -> dict[str, str]:
+    """One thread each, and no noise; set before a framework is imported.
+
+    ``folder`` is for what a framework compiles: two runs that share such a place can meet there.
+    """
     quiet = {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_ENABLE_ONEDNN_OPTS": "0",
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "KERAS_BACKEND": "tensorflow",
     }
-    return {**os.environ, **quiet, **dict.fromkeys(THREADS, "1")}
+    own = {} if folder is None else {"TORCHINDUCTOR_CACHE_DIR": os.path.join(folder, "inductor")}
+    return {**os.environ, **quiet, **own, **dict.fromkeys(THREADS, "1")}
 
 
 def main(platform: str, tasks_file: str, results_file: str) -> int:

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from base64 import b85decode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lossbridge.errors import LossbridgeError
 from lossbridge_conformance.worker import environment
 
+NOTES = 20  # more of them than anybody reads
 SILENCE = 240.0  # seconds after which a worker that says nothing counts as lost
 
 
@@ -43,17 +46,26 @@ class Worker:
             attempt += 1
             status, started, words = self._process(left, attempt)
             done = {task["id"] for task in left if task["id"] in self.answers}
+            # What failed as several calls in one is run again call by call.
+            again = [part for task in left if task["id"] in done for part in self._parts(task)]
             left = [task for task in left if task["id"] not in done]
-            if not left:
-                break
             if started is not None and started not in done:
-                self._lose(started, f"the worker died here ({_cause(status)})")
+                died = next(task for task in left if task["id"] == started)
                 left = [task for task in left if task["id"] != started]
+                detail = f"the worker died here ({_cause(status)})"
+                if "parts" in died:
+                    again += died["parts"]
+                    self._note(f"{started}: {detail}; its parts were run one by one")
+                else:
+                    self._lose(started, detail)
             elif not done:
                 # It never got to a task, and another process would do no better.
                 for task in left:
                     self._lose(task["id"], f"the worker did not start ({_cause(status)}): {words}")
                 left = []
+            left = again + left
+        for task in self.tasks:
+            self._spread(task)
         self.seconds = time.monotonic() - began
         return self
 
@@ -61,13 +73,14 @@ class Worker:
         """One process over the tasks left: its exit status, the last task begun, its last words."""
         name = self.folder / f"{self.platform}-{attempt}"
         tasks, results, log = (name.with_suffix(f".{s}") for s in ("tasks", "results", "log"))
-        tasks.write_bytes(pickle.dumps(left))
+        bare = [{k: v for k, v in task.items() if k not in ("parts", "dims")} for task in left]
+        tasks.write_bytes(pickle.dumps(bare))
         results.touch()
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lossbridge_conformance.worker", self.platform, str(tasks),
                  str(results)],
-                env=environment(), stdout=subprocess.DEVNULL, stderr=errors,
+                env=environment(str(self.folder)), stdout=subprocess.DEVNULL, stderr=errors,
             )  # fmt: skip
             try:
                 self._watch(process, results)
@@ -107,8 +120,41 @@ class Worker:
 
     def _lose(self, task: str, detail: str) -> None:
         self.answers[task] = {"id": task, "error": detail, "kind": "crash"}
-        if len(self.notes) < 20:
-            self.notes.append(f"lost: {task}: {detail}")
+        self._note(f"lost: {task}: {detail}")
+
+    def _note(self, text: str) -> None:
+        if len(self.notes) < NOTES:
+            self.notes.append(text)
+
+    def _parts(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The parts of a task that gave an error, whose answer is then forgotten."""
+        if "parts" not in task or "error" not in self.answers[task["id"]]:
+            return []
+        del self.answers[task["id"]]
+        return list(task["parts"])
+
+    def _spread(self, task: Mapping[str, Any]) -> None:
+        """Cut the answer of several calls in one into an answer for each."""
+        whole = self.answers.get(task["id"])
+        if whole is None or "parts" not in task:
+            return
+        dims: Mapping[str, int] = task["dims"]
+        first = 0
+        for part in task["parts"]:
+            place = slice(first, first + part["samples"])
+            first = place.stop
+
+            def cut(name: str, x: Any, place: slice = place) -> Any:
+                array = np.asarray(x)
+                dim = dims[name]
+                if array.ndim <= dim or array.shape[dim] != task["samples"]:
+                    return array  # of a wrong shape, which its judge will say
+                return array[(*[slice(None)] * dim, place)]
+
+            self.answers[part["id"]] = {
+                "value": cut("value", whole["value"]),
+                "gradients": {n: cut(n, x) for n, x in whole["gradients"].items()},
+            }
 
 
 def _cause(status: int) -> str:
