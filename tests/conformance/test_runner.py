@@ -355,7 +355,7 @@ def test_a_silent_worker_is_stopped_and_loses_one_task(third_party, monkeypatch)
     monkeypatch.setenv("LOSSBRIDGE_TEST_FAULT", "hang")
     (subject,), _ = subjects.chosen(("MSELoss",), third_party, settings=False)
     tasks = [
-        next(t for t in stability.tasks(subject, ("plain",), (dtype,), True))
+        next(stability.tasks(subject, ("plain",), (dtype,), True))["parts"][0]
         for dtype in ("float32", "float64", "bfloat16")
     ]
     worker = Worker("numpy", ("plain",), tasks, third_party, silence=4.0).run()
@@ -363,6 +363,40 @@ def test_a_silent_worker_is_stopped_and_loses_one_task(third_party, monkeypatch)
     assert errors == ["", "crash", ""]
     assert len(worker.notes) == 1
     assert "signal 9" in worker.notes[0]
+
+
+def test_calls_that_die_side_by_side_are_run_one_by_one(third_party, monkeypatch):
+    monkeypatch.setenv("LOSSBRIDGE_TEST_FAULT", "infinite")
+    (subject,), _ = subjects.chosen(("MSELoss",), third_party, settings=False)
+    (task,) = stability.tasks(subject, ("plain",), ("float32",), False)
+    assert len(task["parts"]) == 3
+    worker = Worker("numpy", ("plain",), [task], third_party).run()
+    kinds = {
+        subject.calls[int(name.rpartition(" ")[2])].stratum: answer.get("kind", "")
+        for name, answer in worker.answers.items()
+    }
+    assert kinds == {"practical": "", "full": "", "special": "crash"}
+    assert "its parts were run one by one" in worker.notes[0]
+    assert worker.notes[1].startswith("lost: ")
+
+
+def test_side_by_side_or_alone_is_the_same(third_party):
+    found, _ = subjects.chosen(("CTCLoss", "FocalLoss"), third_party, settings=False)
+    for subject in found:
+        merged = list(stability.tasks(subject, ("plain",), ("float32",), False))
+        parts = [part for task in merged for part in task.get("parts", [task])]
+        assert len(parts) > len(merged)
+        one, two = (
+            Worker("numpy", ("plain",), tasks, third_party).run().answers
+            for tasks in (merged, parts)
+        )
+        for part in parts:
+            a, b = one[part["id"]], two[part["id"]]
+            np.testing.assert_allclose(a["value"], b["value"], rtol=1e-6)
+            for name in subject.wrt:
+                np.testing.assert_allclose(
+                    a["gradients"][name], b["gradients"][name], rtol=1e-5, atol=1e-30
+                )
 
 
 def test_a_fault_of_python_costs_its_task_only(third_party):

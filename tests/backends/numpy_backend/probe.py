@@ -95,6 +95,8 @@ class Subject:
             raise UnsupportedError(f"NumPy has no {dtype} in mode {mode}")
         if FAULT == "kill" and dtype == "float64":
             os.kill(os.getpid(), signal.SIGKILL)
+        if FAULT == "infinite" and any(np.isinf(x).any() for x in inputs.values()):
+            os.kill(os.getpid(), signal.SIGKILL)
         if FAULT == "hang" and dtype == "float64":
             time.sleep(600)
         if FAULT == "raise" and dtype == "float64":
