@@ -229,8 +229,15 @@ class Emitter:
         elif static and node.op == "maximum":
             expression = f"max({args[0]}, {args[1]})"
         elif node.op == "where" and node.args[0] in self.static:
-            expression = f"({args[1]} if {args[0]} else {args[2]})"
             static = all(a in self.static for a in node.args)
+            # One branch a tensor and the other a number would make the type depend on the shape:
+            # a mean over nothing that counts as 0 was a Python float.
+            mixed = not static and any(a in self.static for a in node.args[1:])
+            one, other = (
+                self.constant(node, name) if mixed and a in self.static else name
+                for a, name in zip(node.args[1:], args[1:], strict=True)
+            )
+            expression = f"({one} if {args[0]} else {other})"
         elif node.op == "broadcast":
             expression = self.broadcast(node, args[0])
             static = False
@@ -249,17 +256,17 @@ class Emitter:
         assert not isinstance(entry, str)
         return entry(self, node, [x, *self.like(node.type.axes)])
 
+    def constant(self, node: Node, number: str) -> str:
+        """A number that Python knows, as a tensor of the type of ``node``."""
+        tensor = self.lowering.table["constant"]
+        return tensor.format(number) if isinstance(tensor, str) else tensor(self, node, [number])
+
     def result(self, name: str, index: int) -> str:
         """An output as the caller sees it: singletons dropped, axes in the declared order."""
         node = self.graph.nodes[index]
         expression = self.names[index]
         if index in self.static:
-            tensor = self.lowering.table["constant"]
-            expression = (
-                tensor.format(expression)
-                if isinstance(tensor, str)
-                else tensor(self, node, [expression])
-            )
+            expression = self.constant(node, expression)
             if not node.type.axes:
                 return expression
         axes = node.type.axes
