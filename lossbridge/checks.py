@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from typing import Final
+from typing import Any, Final
 
 from lossbridge.errors import SpecError, listed, shown, suggestion
 from lossbridge.kinds import Kind, check_name
@@ -19,6 +19,7 @@ MAX_SPECS: Final = 256  # in one specification, each use counted, so sharing can
 MAX_EXPONENT: Final = 64.0
 MAX_SIZE: Final = 2**31 - 1
 MAX_EXTENSION: Final = 65536
+MAX_ARRAY: Final = 65536  # numbers in the default of one parameter
 
 YIELDS: Final = ("per_element", "per_sample", "per_pair", "per_triplet", "scalar")
 REDUCTIONS: Final = ("mean", "sum", "none")
@@ -52,6 +53,51 @@ def literal(value: object, kind: Kind, what: str) -> float | int | bool:
     if kind.dtype == "bool":
         return bool(value)
     return int(value) if kind.dtype == "int" else float(value)
+
+
+def array_literal(value: object, kind: Kind, what: str = "the default of a parameter") -> Any:
+    """A number as :func:`literal` gives it, or nested lists of them as tuples of one shape."""
+    if not isinstance(value, list | tuple):
+        return literal(value, kind, what)
+    shape = _shape(value, kind, what)
+    if math.prod(shape) > MAX_ARRAY:
+        raise schema_error(
+            f"{what} holds {math.prod(shape)} numbers, but at most {MAX_ARRAY} are read", "too_many"
+        )
+    return _rows(value, shape, kind, what)
+
+
+def _shape(value: object, kind: Kind, what: str) -> tuple[int, ...]:
+    shape: list[int] = []
+    while isinstance(value, list | tuple):
+        shape.append(len(value))
+        if not value or len(shape) > len(kind.axes):
+            break
+        value = value[0]
+    star = any(axis.startswith("*") for axis in kind.axes)
+    if not kind.axes or 0 in shape or (len(shape) != len(kind.axes) and not star):
+        raise schema_error(
+            f"{what} is {kind}, so it is a number"
+            + (f" or lists nested {len(kind.axes)} deep, none empty" if kind.axes else "")
+            + f", but {shown(value)} nested {len(shape)} deep was given",
+            "wrong_type",
+        )
+    return tuple(shape)
+
+
+def _rows(value: object, shape: tuple[int, ...], kind: Kind, what: str) -> Any:
+    if not shape:
+        return literal(value, kind, what)
+    if not isinstance(value, list | tuple) or len(value) != shape[0]:
+        raise schema_error(f"{what} is an array whose rows differ in length", "wrong_type")
+    return tuple(_rows(item, shape[1:], kind, what) for item in value)
+
+
+def array_of(value: tuple[Any, ...], kind: Kind) -> Any:
+    """A checked default as an array; only here does a specification need NumPy."""
+    import numpy as np
+
+    return np.asarray(value, {"real": "float64", "int": "int64", "bool": "bool"}[kind.dtype])
 
 
 _EXAMPLES: Final = {"sign": "1.0", "log_probability": "-0.5", "flag": "True", "mask": "True"}

@@ -17,6 +17,7 @@ from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
 from lossbridge.errors import ArgumentError, ShapeError, listed, shown, suggestion
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
+from lossbridge.kinds import moved_axis as moved_axis
 from lossbridge.plan import Numbers, Options, Plan, index_axes, plan
 from lossbridge.spec import Reduction, Spec
 from lossbridge.trace import Definition
@@ -93,17 +94,7 @@ def forms() -> Mapping[str, Form]:
 
 def has_class_axis(inputs: Mapping[str, Kind]) -> bool:
     """Whether an input has an axis group and one class axis, whose place a user may choose."""
-    return any(
-        len(kind.axes) == 2 and is_star(kind.axes[0]) and not is_star(kind.axes[1])
-        for kind in inputs.values()
-    )
-
-
-def moved_axis(kind: Kind) -> str | None:
-    """The axis of an input that ``axis=`` places: the one named axis beside an axis group."""
-    if len(kind.axes) == 2 and is_star(kind.axes[0]) and not is_star(kind.axes[1]):
-        return kind.axes[1]
-    return None
+    return any(moved_axis(kind) for kind in inputs.values())
 
 
 def default_axis(platform: str, kind: Kind, rank: int) -> int:
@@ -198,6 +189,7 @@ def _definition_of(spec: Spec) -> tuple[str, tuple[Definition, ...]]:
             "yields": spec.yields,
             "reduction": spec.reduction,
             "empty": spec.empty,
+            "axis": spec.axis,
             "references": spec.references,
             "uses": spec.uses,
         },
@@ -268,6 +260,8 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
             f"{', '.join(map(repr, NORMALIZERS))}"
         )
     axis = settings.pop("axis", None)
+    if axis is None:
+        axis = next((spec.axis for spec in form.specs if spec.axis is not None), None)
     if axis is not None and not form.has_axis:
         raise ArgumentError(f"{form.name} has no class axis to place, so it takes no axis=")
     if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):

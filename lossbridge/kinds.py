@@ -130,6 +130,13 @@ _KINDS: Final[dict[str, _Facts]] = {
 KINDS: Final[tuple[str, ...]] = tuple(_KINDS)
 
 
+def moved_axis(kind: Kind) -> str | None:
+    """The one named axis that a kind has beside an axis group: ``axis`` says where it lies."""
+    if len(kind.axes) == 2 and kind.axes[0].startswith("*") and not kind.axes[1].startswith("*"):
+        return kind.axes[1]
+    return None
+
+
 def axis_name(axis: str) -> str:
     """An axis without its star."""
     return axis.removeprefix("*")

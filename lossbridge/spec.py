@@ -19,7 +19,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -39,6 +39,8 @@ from lossbridge.checks import (
     PRECISIONS,
     REDUCTIONS,
     YIELDS,
+    array_literal,
+    array_of,
     as_number,
     check_kind,
     choice,
@@ -60,7 +62,15 @@ from lossbridge.errors import (
     shown,
     suggestion,
 )
-from lossbridge.kinds import Kind, axis_name, check_name, format_signature, parse_signature
+from lossbridge.kinds import (
+    MAX_RANK,
+    Kind,
+    axis_name,
+    check_name,
+    format_signature,
+    moved_axis,
+    parse_signature,
+)
 from lossbridge.reader import MAX_BYTES, Json, read_json, too_large
 from lossbridge.text import (
     MAX_AST_NODES,
@@ -127,23 +137,31 @@ class Table(Mapping[str, V]):
 
 def _exact(value: object) -> object:
     """A number as a value whose ``==`` keeps the sign of zero, but not the spelling 1 or 1.0."""
+    if isinstance(value, tuple):
+        return [_exact(item) for item in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return float(value).hex()
 
 
+Value: TypeAlias = "float | int | bool | tuple[Value, ...]"
+
+
 class Param(msgspec.Struct, frozen=True, eq=False):
-    """A static number. ``value`` is its default; None means that the caller must give one."""
+    """A static number, or an array of them as nested tuples, one level for each axis of the kind.
+
+    ``value`` is its default; None means that the caller must give one.
+    """
 
     kind: Kind
-    value: float | int | bool | None = None
+    value: Any = None  # a `Value` or None; msgspec takes no recursive alias
 
     def __post_init__(self) -> None:
         check_kind(self.kind, "a parameter")
         if self.value is None:
             return
         # Stored as its kind's type, so that 2 and 2.0 print alike.
-        force_setattr(self, "value", literal(self.value, self.kind, "the default of a parameter"))
+        force_setattr(self, "value", array_literal(self.value, self.kind))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Param):
@@ -151,7 +169,7 @@ class Param(msgspec.Struct, frozen=True, eq=False):
         return self.kind == other.kind and _exact(self.value) == _exact(other.value)
 
     def __hash__(self) -> int:
-        return hash((self.kind, _exact(self.value)))
+        return hash((self.kind, repr(_exact(self.value))))
 
 
 class Weight(msgspec.Struct, frozen=True, eq=False):
@@ -283,6 +301,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     uses: Mapping[str, Spec] = {}
     reduction: Reduction = Reduction()
     empty: str = "nan"
+    axis: int | None = None  # where the one axis beside a group lies; None: where a platform has it
     numerics: Numerics = Numerics()
     extensions: Mapping[str, str] = {}  # keys starting "x-", their values as JSON text
 
@@ -331,12 +350,33 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         instance(self.step, bool, "step")
         choice(self.yields, YIELDS, "yields")
         choice(self.empty, EMPTY, "empty")
+        self._check_axis()
         prose(self.summary, MAX_SUMMARY, "the summary")
         if len(self.references) > MAX_ENTRIES:
             raise too_many(len(self.references), "references")
         force_setattr(self, "references", tuple(self.references))
         for reference in self.references:
             prose(reference, MAX_STRING, "a reference")
+
+    def _check_axis(self) -> None:
+        if self.axis is None:
+            return
+        if isinstance(self.axis, bool) or not isinstance(self.axis, int):
+            raise schema_error(
+                f"axis must be an integer, the place of the class axis, but {shown(self.axis)} "
+                "was given",
+                "wrong_type",
+            )
+        if not -MAX_RANK <= self.axis < MAX_RANK:
+            raise semantic_error(
+                f"axis is {self.axis}, but an array here has at most {MAX_RANK} axes", "domain"
+            )
+        if not any(moved_axis(kind) for kind in self.inputs.values()):
+            raise semantic_error(
+                "axis places the one axis that an input has beside its axis group, and no input "
+                "here has such an axis; leave axis out",
+                "unknown_axis",
+            )
 
     def _check_names(self) -> None:
         sections = {
@@ -555,6 +595,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "reduction": [self.reduction.kind, self.reduction.normalizer],
             "empty": self.empty,
             "numerics": [self.numerics.compute, self.numerics.accumulate],
+            **({} if self.axis is None else {"axis": self.axis}),
         }
 
     def bind(self, /, **params: object) -> dict[str, Any]:
@@ -580,6 +621,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"{self.id} needs the parameter {name} ({param.kind}: {param.kind.meaning}), but "
                 f"no value was given; write {name}=..., for instance {name}={example(param.kind)}"
             )
+        if isinstance(value, tuple):  # a default, checked when it was made
+            return array_of(value, param.kind)
         scalar = as_number(value)
         if scalar is not None:
             try:
@@ -779,6 +822,8 @@ def _from_json(value: Json, where: str, depth: int) -> Spec:
     for key in ("yields", "summary", "step", "empty"):
         if key in data:
             given[key] = data[key]
+    if data.get("axis") is not None:
+        given["axis"] = _size(data["axis"], "axis")
     return Spec(loss=_text(data["loss"], "the id, loss,"), **given)
 
 
@@ -792,6 +837,7 @@ _OPTIONAL_KEYS: Final = (
     "uses",
     "reduction",
     "empty",
+    "axis",
     "numerics",
 )
 
@@ -887,7 +933,7 @@ def _param(value: Json, name: str) -> Param:
     if default is None:
         return Param(kind)
     check_kind(kind, where)
-    return Param(kind, literal(default, kind, f"the value of {where}"))
+    return Param(kind, array_literal(default, kind, f"the value of {where}"))
 
 
 def _weight(value: Json, name: str) -> Weight:
@@ -993,6 +1039,8 @@ def to_json(spec: Spec) -> dict[str, Any]:
     data["yields"] = spec.yields
     data["reduction"] = msgspec.structs.asdict(spec.reduction)
     data["empty"] = spec.empty
+    if spec.axis is not None:
+        data["axis"] = spec.axis
     data["numerics"] = msgspec.structs.asdict(spec.numerics)
     data.update((key, json.loads(text)) for key, text in spec.extensions.items())
     return data

@@ -611,6 +611,7 @@ def define(
     reduction: Reduction | None = None,
     normalizer: str | None = None,
     empty: str = "nan",
+    axis: int | None = None,
     references: Sequence[str] = (),
     uses: Mapping[str, Spec] | None = None,
 ) -> Callable[[Callable[..., Any]], Definition]:
@@ -637,6 +638,7 @@ def define(
                 "yields": yields,
                 "reduction": chosen,
                 "empty": empty,
+                "axis": axis,
                 "references": tuple(references),
                 "uses": dict(uses or {}),
             },

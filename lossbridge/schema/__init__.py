@@ -22,7 +22,7 @@ from lossbridge.checks import (
     REDUCTIONS,
     YIELDS,
 )
-from lossbridge.kinds import KINDS, MAX_KIND_CHARACTERS
+from lossbridge.kinds import KINDS, MAX_KIND_CHARACTERS, MAX_RANK
 from lossbridge.spec import FORMAT
 from lossbridge.text import MAX_LINE, MAX_LINES
 
@@ -53,11 +53,18 @@ def json_schema() -> dict[str, Any]:
                 "maxLength": MAX_KIND_CHARACTERS,
                 "pattern": rf"^ *\(({_KIND}( *,{_KIND})*)? *\) *->{_KIND} *$",
             },
+            "value": {
+                "description": "a number, or lists of them nested as deep as the kind has axes",
+                "anyOf": [
+                    {"type": ["number", "boolean"]},
+                    {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/value"}},
+                ],
+            },
             "param": _object(
-                "a static number; null means that the caller must give one",
+                "a static number or array; null means that the caller must give one",
                 {
                     "kind": {"$ref": "#/$defs/kind"},
-                    "value": {"type": ["number", "boolean", "null"]},
+                    "value": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/value"}]},
                 },
                 required=["kind", "value"],
             ),
@@ -128,6 +135,13 @@ def _spec() -> dict[str, Any]:
             "description": "the mean of nothing",
             "enum": list(EMPTY),
             "default": "nan",
+        },
+        "axis": {
+            "description": "where the one axis beside an axis group lies; a platform's own place "
+            "if left out",
+            "type": "integer",
+            "minimum": -MAX_RANK,
+            "maximum": MAX_RANK - 1,
         },
         "numerics": _object(
             "precision; accumulate is at least as wide as compute",
