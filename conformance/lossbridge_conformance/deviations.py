@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from lossbridge.errors import shown
+from lossbridge.errors import ArgumentError, shown
+from lossbridge.versions import clauses, within
 from lossbridge_conformance.results import (
     FAILING,
     NOT_TESTED,
@@ -35,18 +34,6 @@ from lossbridge_conformance.results import (
 
 DEVIATIONS_SCHEMA = "lossbridge-deviations/1"
 DEVIATIONS_FILE = Path(__file__).with_name("deviations.json")
-
-# Each operator with its comparison; the version of the environment stands on the left.
-_OPERATORS: Mapping[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-_CLAUSE = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*(\d{1,9}(?:\.\d{1,9}){0,5})\s*", re.ASCII)
-_RELEASE = re.compile(r"\d{1,9}(?:\.\d{1,9}){0,5}", re.ASCII)
 
 
 class Deviation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,36 +144,6 @@ def _judged(cell: Cell, status: Literal["XFAIL", "XPASS"], name: str, text: str)
     return msgspec.structs.replace(cell, status=status, deviation=name, detail=detail)
 
 
-def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version: ``2.13.0+cpu`` and ``2.13`` are both (2, 13)."""
-    found = _RELEASE.match(version)
-    numbers = [int(part) for part in found.group().split(".")] if found else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
-
-
-def within(version: str, accepted: str) -> bool:
-    """Whether ``version`` lies in a range such as ``">=2.18, <2.22"``."""
-    return all(
-        _OPERATORS[symbol](release(version), release(bound)) for symbol, bound in _clauses(accepted)
-    )
-
-
-def _clauses(accepted: str) -> list[tuple[str, str]]:
-    clauses = []
-    for part in accepted.split(","):
-        found = _CLAUSE.fullmatch(part)
-        if found is None:
-            raise ResultsError(
-                "semantic",
-                f"version range {shown(accepted)} is not understood, expected for example "
-                "'>=2.18, <2.22'",
-            )
-        clauses.append((found.group(1), found.group(2)))
-    return clauses
-
-
 def check(deviations: Sequence[Deviation], origin: str) -> None:
     """Refuse what could excuse anything: missing or empty bounds, no minimum, twice the same id."""
     for name, group in itertools.groupby(sorted(deviation.id for deviation in deviations)):
@@ -195,7 +152,11 @@ def check(deviations: Sequence[Deviation], origin: str) -> None:
     for deviation in deviations:
         where = f"{origin}: deviation {shown(deviation.id)}"
         for accepted in deviation.versions.values():
-            _clauses(accepted)
+            try:
+                if not clauses(accepted):
+                    raise ArgumentError("an empty version range holds every version; leave it out")
+            except ArgumentError as error:
+                raise ResultsError("semantic", f"{where}: {error}") from None
         low, high = deviation.min_bits, deviation.max_bits
         if deviation.status != "FAIL":
             if low is not None or high is not None:
