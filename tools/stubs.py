@@ -167,6 +167,8 @@ def stub(platform: str) -> str:
         "    @property\n    def source(self) -> str: ...\n"
         "    @property\n    def bound(self) -> Bound: ...\n" + style.common + "\n",
         "def compile(source: Spec | Definition | str | Path, **settings: Any) -> Any: ...\n"
+        "def native(name: str, /, *arguments: Any, version: str | None = ..., **keywords: Any)"
+        " -> Any: ...\n"
         f"def reduce(values: {style.array}, *args: Any, **kwargs: Any) -> Any: ...\n",
         style.functions + "\n",
     ]

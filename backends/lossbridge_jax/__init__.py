@@ -10,6 +10,7 @@ from typing import Any
 
 from lossbridge.combine import COMBINATIONS
 from lossbridge.frontdoor import forms, nearest_name
+from lossbridge.witnesses import native_of
 from lossbridge_jax.native import (
     Loss,
     as_hf,
@@ -20,6 +21,8 @@ from lossbridge_jax.native import (
     functions_of,
     reduce,
 )
+
+native = native_of(compile)
 
 _classes: dict[str, Any] = {name: class_of(form) for name, form in forms().items()}
 _functions: dict[str, Any] = {
@@ -35,6 +38,7 @@ __all__ = [
     "as_hf",
     "checked",
     "compile",
+    "native",
     "reduce",
     *_classes,
     *_functions,

@@ -10,6 +10,7 @@ from typing import Any
 
 from lossbridge.combine import COMBINATIONS
 from lossbridge.frontdoor import forms, nearest_name
+from lossbridge.witnesses import native_of
 from lossbridge_keras.native import (
     Loss,
     LossLayer,
@@ -21,6 +22,8 @@ from lossbridge_keras.native import (
     with_loss,
 )
 
+native = native_of(compile)
+
 _classes: dict[str, Any] = {name: class_of(form) for name, form in forms().items()}
 _classes.update((name, combination_of(made)) for name, made in COMBINATIONS.items())
 
@@ -31,6 +34,7 @@ __all__ = [
     "LossLayer",
     "as_hf",
     "compile",
+    "native",
     "reduce",
     "with_loss",
     *_classes,

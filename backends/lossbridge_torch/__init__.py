@@ -9,6 +9,7 @@ from typing import Any
 
 from lossbridge.combine import COMBINATIONS
 from lossbridge.frontdoor import forms, nearest_name
+from lossbridge.witnesses import native_of
 from lossbridge_torch.native import (
     Loss,
     as_hf,
@@ -18,13 +19,15 @@ from lossbridge_torch.native import (
     reduce,
 )
 
+native = native_of(compile)
+
 _CLASSES: dict[str, Any] = {
     **{name: class_of(form) for name, form in forms().items()},
     **{name: combination_class(c) for name, c in COMBINATIONS.items()},
 }
 globals().update(_CLASSES)
 
-__all__ = ["Loss", "as_hf", "compile", "reduce", *_CLASSES]
+__all__ = ["Loss", "as_hf", "compile", "native", "reduce", *_CLASSES]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a specification may hold beside numbers: arrays as defaults, and the place of the class axis."""
+"""What a specification may hold beside numbers: default arrays, and the place of the class axis."""
 
 from __future__ import annotations
 

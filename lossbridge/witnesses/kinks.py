@@ -1,0 +1,28 @@
+"""The frameworks' subgradients, where they are not ours (`abs` 0, ties split, `clip` closed)."""
+
+from __future__ import annotations
+
+import math
+
+from lossbridge.ir import Expr
+from lossbridge.ops import attach_gradient, where
+
+
+def first_maximum(x: Expr | float, y: Expr | float) -> Expr:
+    """The larger; at a tie the gradient goes to ``x`` (TensorFlow's maximum, torch's clamp)."""
+    return where(x >= y, x, y)
+
+
+def first_minimum(x: Expr | float, y: Expr | float) -> Expr:
+    """The smaller; at a tie the gradient goes to ``x``."""
+    return where(x <= y, x, y)
+
+
+def rising_abs(x: Expr) -> Expr:
+    """The absolute value, with gradient +1 at 0 (JAX)."""
+    return where(x >= 0.0, x, -x)
+
+
+def undefined_at(value: Expr, x: Expr, point: Expr) -> Expr:
+    """``value``, its gradient in ``x`` being NaN where ``point`` holds."""
+    return value + attach_gradient(0.0 * value, x, where(point, math.nan, 0.0))

@@ -1,0 +1,166 @@
+"""Built-in losses and our own of the same meaning, each called on NumPy arrays in float64.
+
+Frameworks are imported when first asked for; JAX in 64 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossbridge.witnesses import find
+
+Array = NDArray[Any]
+PLATFORMS = ("torch", "keras", "jax")
+OWN = {"torch.nn": "torch", "keras.losses": "keras", "optax.losses": "jax"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A value, and the gradient of its sum in every real input."""
+
+    value: Array
+    gradients: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One built-in with one setting of its arguments, on one set of inputs.
+
+    ``inputs`` are named as in the specification. ``at`` says what the inputs are there for;
+    ``without`` names gradients that the original does not give.
+    """
+
+    name: str
+    at: str
+    inputs: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    rtol: float = 1e-12
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}"[:30] for k, v in self.arguments.items())
+        return f"{self.name}({settings}): {self.at}"
+
+
+def original(name: str, arguments: Mapping[str, Any]) -> Any:
+    """The live object of the framework itself."""
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute)
+    if module == "optax.losses":
+        return functools.partial(found, **arguments)
+    if module == "torch.nn":
+        import torch
+
+        arrays = {k: torch.tensor(v) for k, v in arguments.items() if isinstance(v, np.ndarray)}
+        return found(**{**arguments, **arrays})
+    # A Keras loss casts to float32 unless told otherwise, its inputs of float64 too.
+    return found(**{"dtype": "float64", **arguments})
+
+
+def ours(platform: str, name: str, arguments: Mapping[str, Any]) -> Any:
+    """Our object with the exact meaning of that built-in."""
+    front = importlib.import_module(f"lossbridge.{platform}")
+    return front.native(name, **arguments)
+
+
+def real(inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inputs that have a gradient."""
+    return tuple(n for n, x in inputs.items() if np.asarray(x).dtype.kind == "f")
+
+
+def of_original(case: Case) -> Answer:
+    """What the built-in itself gives."""
+    witness = find(case.name)
+    spec = witness.meaning(**case.arguments).spec
+    order = witness.call_order(spec)
+    loss = original(case.name, case.arguments)
+    names = dict(zip(spec.inputs, case.inputs, strict=True))  # another overload's own names
+
+    def call(given: Mapping[str, Any]) -> Any:
+        return loss(*(given[names[n]] for n in order), **case.call)
+
+    return EVALUATE[OWN[witness.module]](call, case.inputs, case.without)
+
+
+def of_ours(case: Case, platform: str) -> Answer:
+    """What our object of that meaning gives on a platform."""
+    loss = ours(platform, case.name, case.arguments)
+    return EVALUATE[platform](lambda given: loss(**given, **case.call), case.inputs, ())
+
+
+def _torch(call: Any, inputs: Mapping[str, Any], without: tuple[str, ...]) -> Answer:
+    import torch
+
+    given = {n: torch.tensor(x) for n, x in inputs.items()}
+    wrt = [n for n in real(inputs) if n not in without]
+    for name in wrt:
+        given[name].requires_grad_()
+    value = call(given)
+    found = torch.autograd.grad(value.sum(), [given[n] for n in wrt], allow_unused=True)
+    return Answer(
+        value.detach().numpy(),
+        {
+            n: np.zeros_like(inputs[n]) if g is None else g.numpy()
+            for n, g in zip(wrt, found, strict=True)
+        },
+    )
+
+
+def _keras(call: Any, inputs: Mapping[str, Any], without: tuple[str, ...]) -> Answer:
+    import tensorflow as tf
+
+    given = {n: tf.constant(x) for n, x in inputs.items()}
+    wrt = [n for n in real(inputs) if n not in without]
+    with tf.GradientTape() as tape:
+        for name in wrt:
+            tape.watch(given[name])
+        value = call(given)
+        total = tf.reduce_sum(value)
+    found = tape.gradient(
+        total, [given[n] for n in wrt], unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return Answer(
+        np.asarray(value),
+        {n: np.asarray(tf.convert_to_tensor(g)) for n, g in zip(wrt, found, strict=True)},
+    )
+
+
+def _jax(call: Any, inputs: Mapping[str, Any], without: tuple[str, ...]) -> Answer:
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    given = {n: jnp.asarray(x) for n, x in inputs.items()}
+    wrt = [n for n in real(inputs) if n not in without]
+
+    def total(moving: Mapping[str, Any]) -> tuple[Any, Any]:
+        value = call({**given, **moving})
+        return jnp.sum(value), value
+
+    found, value = jax.grad(total, has_aux=True)({n: given[n] for n in wrt})
+    return Answer(np.asarray(value), {n: np.asarray(g) for n, g in found.items()})
+
+
+EVALUATE = {"torch": _torch, "keras": _keras, "jax": _jax}
+
+
+def assert_same(found: Answer, wanted: Answer, rtol: float) -> None:
+    """Equal values and gradients; what is 0, inf or NaN there must be so here."""
+    _same("the value", found.value, wanted.value, rtol)
+    for name, gradient in wanted.gradients.items():
+        _same(f"the gradient in {name}", found.gradients[name], gradient, rtol)
+
+
+def _same(what: str, found: Array, wanted: Array, rtol: float) -> None:
+    finite = np.abs(wanted[np.isfinite(wanted)])
+    # Cancellation leaves an error of the size of the largest component, not of each.
+    atol = rtol * float(finite.max(initial=0.0))
+    np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol, err_msg=what)
