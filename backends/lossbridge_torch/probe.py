@@ -16,9 +16,9 @@ from lossbridge.errors import UnsupportedError
 from lossbridge.frontdoor import Bound, has_class_axis
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
-from lossbridge_torch import native
 from lossbridge_torch.ejected import eject, source
 from lossbridge_torch.lowering import LOWERING
+from lossbridge_torch.native import compile as compile_loss
 from lossbridge_torch.train import train
 
 __all__ = ["PROBE"]
@@ -203,7 +203,7 @@ class _Probe:
                 k: torch.tensor(np.asarray(v)).to(kind) if np.ndim(v) else v
                 for k, v in params.items()
             }
-            return native.compile(spec, **settings, **own).to(kind)
+            return compile_loss(spec, **settings, **own).to(kind)
 
         return Subject(
             make,

@@ -184,13 +184,13 @@ def test_j4_no_call_retraces() -> None:
     x, y = logits(4, 3), labels(4, 3)
     L.FocalLoss(1.25)(x, y)
     with jax.log_compiles(False):
-        from lossbridge_jax import native
+        from lossbridge_jax.native import Options, _compiled
 
-        before = native._compiled.cache_info().misses
-        run = native._compiled(
+        before = _compiled.cache_info().misses
+        run = _compiled(
             L.FocalLoss(1.25).spec,
             L.FocalLoss(1.25).bound.numbers[0],
-            native.Options("mean", "elements"),
+            Options("mean", "elements"),
             jnp.dtype("float32"),
             jnp.dtype("float32"),
         )
@@ -199,7 +199,7 @@ def test_j4_no_call_retraces() -> None:
             L.FocalLoss(1.25)(x, y)
             L.focal(x, y, gamma=1.25, reduction="mean")
         assert run._cache_size() == 1
-        assert native._compiled.cache_info().misses == before
+        assert _compiled.cache_info().misses == before
 
 
 def test_j4_losses_are_frozen_and_survive_pickling() -> None:
