@@ -24,7 +24,9 @@ from lossbridge.passes.differentiate import differentiate, pull_back_all, push_f
 from lossbridge.passes.guard import guard
 from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
-from lossbridge.plan import Options, Plan, PortCall
+from lossbridge.plan import Options, Plan, PortCall, index_axes
+from lossbridge.spec import Spec
+from lossbridge.trace import port_axes
 from lossbridge.verify import verify
 from lossbridge_torch.eager import eager_function
 from lossbridge_torch.lowering import LOWERING
@@ -171,6 +173,13 @@ class Fused:
         self.kinds = tuple(stable.nodes[rows[n]].type.dtype for n in self.names)
         self.orders = {n: stable.nodes[rows[n]].attr("order") for n in self.names}
         self.axes = plan.value_axes
+        self.index = index_axes(plan.spec)  # what sample weights and masks run over
+        late = ("segments", "map_sizes")
+        self.outside = tuple(
+            Outside(call, plan.spec)
+            for call in sorted(plan.calls, key=lambda c: c.op in late)
+            if call.op != "use"
+        )
         self._functions: dict[tuple[Any, ...], type[torch.autograd.Function]] = {}
 
     def function(
@@ -364,6 +373,36 @@ def _traceable(
     return Traceable
 
 
+@functools.lru_cache(maxsize=1024)
+def _traceable_stage(graph: Graph, wrt: tuple[str, ...]) -> Callable[..., tuple[Tensor, ...]]:
+    """A graph as a function that Dynamo traces, differentiated by the graph's own derivative once.
+
+    ``Stage`` finds its functions by the graph while it runs, which Dynamo would trace.
+    """
+    run = _function(_legal(graph))
+    if not wrt:
+        return run
+    names = tuple(name for name, _ in graph.inputs())
+    pulled = _pulled(graph, wrt)
+    pull = _function(_legal(pulled))
+    takes = tuple(name for name, _ in pulled.inputs())
+    outputs = tuple(f"upstream_{name}" for name, _ in graph.outputs)
+
+    class Traceable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Tensor) -> Any:
+            ctx.save_for_backward(*inputs)
+            return _fresh(run(*inputs), inputs)
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Any) -> Any:
+            values = dict(zip((*names, *outputs), (*ctx.saved_tensors, *upstream), strict=True))
+            found = dict(zip(wrt, pull(*[values[n] for n in takes]), strict=True))
+            return tuple(found.get(n) for n in names)
+
+    return Traceable.apply
+
+
 def _scale(
     upstream: Tensor,
     rest: Sequence[Tensor],
@@ -511,11 +550,45 @@ def fused_of(bound: Bound, which: int, weighted: bool, masked: bool) -> Fused:
     return fused
 
 
-def calls_of(token: int, which: int, weighted: bool, masked: bool) -> tuple[PortCall, ...]:
+class Outside:
+    """A call outside the fused function: a port, its derivative, facts of the maps it returned.
+
+    Attributes, not a property of a frozen :class:`PortCall`: Dynamo follows a field of such an
+    object, but breaks the graph on ``call.passed``.
+    """
+
+    def __init__(self, call: PortCall, spec: Spec) -> None:
+        self.name, self.op, self.port, self.wrt = call.name, call.op, call.port, call.wrt
+        self.passed = call.passed  # names of the arguments, where they are inputs as they come
+        port = spec.ports[call.port]
+        self.output = str(port.output)
+        self.maps = port.output.name == "maps"
+        self.axes = port_axes(port)
+        self.arguments = polished(call.arguments)
+        self.names = tuple(name for name, _ in self.arguments.inputs())
+
+
+def calls_of(token: int, which: int, weighted: bool, masked: bool) -> tuple[Outside, ...]:
     """The calls of ports; how a port's maps are cut is known once it has returned them."""
-    calls = resolve(token, which, weighted, masked).plan.calls
-    late = ("segments", "map_sizes")
-    return tuple(c for c in calls if c.op not in late) + tuple(c for c in calls if c.op in late)
+    return resolve(token, which, weighted, masked).outside
+
+
+def prepare_arguments(
+    token: int,
+    owner: int,
+    attribute: str,
+    position: int,
+    which: int,
+    weighted: bool,
+    masked: bool,
+    wrt: tuple[str, ...],
+) -> None:
+    """As ``prepare``, for the function that computes what a port is called with."""
+    call = resolve(token, which, weighted, masked).outside[position]
+    OWNERS[owner].__dict__[attribute] = _traceable_stage(call.arguments, wrt)
+
+
+prepare_arguments._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def external(bound: Bound) -> Bound:

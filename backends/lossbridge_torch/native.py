@@ -51,7 +51,9 @@ from lossbridge_torch.fused import (
     dual_level,
     external,
     prepare,
+    prepare_arguments,
     resolve,
+    stage_of,
     token_of,
     transformed,
 )
@@ -131,7 +133,12 @@ def _dtypes(spec: Spec, inputs: Mapping[str, Tensor]) -> tuple[torch.dtype, torc
 
 
 class Loss(nn.Module):
-    """A loss: ``loss(prediction, target, *, sample_weight=None, mask=None, ...)``."""
+    """A loss: ``loss(prediction, target, *, sample_weight=None, mask=None, ...)``.
+
+    ``torch.compile(fullgraph=True)`` takes every loss, those that call a network too. What is
+    compiled can be differentiated once: torch refuses a second backward (``create_graph=True``)
+    through a compiled function, and says so; the uncompiled loss allows it.
+    """
 
     form: Form | None = None
     combination: Combination | None = None
@@ -401,7 +408,13 @@ class Loss(nn.Module):
                     name, key, spec.params[key].kind, getattr(self, key), lengths, first
                 )
         if call.sample_weight is not None or call.mask is not None:
-            index = frontdoor.index_shape(spec, lengths)
+            # Not by frontdoor.index_shape: Dynamo would trace the graph being built, and fail.
+            axes = resolve(
+                self._token, which, call.sample_weight is not None, call.mask is not None
+            ).index
+            index: list[int | None] = []
+            for axis in axes:
+                index.extend(lengths.get(axis, (None,)))
             if call.sample_weight is not None:
                 weight = checked(name, "sample_weight", "real", call.sample_weight, lenient=True)
                 inputs["sample_weight"] = along(
@@ -445,21 +458,43 @@ class Loss(nn.Module):
         weighted: bool,
         masked: bool,
     ) -> Tensor:
+        for position, outer in enumerate(calls_of(token, which, weighted, masked)):
+            arguments = None
+            if outer.passed is None:
+                arguments = self._arguments(token, position, which, weighted, masked, inputs)
+            inputs[outer.name] = outside(
+                self.bound.form.name, outer, arguments, inputs, ports, lengths, compute
+            )
         first = inputs[next(iter(inputs))]
         device = first.device.type
         if device != "meta" and torch.is_autocast_enabled(device):
             out = torch.promote_types(out, torch.float32)
-            for call in calls_of(token, which, weighted, masked):
-                inputs[call.name] = outside(
-                    self.bound.form.name, spec, call, inputs, ports, lengths, compute
-                )
             with torch.autocast(device, enabled=False):
                 return self._fused_call(token, which, inputs, compute, out, weighted, masked)
-        for call in calls_of(token, which, weighted, masked):
-            inputs[call.name] = outside(
-                self.bound.form.name, spec, call, inputs, ports, lengths, compute
-            )
         return self._fused_call(token, which, inputs, compute, out, weighted, masked)
+
+    def _arguments(
+        self,
+        token: int,
+        position: int,
+        which: int,
+        weighted: bool,
+        masked: bool,
+        inputs: Mapping[str, Any],
+    ) -> Callable[..., Sequence[Tensor]]:
+        """What computes the arguments of a port."""
+        call = calls_of(token, which, weighted, masked)[position]
+        if not torch.compiler.is_compiling():
+            return stage_of(call.arguments)
+        wrt = tuple(
+            n
+            for n in call.names
+            if torch.is_grad_enabled() and inputs[n].is_floating_point() and inputs[n].requires_grad
+        )
+        attribute = f"{KERNEL}{token}_{which}_{weighted}_{masked}_port{position}_{'_'.join(wrt)}"
+        prepare_arguments(token, self._owner, attribute, position, which, weighted, masked, wrt)
+        found: Callable[..., Sequence[Tensor]] = getattr(self, attribute)
+        return found
 
     def _fused_call(
         self,

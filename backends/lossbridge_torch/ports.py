@@ -11,63 +11,69 @@ import torch
 from torch import Tensor
 
 from lossbridge.errors import ArgumentError, ShapeError, shown
-from lossbridge.plan import PortCall
-from lossbridge.spec import Spec
-from lossbridge.trace import port_axes
 from lossbridge_torch.arguments import Lengths
-from lossbridge_torch.fused import dual_level, polished, stage_of, transformed
+from lossbridge_torch.fused import Outside, dual_level, transformed
 
 
 def outside(
     name: str,
-    spec: Spec,
-    call: PortCall,
+    call: Outside,
+    arguments: Callable[..., Sequence[Tensor]] | None,
     inputs: dict[str, Any],
     ports: Mapping[str, Any],
     lengths: Lengths,
     compute: torch.dtype,
 ) -> Tensor:
-    """What a call outside the fused function gives: a port, its derivative, facts of its maps."""
+    """What a call outside the fused function gives: a port, its derivative, facts of its maps.
+
+    ``arguments`` computes what the port is called with, where that is not inputs as they come.
+    """
     if call.op in ("segments", "map_sizes"):
         sizes = inputs[f"maps of {call.port}"]
         device = inputs[next(iter(inputs))].device
         table = torch.tensor(sizes, device=device)
         if call.op == "map_sizes":
             return table.to(compute)
-        return torch.repeat_interleave(torch.arange(len(sizes), device=device), table)
-    given = _given(call, inputs, compute)
-    port = spec.ports[call.port]
+        # The size of the result is known: read from the table, it breaks a compiled graph.
+        return torch.repeat_interleave(
+            torch.arange(len(sizes), device=device), table, output_size=sum(sizes)
+        )
+    given = _given(call, arguments, inputs, compute)
     function = ports[call.port]
     if call.op == "derivative":
         result: Any = _slope(function, given, call.wrt)
     else:
         result = function(*given)
-    if port.output.name == "maps" and call.op == "apply":
+    if call.maps and call.op == "apply":
         return _joined(name, call, result, inputs)
     if not isinstance(result, Tensor):
         raise ArgumentError(
             f"{name}: {call.port} returned {shown(type(result).__name__)}, but a "
             "tensor was expected"
         )
-    axes = port_axes(port)
-    if call.op == "apply" and all(axis in lengths for axis in axes):
-        wanted = tuple(n for axis in axes for n in lengths[axis])
+    if call.op == "apply" and all(axis in lengths for axis in call.axes):
+        wanted = tuple(n for axis in call.axes for n in lengths[axis])
         if tuple(result.shape) != wanted:
             raise ShapeError(
                 f"{name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
-                f"{port.output}, here {wanted}; let it return result.reshape({wanted})"
+                f"{call.output}, here {wanted}; let it return result.reshape({wanted})"
             )
     return result
 
 
-def _given(call: PortCall, inputs: Mapping[str, Any], compute: torch.dtype) -> list[Tensor]:
+def _given(
+    call: Outside,
+    arguments: Callable[..., Sequence[Tensor]] | None,
+    inputs: Mapping[str, Any],
+    compute: torch.dtype,
+) -> list[Tensor]:
     """What a port is called with; computed values come in the dtype of what they come from."""
     if call.passed is not None:
         return [inputs[n] for n in call.passed]
-    stage = stage_of(polished(call.arguments))
-    values = [inputs[n] for n in stage.names]
+    assert arguments is not None
+    values = [inputs[n] for n in call.names]
     seen = next((v.dtype for v in values if v.is_floating_point()), compute)
-    results = stage(*(v.to(compute) if v.is_floating_point() else v for v in values))
+    results = arguments(*[v.to(compute) if v.is_floating_point() else v for v in values])
     return [r.to(seen) if r.is_floating_point() else r for r in results]
 
 
@@ -98,7 +104,7 @@ def _summed(function: Callable[..., Tensor], *xs: Tensor) -> Tensor:
     return function(*xs).sum()
 
 
-def _joined(name: str, call: PortCall, result: Any, inputs: dict[str, Any]) -> Tensor:
+def _joined(name: str, call: Outside, result: Any, inputs: dict[str, Any]) -> Tensor:
     """Feature maps as one tensor, each flattened behind the batch."""
     maps = list(result) if isinstance(result, list | tuple) else [result]
     if (
