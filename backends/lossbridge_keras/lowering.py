@@ -1,9 +1,10 @@
 """The table for TensorFlow: one row for each primitive, on raw TensorFlow ops.
 
-Values are aligned to the graph's layout with singleton dimensions. Lengths of axes are plain Python
-numbers where they are known, and 0-d tensors where only the running graph knows them (a batch of
-``None``), so whatever computes with lengths goes through a helper that takes both. Integers are
-int32 throughout: the wrapper brings them there, and saturates what does not fit.
+Values are held compact: one dimension for each axis a value has, and none for the others. Next to
+logits of [65536, 10], rows of [65536, 1] cost XLA 1.4 times what rows of [65536] do. Lengths of
+axes are plain Python numbers where they are known, and 0-d tensors where only the running graph
+knows them (a batch of ``None``), so whatever computes with lengths goes through a helper that takes
+both. Integers are int32 throughout: the wrapper brings them there, and saturates what does not fit.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from lossbridge.emit import STATIC_ARITHMETIC, Emitter, Lowering, emit_body
-from lossbridge.ir import Graph, Node, is_star
+from lossbridge.emit import STATIC_ARITHMETIC, CompactEmitter, Emitter, Lowering
+from lossbridge.ir import Expr, Graph, Node, const_value, is_star
+from lossbridge.ops import where
+from lossbridge.rewrite import rewrite
 
 # --- helpers: what emitted code calls, and `eject` copies ----------------------------------------
 
@@ -77,22 +80,10 @@ def _positive(dims: tuple[int, ...], rank: int) -> list[int]:
     return sorted(d % rank for d in dims)
 
 
-def _insert(x: Any, dims: tuple[int, ...], rank: int) -> Any:
+def _insert(x: Any, dims: tuple[int, ...]) -> Any:
     """x with new singleton dimensions at these places of the result."""
-    for dim in _positive(dims, rank):
+    for dim in _positive(dims, x.shape.rank + len(dims)):
         x = tf.expand_dims(x, dim)
-    return x
-
-
-def _drop(x: Any, dims: tuple[int, ...]) -> Any:
-    """x without these singleton dimensions; without any of them named, as it is."""
-    return tf.squeeze(x, list(dims)) if dims else x
-
-
-def _full_rank(x: Any, rank: int) -> Any:
-    """x with the leading singletons that broadcasting would add."""
-    for _ in range(rank - x.shape.rank):
-        x = tf.expand_dims(x, 0)
     return x
 
 
@@ -111,10 +102,9 @@ def _broadcast(x: Any, dt: Any, *like: Any) -> Any:
     return tf.broadcast_to(x, shape)
 
 
-def _iota(n: Any, dim: int, rank: int) -> Any:
-    """0, 1, 2, ... along one dimension."""
-    after = -dim - 1 if dim < 0 else rank - dim - 1
-    return tf.reshape(tf.range(tf.cast(n, tf.int32)), [-1] + [1] * after)
+def _iota(n: Any) -> Any:
+    """0, 1, 2, ... below a length."""
+    return tf.range(tf.cast(n, tf.int32))
 
 
 def _shift(x: Any, dim: int, by: int, fill: float) -> Any:
@@ -129,65 +119,42 @@ def _shift(x: Any, dim: int, by: int, fill: float) -> Any:
     return padded[tuple(window)]
 
 
-def _transpose(x: Any, order: list[int]) -> Any:
+def _transpose(x: Any, order: tuple[int, ...]) -> Any:
     """x with its dimensions in another order; as it is where nothing moves."""
-    return x if order == list(range(len(order))) else tf.transpose(x, order)
+    found = [d % len(order) for d in order]
+    return x if found == sorted(found) else tf.transpose(x, found)
 
 
-def _rename(x: Any, old: int, new: int, rank: int) -> Any:
-    """A dimension moved to that of another, singleton axis."""
-    order = list(range(rank))
-    order[old], order[new] = order[new], order[old]
-    return tf.transpose(_full_rank(x, rank), order)
-
-
-def _take(
-    x: Any, index: Any, dim: int, own: tuple[int, ...], others: tuple[int, ...], rank: int
-) -> Any:
+def _take(x: Any, index: Any, dim: int, mine: tuple[int, ...], theirs: tuple[int, ...]) -> Any:
     """The entries at an index along a dimension; out of range NaN, on every device.
 
-    ``own`` are the dimensions that x has beside it, ``others`` those of the index.
+    ``mine`` are the dimensions of x that the index has too, where they are its ``theirs``. The
+    result has those, then the index's others, then those of x.
     """
-    x, index = _full_rank(x, rank), _full_rank(index, rank)
     if x.shape[dim] == 0:  # nothing to gather: one entry, which no index may show
-        pads = [[0, 0]] * rank
+        pads = [[0, 0]] * x.shape.rank
         pads[dim] = [0, 1]
         nothing = math.nan if x.dtype.is_floating else 0
         x = tf.pad(x, pads, constant_values=tf.constant(nothing, x.dtype))
-    dim, mine, theirs = dim % rank, _positive(own, rank), _positive(others, rank)
-    shared = [d for d in mine if d in theirs]
-    only_x = [d for d in mine if d not in theirs]
-    only_i = [d for d in theirs if d not in mine]
-    absent = [d for d in range(rank) if d != dim and d not in mine]
+    rank, width = x.shape.rank, index.shape.rank
+    dim, left, right = dim % rank, [d % rank for d in mine], [d % width for d in theirs]
+    rest = [d for d in range(rank) if d != dim and d not in left]
+    own = [d for d in range(width) if d not in right]
     n = _length(x, dim)
     # Clipped, since a gather outside raises on a CPU and gives 0 on a GPU.
     safe = tf.maximum(tf.minimum(index, n - 1), 0)
-    if dim == rank - 1 and not only_x and not only_i:
+    if dim == rank - 1 and not rest and not own and left == right:
         # One entry of each row: gathered from the flat array, which is several times as fast.
         # In int64: 32768 rows of 131072 classes are more entries than int32 counts.
         rows = tf.cast(tf.reshape(safe, [-1]), tf.int64)
         start = tf.range(tf.cast(_length(rows, 0), tf.int64)) * tf.cast(n, tf.int64)
         values = tf.reshape(tf.gather(tf.reshape(x, [-1]), rows + start), _shape(index))
         return _checked(values, safe, index)
-    values = tf.gather(
-        _drop(
-            _transpose(x, [*shared, dim, *only_x, *absent]),
-            tuple(range(len(shared) + 1 + len(only_x), rank)),
-        ),
-        _drop(
-            _transpose(
-                safe,
-                [*shared, *only_i, dim, *(d for d in range(rank) if d != dim and d not in theirs)],
-            ),
-            tuple(range(len(shared) + len(only_i), rank)),
-        ),
-        axis=len(shared),
-        batch_dims=len(shared),
-    )
-    found = [*shared, *only_i, *only_x]
-    values = _transpose(values, [found.index(d) for d in sorted(found)])
-    values = _insert(values, tuple(d for d in range(rank) if d not in found), rank)
-    return _checked(values, safe, index)
+    safe, index = _transpose(safe, (*right, *own)), _transpose(index, (*right, *own))
+    x = _transpose(x, (*left, dim, *rest))
+    values = tf.gather(x, safe, axis=len(left), batch_dims=len(left))
+    after = tuple(range(width, width + len(rest)))
+    return _checked(values, _insert(safe, after), _insert(index, after))
 
 
 def _checked(values: Any, safe: Any, index: Any) -> Any:
@@ -197,44 +164,35 @@ def _checked(values: Any, safe: Any, index: Any) -> Any:
     return tf.where(tf.equal(safe, index), values, tf.constant(math.nan, values.dtype))
 
 
-def _dot(
-    x: Any, y: Any, own: tuple[int, ...], others: tuple[int, ...], over: tuple[int, ...], rank: int
-) -> Any:
-    """The sum of products over some dimensions, without the array of all products."""
-    mine, theirs, gone = (_positive(dims, rank) for dims in (own, others, over))
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    kept = [d for d in range(rank) if (d in mine or d in theirs) and d not in gone]
-    x = _drop(_full_rank(x, rank), tuple(d for d in range(rank) if d not in mine))
-    y = _drop(_full_rank(y, rank), tuple(d for d in range(rank) if d not in theirs))
-    left, right, result = ("".join(letters[d] for d in dims) for dims in (mine, theirs, kept))
-    return _insert(
-        tf.einsum(f"{left},{right}->{result}", x, y),
-        tuple(d for d in range(rank) if d not in kept),
-        rank,
-    )
+def _dot(x: Any, y: Any, equation: str, group: int) -> Any:
+    """The sum of products over some dimensions, without the array of all products.
 
-
-def _scan(body: Any, init: Any, captures: Any, moving: Any, dim: int, n: Any, reverse: bool) -> Any:
-    """All carries of a recursion, along a dimension.
-
-    A short recursion becomes a chain of ops, a long one in a graph a loop: an unrolled one of 200
-    steps takes XLA a minute to compile.
+    A ``*`` in the equation stands for a group of dimensions.
     """
-    given = list(zip(captures, moving, strict=True))
+    return tf.einsum(equation.replace("*", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:group]), x, y)
+
+
+def _scan(body: Any, init: Any, captures: Any, along: Any, n: Any, dim: int, reverse: bool) -> Any:
+    """All carries of a recursion, along a new dimension of the result.
+
+    ``along`` says which dimension of each capture the recursion runs over, None for those it sees
+    whole. A short recursion becomes a chain of ops, a long one in a graph a loop: an unrolled one
+    of 200 steps takes XLA a minute to compile.
+    """
+    given = list(zip(captures, along, strict=True))
 
     def step(carry: Any, t: Any) -> Any:
-        return body(carry, *(tf.gather(c, [t], axis=dim) if m else c for c, m in given))
+        return body(carry, *(c if a is None else tf.gather(c, t, axis=a) for c, a in given))
 
-    rank = max(c.shape.rank for c, m in given if m)
-    init = _full_rank(init, rank)
-    if isinstance(n, int) and (tf.executing_eagerly() or n <= 16):
-        parts = [tf.split(c, n, axis=dim) if m else c for c, m in given]
+    if isinstance(n, int) and n > 0 and (tf.executing_eagerly() or n <= 16):
+        parts = [c if a is None else tf.unstack(c, n, axis=a) for c, a in given]
         found: list[Any] = []
         carry = init
         for t in range(n - 1, -1, -1) if reverse else range(n):
-            carry = body(carry, *(p[t] if m else p for p, m in zip(parts, moving, strict=True)))
+            now = (p if a is None else p[t] for p, a in zip(parts, along, strict=True))
+            carry = body(carry, *now)
             found.append(carry)
-        return tf.concat(found[::-1] if reverse else found, axis=dim)
+        return tf.stack(found[::-1] if reverse else found, axis=dim)
 
     def at(k: Any) -> Any:
         return n - 1 - k if reverse else k
@@ -248,9 +206,9 @@ def _scan(body: Any, init: Any, captures: Any, moving: Any, dim: int, n: Any, re
         (tf.constant(1), first, rows),
         maximum_iterations=n,
     )
-    order = list(range(1, rank + 1))
-    order.insert(dim % rank, 0)
-    return tf.squeeze(tf.transpose(rows.stack(), order), dim % rank + 1)
+    order = list(range(1, first.shape.rank + 1))
+    order.insert(dim % len([0, *order]), 0)
+    return _transpose(rows.stack(), tuple(order))
 
 
 def _advance(step: Any, k: Any, carry: Any, rows: Any, at: Any) -> Any:
@@ -270,13 +228,10 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     _shape,
     _positive,
     _insert,
-    _drop,
-    _full_rank,
     _broadcast,
     _iota,
     _shift,
     _transpose,
-    _rename,
     _take,
     _checked,
     _dot,
@@ -288,37 +243,42 @@ HELPERS: tuple[Callable[..., Any], ...] = (
 # --- rows that need more than a template ---------------------------------------------------------
 
 
-class TensorFlowEmitter(Emitter):
+class TensorFlowEmitter(CompactEmitter):
     """Lengths may be tensors, and singletons are inserted by op: slicing costs ten times more."""
 
-    @property
-    def full(self) -> str:
-        """An expression for the rank of aligned values."""
-        return self.rank or str(len(self.graph.layout))
+    def expand(self, name: str, dims: str) -> str:
+        return f"_insert({name}, {dims})"
 
-    def axes_of(self, index: int) -> tuple[str, ...]:
-        return self.graph.nodes[index].type.axes
+    def length(self, axis: str) -> str:
+        name, axes = self.held(axis)
+        return f"_length({name}, {self.place(axes, axis)})"
 
-    def align(self, name: str, node: Node) -> str:
-        order: tuple[str, ...] = node.attr("order")
-        source = [a for a in self.graph.layout if a in order]
-        if list(order) != source:
-            name = self.lowering.transpose.format(name, tuple(order.index(a) for a in source))
-        missing = tuple(a for a in self.graph.layout if a not in order)
-        if not order or not missing or self.graph.layout[len(missing) :] == tuple(source):
-            return name  # a number, or only leading dimensions are missing: broadcasting adds them
-        return f"_insert({name}, {self.dims(missing)}, {self.full})"
+    def filled(self, name: str, index: int, node: Node) -> str:
+        axes = node.type.axes
+        if index not in self.static:
+            name = self.expanded(name, self.axes(index), axes)
+        held = {value: row for row, value in self.names.items()}
+        like = [self.expanded(v, self.axes(held[v]), axes) for v in self.like(axes)]
+        dtype = {"real": "dt", "int": "tf.int32", "bool": "tf.bool"}[node.type.dtype]
+        return f"_broadcast({name}, {dtype}, {', '.join(like)})"
 
     def row(self, index: int, node: Node) -> None:
         static = bool(node.args) and all(a in self.static for a in node.args)
-        args = [self.names[a] for a in node.args if a in self.names]
-        if node.op == "where" and node.args[0] in self.static:
-            expression = f"_choose({', '.join(args)}, dt)"
-        elif not static or node.op not in ("div", "maximum"):
+        chosen = node.op == "where" and node.args[0] in self.static
+        if not chosen and (not static or node.op not in ("div", "maximum")):
             super().row(index, node)
             return
-        else:
+        args = self.operands(node)
+        if not chosen:
             expression = f"{'_ratio' if node.op == 'div' else '_larger'}({args[0]}, {args[1]})"
+        elif static and not node.type.axes:
+            expression = f"_choose({', '.join(args)}, dt)"
+        else:
+            static = False
+            sides = (_number(self, a, v) for a, v in zip(node.args[1:], args[1:], strict=True))
+            if node.type.axes:  # they have been filled
+                sides = iter(args[1:])
+            expression = f"_choose({args[0]}, {', '.join(sides)}, dt)"
         name = self.fresh()
         self.write(f"{name} = {expression}")
         self.names[index] = name
@@ -353,95 +313,103 @@ def _symmetric(name: str) -> Callable[[Emitter, Node, list[str]], str]:
     return entry
 
 
+def _compact(emitter: Emitter) -> CompactEmitter:
+    assert isinstance(emitter, CompactEmitter)
+    return emitter
+
+
 def _reduction(name: str) -> Callable[[Emitter, Node, list[str]], str]:
     def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
         if not node.type.axes:
             return f"tf.{name}({x[0]})"
-        return f"tf.{name}({x[0]}, {emitter.dims(node.attr('axes'))}, keepdims=True)"
+        e = _compact(emitter)
+        return f"tf.{name}({x[0]}, {e.places(e.axes(node.args[0]), node.attr('axes'))})"
 
     return entry
 
 
+def _lower_where(emitter: Emitter, node: Node, x: list[str]) -> str:
+    sides = [emitter.graph.nodes[a] for a in node.args[1:]]
+    numbers = [const_value(side) for side in sides if side.op == "const"]
+    if numbers == [1.0, 0.0] and node.type.dtype == "real":
+        return f"tf.cast({x[0]}, dt)"
+    return _tensors("tf.where({0}, {1}, {2})")(emitter, node, x)
+
+
 def _lower_dot(emitter: Emitter, node: Node, x: list[str]) -> str:
-    own, others = (set(emitter.graph.nodes[a].type.axes) for a in node.args)
-    if own <= others or others <= own:
-        return _reduction("reduce_sum")(emitter, node, [f"{x[0]} * {x[1]}"])
-    assert isinstance(emitter, TensorFlowEmitter)
-    dims = [emitter.dims(emitter.axes_of(a)) for a in node.args]
-    return (
-        f"_dot({x[0]}, {x[1]}, {dims[0]}, {dims[1]}, {emitter.dims(node.attr('axes'))}, "
-        f"{emitter.full})"
-    )
-
-
-def _dims_or_none(emitter: Emitter, axes: tuple[str, ...]) -> str:
-    return emitter.dims(axes) if axes else "()"
+    e = _compact(emitter)
+    a, b = (e.axes(i) for i in node.args)
+    over, out = node.attr("axes"), node.type.axes
+    if set(a) <= set(b) or set(b) <= set(a):
+        every = [i for i in e.graph.layout if i in a or i in b]
+        product = f"{e.expanded(x[0], a, every)} * {e.expanded(x[1], b, every)}"
+        if not out:
+            return f"tf.reduce_sum({product})"
+        return f"tf.reduce_sum({product}, {e.places(every, over)})"
+    letters = {i: "*" if is_star(i) else chr(97 + k) for k, i in enumerate(e.graph.layout)}
+    left, right, result = ("".join(letters[i] for i in axes) for axes in (a, b, out))
+    return f"_dot({x[0]}, {x[1]}, '{left},{right}->{result}', {e.rank or 0})"
 
 
 def _lower_take(emitter: Emitter, node: Node, x: list[str]) -> str:
-    assert isinstance(emitter, TensorFlowEmitter)
-    axis = node.attr("axis")
-    own, others = emitter.axes_of(node.args[0]), emitter.axes_of(node.args[1])
-    mine = _dims_or_none(emitter, tuple(a for a in own if a != axis))
-    values = _number(emitter, node.args[1], x[1])
-    taken = (
-        f"_take({x[0]}, {values}, {emitter.dim(axis)}, {mine}, "
-        f"{_dims_or_none(emitter, others)}, {emitter.full})"
+    e, axis = _compact(emitter), node.attr("axis")
+    table, index = e.axes(node.args[0]), e.axes(node.args[1])
+    shared = [a for a in table if a in index and a != axis]
+    mine, theirs = (
+        f"({''.join(f'{e.place(axes, a)}, ' for a in shared).rstrip()})" for axes in (table, index)
     )
-    return taken if node.type.axes else f"tf.reshape({taken}, ())"
+    found = [
+        *shared,
+        *(a for a in index if a not in shared),
+        *(a for a in table if a != axis and a not in shared),
+    ]
+    values = _number(emitter, node.args[1], x[1])
+    taken = f"_take({x[0]}, {values}, {e.place(table, axis)}, {mine}, {theirs})"
+    return e.ordered(taken, found, node.type.axes)
 
 
 def _lower_size(emitter: Emitter, node: Node, x: list[str]) -> str:
-    axis = node.attr("axis")
-    carrier = emitter.carrier(axis)
+    e, axis = _compact(emitter), node.attr("axis")
+    carrier, axes = e.held(axis)
     if not is_star(axis):
-        dim = emitter.dim(axis)
+        dim = int(e.place(axes, axis))
         stop = "None" if dim == -1 else str(dim + 1)
         return f"_count({carrier}, {dim}, {stop}, dt)"
-    left, _, right = emitter._split()
+    at = axes.index(axis)
     if node.attr("leading"):
-        return f"_count({carrier}, {len(left)}, {len(left) + 1}, dt)"
-    return f"_count({carrier}, {len(left)}, {emitter.rank} - {len(right)}, dt)"
-
-
-def _lower_iota(emitter: Emitter, node: Node, x: list[str]) -> str:
-    assert isinstance(emitter, TensorFlowEmitter)
-    dim = emitter.dim(node.attr("axis"))
-    carrier = emitter.carrier(node.attr("axis"))
-    return f"_iota(_length({carrier}, {dim}), {dim}, {emitter.full})"
-
-
-def _lower_range(emitter: Emitter, node: Node, x: list[str]) -> str:
-    assert isinstance(emitter, TensorFlowEmitter)
-    return f"_iota({x[0]}, {emitter.dim(node.attr('axis'))}, {emitter.full})"
+        return f"_count({carrier}, {at}, {f'{at} + ' if at else ''}min(group, 1), dt)"
+    return f"_count({carrier}, {at}, {f'{at} + ' if at else ''}group, dt)"
 
 
 def _lower_rename(emitter: Emitter, node: Node, x: list[str]) -> str:
-    assert isinstance(emitter, TensorFlowEmitter)
-    old, new = emitter.dim(node.attr("old")), emitter.dim(node.attr("new"))
-    return f"_rename({x[0]}, {old}, {new}, {emitter.full})"
+    e, old, new = _compact(emitter), node.attr("old"), node.attr("new")
+    have = [new if a == old else a for a in e.axes(node.args[0])]
+    return e.ordered(x[0], have, node.type.axes)
 
 
 def _lower_shift(emitter: Emitter, node: Node, x: list[str]) -> str:
+    e = _compact(emitter)
+    dim = e.place(e.axes(node.args[0]), node.attr("axis"))
     fill = emitter.lowering.literal(node.attr("fill"))
-    return f"_shift({x[0]}, {emitter.dim(node.attr('axis'))}, {node.attr('by')}, {fill})"
+    return f"_shift({x[0]}, {dim}, {node.attr('by')}, {fill})"
+
+
+def _lower_flip(emitter: Emitter, node: Node, x: list[str]) -> str:
+    e = _compact(emitter)
+    return f"tf.reverse({x[0]}, [{e.place(e.axes(node.args[0]), node.attr('axis'))}])"
 
 
 def _lower_scan(emitter: Emitter, node: Node, x: list[str]) -> str:
-    name = emitter.fresh("step")
-    emit_body(emitter, node, name)
-    axis = node.attr("axis")
-    dim = emitter.dim(axis)
-    moving = tuple(axis in emitter.graph.nodes[a].type.axes for a in node.args[1:])
+    e, axis = _compact(emitter), node.attr("axis")
+    length = e.length(axis)
+    step = e.nested(node)
+    along = [e.place(e.axes(a), axis) if axis in e.axes(a) else "None" for a in node.args[1:]]
     captures = "".join(f"{c}, " for c in x[1:])
     return (
-        f"_scan({name}, {x[0]}, ({captures}), {moving}, {dim}, "
-        f"_length({emitter.carrier(axis)}, {dim}), {bool(node.attr('reverse'))})"
+        f"_scan({step}, {_number(emitter, node.args[0], x[0])}, ({captures}), "
+        f"({''.join(f'{a}, ' for a in along)}), {length}, {e.place(node.type.axes, axis)}, "
+        f"{bool(node.attr('reverse'))})"
     )
-
-
-def _lower_broadcast(emitter: Emitter, node: Node, x: list[str]) -> str:
-    return f"_broadcast({x[0]}, dt, {', '.join(x[1:])})"
 
 
 def _literal(value: float | int | bool) -> str:
@@ -473,7 +441,7 @@ TABLE: dict[str, Any] = {
     "and": "({0} & {1})",
     "or": "({0} | {1})",
     "not": "(~{0})",
-    "where": _tensors("tf.where({0}, {1}, {2})"),
+    "where": _lower_where,
     "clip": _tensors("tf.maximum(tf.minimum({0}, {2}), {1})"),
     "indicator": "tf.cast({0}, dt)",
     "to_real": "tf.cast({0}, dt)",
@@ -487,12 +455,12 @@ TABLE: dict[str, Any] = {
     "all": _reduction("reduce_all"),
     "dot": _lower_dot,
     "size": _lower_size,
-    "iota": _lower_iota,
-    "range": _lower_range,
+    "iota": lambda e, n, x: f"_iota({_compact(e).length(n.attr('axis'))})",
+    "range": "_iota({0})",
     "rename": _lower_rename,
-    "broadcast": _lower_broadcast,
+    "broadcast": lambda e, n, x: _compact(e).broadcast(n, x[0]),
     "shift": _lower_shift,
-    "flip": lambda e, n, x: f"tf.reverse({x[0]}, [{e.dim(n.attr('axis'))}])",
+    "flip": _lower_flip,
     "take": _lower_take,
     "scan": _lower_scan,
     "constant": "_as({0}, dt)",
@@ -503,8 +471,35 @@ def _prologue(first: str) -> tuple[str, ...]:
     return (f"dt = _compute_dtype({first})",)
 
 
+def _chosen_once(value: Expr) -> Expr | None:
+    """A choice that another by the same condition has made already.
+
+    What a softmax's gradient leaves out at the label is what a later row puts there: one pass of
+    three over the classes less, and TensorFlow's graphs do not fuse passes.
+    """
+    condition, *sides = (Expr(value.builder, a) for a in value.node.args)
+    settled = [_settled(side, condition.index, k) for k, side in enumerate(sides)]
+    if [s.index for s in settled] == [s.index for s in sides]:
+        return None
+    changed = where(condition, *settled)
+    return changed if changed.axes == value.axes else None
+
+
+def _settled(side: Expr, condition: int, k: int) -> Expr:
+    """One side of a choice, knowing which way its condition fell."""
+    if side.node.op != "where":
+        return side
+    inner, *sides = (Expr(side.builder, a) for a in side.node.args)
+    if inner.index == condition:
+        return _settled(sides[k], condition, k)
+    settled = [_settled(s, condition, k) for s in sides]
+    if [s.index for s in settled] == [s.index for s in sides]:
+        return side
+    return where(inner, *settled)
+
+
 def _writer(graph: Graph, lowering: Lowering) -> Emitter:
-    return TensorFlowEmitter(graph, lowering)
+    return TensorFlowEmitter(rewrite(graph, {"where": (_chosen_once,)}), lowering)
 
 
 LOWERING = Lowering(
@@ -515,8 +510,6 @@ LOWERING = Lowering(
     helpers=HELPERS,
     literal=_literal,
     prologue=_prologue,
-    transpose="tf.transpose({0}, {1})",
-    squeeze="_drop({0}, {1})",
-    reshape_like="tf.reshape({0}, _shape({1}))",
+    transpose="_transpose({0}, {1})",
     emitter=_writer,
 )

@@ -134,13 +134,13 @@ def test_indices_out_of_range_give_nan_and_empty_tables_give_nothing(jit: bool) 
     take = LOWERING.namespace | {h.__name__: h for h in LOWERING.helpers}
 
     def run(x: Any, index: Any) -> Any:
-        return take["_take"](x, index, -1, (0,), (0,), 2)
+        return take["_take"](x, index, -1, (0,), (0,))
 
     run = tf.function(run, jit_compile=jit) if jit else run
     x = tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    found = run(x, tf.constant([[1], [2], [-1]]))
-    np.testing.assert_array_equal(found, [[2.0], [np.nan], [np.nan]])
-    empty = run(tf.zeros((3, 0)), tf.constant([[0], [1], [0]]))
+    found = run(x, tf.constant([1, 2, -1]))
+    np.testing.assert_array_equal(found, [2.0, np.nan, np.nan])
+    empty = run(tf.zeros((3, 0)), tf.constant([0, 1, 0]))
     assert np.isnan(empty).all()
 
 
