@@ -84,6 +84,13 @@ class Eager(Emitter):
         self.overwritable = dying(self.graph, order)
         super().rows()
 
+    bare = False  # whether the factor of the gradients is given as a Python number, where it is one
+
+    def result(self, name: str, index: int) -> str:
+        if self.bare and name == "scale" and index in self.static:
+            return self.names[index]
+        return super().result(name, index)
+
     def _sized(self, node: Node) -> bool:
         return True if self.graph.layout == () else super()._sized(node)
 
@@ -379,14 +386,50 @@ WHOLE = dataclasses.replace(
 BLOCKED: Lowering = dataclasses.replace(WHOLE, emitter=Blocked)
 
 
+class BareWhole(Whole):
+    bare = True
+
+
+class BareBlocked(Blocked):
+    bare = True
+
+
+BARE_WHOLE = dataclasses.replace(WHOLE, emitter=BareWhole)
+BARE_BLOCKED = dataclasses.replace(WHOLE, emitter=BareBlocked)
+
+
+def owns_results(graph: Graph) -> bool:
+    """Whether no output can be an input, a view, or another output: all come from operations that
+    write into memory of their own."""
+    makes = {*UNARY, *BINARY, "where", "put", "maximum", "minimum", "pow", "sum"}
+    for name, index in graph.outputs:
+        node = graph.nodes[index]
+        if node.op not in makes or node.type.axes not in ((), graph.layout):
+            return False
+        if node.op == "sum" and node.type.axes:
+            return False
+        if node.op == "where" and name != "scale" and not graph.nodes[node.args[0]].type.axes:
+            return False  # a selection by a number is one of its operands
+    places = [index for name, index in graph.outputs if name != "scale"]
+    orders = {n: graph.nodes[i].attr("order") for n, i in graph.inputs()}
+    return len(set(places)) == len(places) and all(
+        tuple(orders.get(name.removeprefix("gradient_"), graph.layout)) == graph.layout
+        for name, _ in graph.outputs
+    )
+
+
 @functools.lru_cache(maxsize=1024)
-def eager_function(graph: Graph, name: str = "loss") -> Callable[..., tuple[Tensor, ...]]:
+def eager_function(
+    graph: Graph, name: str = "loss", bare: bool = False
+) -> Callable[..., tuple[Any, ...]]:
     """The function of a graph for eager tensors: blocked where that is possible and pays."""
-    whole = load(emit(graph, WHOLE, name), WHOLE, name)
+    lowering = BARE_WHOLE if bare else WHOLE
+    whole = load(emit(graph, lowering, name), lowering, name)
     plan = blocks(graph)
     if plan is None:
         return whole
-    blocked = load(emit(graph, BLOCKED, name), BLOCKED, name)
+    lowering = BARE_BLOCKED if bare else BLOCKED
+    blocked = load(emit(graph, lowering, name), lowering, name)
     numbers = {index: k for k, (_, index) in enumerate(graph.inputs())}
     places = tuple(numbers[i] for i in plan.inputs)
 
@@ -395,7 +438,7 @@ def eager_function(graph: Graph, name: str = "loss") -> Callable[..., tuple[Tens
         if (
             first.numel() >= LEAST
             and first.is_cpu
-            and all(inputs[k].is_contiguous() for k in places)
+            and all([inputs[k].is_contiguous() for k in places])
         ):
             return blocked(*inputs)
         return whole(*inputs)

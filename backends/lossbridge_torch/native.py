@@ -93,8 +93,7 @@ class _Known:
     lengths: Lengths
     apply: Callable[..., Tensor] | None
     plain: Callable[..., tuple[Tensor, ...]]
-    real: tuple[bool, ...]
-    compute: torch.dtype
+    wide: tuple[torch.dtype | None, ...]  # what each of the function's inputs is brought to
     out: torch.dtype
 
     def __call__(self, args: tuple[Any, ...]) -> Tensor:
@@ -110,8 +109,8 @@ class _Known:
             return self.apply(*[args[k] for k in self.order])
         value = self.plain(
             *[
-                args[k].to(self.compute) if real else args[k]
-                for k, real in zip(self.order, self.real, strict=True)
+                args[k] if wide is None else args[k].to(wide)
+                for k, wide in zip(self.order, self.wide, strict=True)
             ]
         )[0]
         return value.to(self.out)
@@ -343,6 +342,10 @@ class Loss(nn.Module):
                 for n, kind in zip(fused.names, fused.kinds, strict=True)
                 if kind == "real" and inputs[n].requires_grad
             )
+        wide = tuple(
+            compute if kind == "real" and inputs[n].dtype != compute else None
+            for n, kind in zip(fused.names, fused.kinds, strict=True)
+        )
         labelled = any(kind.name == "index" for kind in spec.inputs.values())
         return _Known(
             bound.form.name,
@@ -351,10 +354,9 @@ class Loss(nn.Module):
             tuple(places[n] for n in fused.names),
             dict(bound.numbers[which]) if labelled else None,
             lengths,
-            fused.direct(saved, compute, out).apply if saved else None,
+            fused.direct(saved, compute, out, any(wide)).apply if saved else None,
             fused.eager,
-            tuple(kind == "real" for kind in fused.kinds),
-            compute,
+            wide,
             out,
         )
 
