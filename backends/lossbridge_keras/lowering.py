@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from lossbridge.emit import STATIC_ARITHMETIC, CompactEmitter, Emitter, Lowering
-from lossbridge.ir import Expr, Graph, Node, const_value, is_star
+from lossbridge.ir import Builder, Expr, Graph, Node, const_value, is_star
 from lossbridge.ops import where
 from lossbridge.rewrite import rewrite
 
@@ -275,9 +275,9 @@ class TensorFlowEmitter(CompactEmitter):
             expression = f"_choose({', '.join(args)}, dt)"
         else:
             static = False
-            sides = (_number(self, a, v) for a, v in zip(node.args[1:], args[1:], strict=True))
-            if node.type.axes:  # they have been filled
-                sides = iter(args[1:])
+            sides = args[1:]
+            if not node.type.axes:  # others have been filled
+                sides = [_number(self, a, v) for a, v in zip(node.args[1:], sides, strict=True)]
             expression = f"_choose({args[0]}, {', '.join(sides)}, dt)"
         name = self.fresh()
         self.write(f"{name} = {expression}")
@@ -498,8 +498,48 @@ def _settled(side: Expr, condition: int, k: int) -> Expr:
     return where(inner, *settled)
 
 
+def _shared_choices(graph: Graph) -> Graph:
+    """Where a condition does not hold, ``where(condition, 0, a)`` is ``a``: one of them is enough.
+
+    The exponentials without the label's are what is summed; a gradient that reads them too, and not
+    the exponentials as they were, takes XLA 1.08 instead of 1.19 times the built-in's time.
+    """
+    b = Builder(graph.layout)
+    values: list[Expr] = []
+    chosen: dict[int, dict[int, Expr]] = {}  # by condition: a -> where(condition, 0, a)
+
+    def without(x: Expr, instead: dict[int, Expr]) -> Expr:
+        """x where the condition does not hold."""
+        found = instead.get(x.index)
+        if found is not None and found.axes == x.axes:
+            return found
+        if x.node.op not in ("where", "mul"):
+            return x
+        args = [Expr(b, a) for a in x.node.args]
+        changed = [a if a.type.dtype == "bool" else without(a, instead) for a in args]
+        if [a.index for a in changed] == [a.index for a in args]:
+            return x
+        return b.op(x.node.op, *changed)
+
+    for node in graph.nodes:
+        if node.op in ("input", "const"):
+            values.append(b.row(node.op, (), node.attrs, node.type))
+            continue
+        args = [values[a] for a in node.args]
+        if node.op == "where":
+            known = chosen.setdefault(args[0].index, {})
+            if args[1].node.op == "const":
+                values.append(b.op("where", *args))
+                known[args[2].index] = values[-1]
+                continue
+            args[2] = without(args[2], known)
+        values.append(b.op(node.op, *args, **dict(node.attrs)))
+    return b.finish(**{name: values[index] for name, index in graph.outputs})
+
+
 def _writer(graph: Graph, lowering: Lowering) -> Emitter:
-    return TensorFlowEmitter(rewrite(graph, {"where": (_chosen_once,)}), lowering)
+    chosen = rewrite(graph, {"where": (_chosen_once,)})
+    return TensorFlowEmitter(_shared_choices(chosen), lowering)
 
 
 LOWERING = Lowering(
