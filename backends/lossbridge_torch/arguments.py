@@ -133,8 +133,12 @@ def check_labels(
     numbers: Mapping[str, Any],
     inputs: Mapping[str, Tensor],
     lengths: Lengths,
-) -> None:
-    """Labels out of range raise where reading them waits for nobody; elsewhere the loss is NaN."""
+) -> bool:
+    """Labels out of range raise where reading them waits for nobody; elsewhere the loss is NaN.
+
+    True where all have been read and none is to be ignored.
+    """
+    in_range = True
     for key, kind in spec.inputs.items():
         if kind.name != "index" or kind.of is None:
             continue
@@ -146,12 +150,14 @@ def check_labels(
             or transformed()
             or type(labels) is not Tensor
         ):
+            in_range = False
             continue
         size = lengths[kind.of][0]
         assert size is not None
         lowest, highest = (int(v) for v in torch.aminmax(labels))
         if lowest >= 0 and highest < size:
             continue
+        in_range = False
         ignored = numbers.get("ignore_index")
         counted = labels if ignored is None else labels[labels != ignored]
         wrong = counted[(counted < 0) | (counted >= size)]
@@ -161,3 +167,4 @@ def check_labels(
                 + ("" if ignored is None else f" or is ignore_index={ignored}")
                 + f"; {int(wrong[0])} was given"
             )
+    return in_range

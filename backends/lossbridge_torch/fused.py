@@ -29,7 +29,7 @@ from lossbridge.plan import Options, Plan, PortCall, index_axes
 from lossbridge.spec import Spec
 from lossbridge.trace import port_axes
 from lossbridge.verify import verify
-from lossbridge_torch.eager import eager_function, owns_results
+from lossbridge_torch.eager import eager_function, owns_results, settled
 from lossbridge_torch.lowering import LOWERING
 
 # --- stages: graphs as functions with their own derivatives --------------------------------------
@@ -192,16 +192,22 @@ class Fused:
         return self._functions[key]
 
     def direct(
-        self, wrt: tuple[str, ...], compute: torch.dtype, out: torch.dtype, casts: bool
+        self,
+        wrt: tuple[str, ...],
+        compute: torch.dtype,
+        out: torch.dtype,
+        casts: bool,
+        in_range: bool,
     ) -> type[torch.autograd.Function]:
         """The function for reverse mode alone, outside every transform: the cheapest to call.
 
-        Without ``casts`` every real input has the dtype that is computed in.
+        Without ``casts`` every real input has the dtype that is computed in; ``in_range`` says that
+        all labels are.
         """
-        key = ("direct", wrt, compute, out, casts)
+        key = ("direct", wrt, compute, out, casts, in_range)
         if key not in self._functions:
             saving = self.function(wrt, compute, out, True)
-            self._functions[key] = _direct(self, saving, wrt, compute, out, casts)
+            self._functions[key] = _direct(self, saving, wrt, compute, out, casts, in_range)
         return self._functions[key]
 
     @functools.cached_property
@@ -212,6 +218,11 @@ class Fused:
     def eager(self) -> Callable[..., tuple[Tensor, ...]]:
         """As ``plain``, for tensors that nobody traces or differentiates."""
         return eager_function(self.plan.plain)
+
+    @functools.cached_property
+    def in_range(self) -> Callable[..., tuple[Tensor, ...]]:
+        """As ``eager``, for labels that all lie in range."""
+        return eager_function(settled(self.plan.plain) or self.plan.plain)
 
 
 def _make_function(
@@ -322,6 +333,7 @@ def _direct(
     compute: torch.dtype,
     out: torch.dtype,
     casts: bool,
+    in_range: bool,
 ) -> type[torch.autograd.Function]:
     """As ``saving``, for a loss of 320 numbers, whose arithmetic costs less than the questions
     that can be answered before the call."""
@@ -329,6 +341,8 @@ def _direct(
     keeps = bool(saved) and plan.separable(saved)
     scaled = plan.scaled(saved) if keeps else None
     graph = scaled if scaled is not None else plan.fused(saved) if keeps else plan.plain
+    if in_range:
+        graph = settled(graph) or graph
     quick = eager_function(graph, bare=True)
     own = owns_results(graph)
     factored = scaled is not None

@@ -91,23 +91,22 @@ class _Known:
     order: tuple[int, ...]  # of the function's inputs, among the arguments
     numbers: Mapping[str, Any] | None  # where there are labels, whose values are looked at
     lengths: Lengths
-    apply: Callable[..., Tensor] | None
-    plain: Callable[..., tuple[Tensor, ...]]
+    apply: tuple[Callable[..., Tensor], ...]  # in general, and for labels that all lie in range
+    plain: tuple[Callable[..., tuple[Tensor, ...]], ...]
     wide: tuple[torch.dtype | None, ...]  # what each of the function's inputs is brought to
     out: torch.dtype
 
     def __call__(self, args: tuple[Any, ...]) -> Tensor:
-        if self.numbers is not None:
-            check_labels(
-                self.name,
-                self.spec,
-                self.numbers,
-                {n: args[k] for n, k in self.places.items()},
-                self.lengths,
-            )
-        if self.apply is not None:
-            return self.apply(*[args[k] for k in self.order])
-        value = self.plain(
+        in_range = self.numbers is not None and check_labels(
+            self.name,
+            self.spec,
+            self.numbers,
+            {n: args[k] for n, k in self.places.items()},
+            self.lengths,
+        )
+        if self.apply:
+            return self.apply[in_range](*[args[k] for k in self.order])
+        value = self.plain[in_range](
             *[
                 args[k] if wide is None else args[k].to(wide)
                 for k, wide in zip(self.order, self.wide, strict=True)
@@ -354,8 +353,13 @@ class Loss(nn.Module):
             tuple(places[n] for n in fused.names),
             dict(bound.numbers[which]) if labelled else None,
             lengths,
-            fused.direct(saved, compute, out, any(wide)).apply if saved else None,
-            fused.eager,
+            tuple(
+                fused.direct(saved, compute, out, any(wide), in_range).apply
+                for in_range in (False, True)
+            )
+            if saved
+            else (),
+            (fused.eager, fused.in_range),
             wide,
             out,
         )
