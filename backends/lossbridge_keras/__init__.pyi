@@ -10,7 +10,49 @@ from lossbridge.frontdoor import Bound
 from lossbridge.spec import Spec
 from lossbridge.trace import Definition
 
-__all__: Sequence[str]
+__all__ = [
+    "ArcFaceLoss",
+    "AttentionWeightedLoss",
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "BinaryFocalLoss",
+    "CTCLoss",
+    "CosineEmbeddingLoss",
+    "CrossEntropyLoss",
+    "CurriculumWeightedLoss",
+    "DiceLoss",
+    "ElasticNetPenalty",
+    "FocalLoss",
+    "GaussianNLLLoss",
+    "GradientPenaltyLoss",
+    "HingeLoss",
+    "HuberLoss",
+    "InfoNCELoss",
+    "KLDivLoss",
+    "L1Loss",
+    "L1Penalty",
+    "L2Penalty",
+    "LearnedPolynomialLoss",
+    "LogCoshLoss",
+    "Loss",
+    "LossLayer",
+    "MSELoss",
+    "NLLLoss",
+    "PDEResidualLoss",
+    "PerceptualLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
+    "TripletMarginLoss",
+    "UncertaintyWeightedLoss",
+    "WassersteinCriticLoss",
+    "WeightedLoss",
+    "as_hf",
+    "compile",
+    "native",
+    "reduce",
+    "with_loss",
+]
 
 class Loss(keras.losses.Loss):
     @property
@@ -22,11 +64,28 @@ class Loss(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any: ...
     def get_config(self) -> dict[str, Any]: ...
 
+class LossLayer(keras.layers.Layer):
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def bound(self) -> Bound: ...
+    def weight(self, name: str) -> keras.Variable: ...
+    def bind_step(self, iterations: Any) -> LossLayer: ...
+    def get_config(self) -> dict[str, Any]: ...
+
 def compile(source: Spec | Definition | str | Path, **settings: Any) -> Any: ...
 def native(name: str, /, *arguments: Any, version: str | None = ..., **keywords: Any) -> Any: ...
 def reduce(values: Any, *args: Any, **kwargs: Any) -> Any: ...
 def as_hf(loss: Any, shift_labels: bool = ...) -> Callable[..., Any]: ...
-def with_loss(model: keras.Model, loss: Any, *args: Any, **kwargs: Any) -> keras.Model: ...
+def with_loss(
+    model: keras.Model,
+    loss: LossLayer,
+    *,
+    ports: Mapping[str, Any] | None = ...,
+    name: str | None = ...,
+) -> keras.Model: ...
 
 class MSELoss(Loss):
     """Penalise the squared error."""
@@ -129,7 +188,7 @@ class PoissonNLLLoss(Loss):
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class GaussianNLLLoss(Loss):
+class GaussianNLLLoss(LossLayer):
     """Penalise a mean and a variance by the negative log-likelihood of a Gaussian target."""
 
     def __init__(
@@ -140,7 +199,7 @@ class GaussianNLLLoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, *, prediction: Any, target: Any, var: Any, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
@@ -320,7 +379,7 @@ class DiceLoss(Loss):
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class CosineEmbeddingLoss(Loss):
+class CosineEmbeddingLoss(LossLayer):
     """Penalise the angle of vectors that belong together (1), and closeness of others (-1)."""
 
     def __init__(
@@ -331,11 +390,11 @@ class CosineEmbeddingLoss(Loss):
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, x1: Any, x2: Any, target: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class TripletMarginLoss(Loss):
+class TripletMarginLoss(LossLayer):
     """Penalise an anchor that is not nearer to its positive than to its negative by ``margin``."""
 
     def __init__(
@@ -349,11 +408,11 @@ class TripletMarginLoss(Loss):
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, anchor: Any, positive: Any, negative: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class InfoNCELoss(Loss):
+class InfoNCELoss(LossLayer):
     """Penalise a query whose own key is not the most similar of the batch's keys."""
 
     def __init__(
@@ -363,11 +422,11 @@ class InfoNCELoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, query: Any, key: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class ArcFaceLoss(Loss):
+class ArcFaceLoss(LossLayer):
     """Penalise the angle between an embedding and its class centre, with an additive margin."""
 
     def __init__(
@@ -381,14 +440,14 @@ class ArcFaceLoss(Loss):
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     @overload
     def __call__(self, labels: Any, embeddings: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class CTCLoss(Loss):
+class CTCLoss(LossLayer):
     """Penalise log-probabilities per time step by all alignments that spell the target."""
 
     def __init__(
@@ -399,11 +458,11 @@ class CTCLoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class WassersteinCriticLoss(Loss):
+class WassersteinCriticLoss(LossLayer):
     """Penalise a critic that scores generated samples above real ones."""
 
     def __init__(
@@ -412,11 +471,11 @@ class WassersteinCriticLoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, fake_data: Any, real_data: Any, *, critic: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class GradientPenaltyLoss(Loss):
+class GradientPenaltyLoss(LossLayer):
     """Penalise a critic whose gradient between real and generated samples is not of norm 1."""
 
     def __init__(
@@ -427,11 +486,11 @@ class GradientPenaltyLoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, fake_data: Any, real_data: Any, mix: Any, *, critic: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class PDEResidualLoss(Loss):
+class PDEResidualLoss(LossLayer):
     """Penalise a field that does not obey the heat equation at the given points."""
 
     def __init__(
@@ -441,11 +500,11 @@ class PDEResidualLoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, time: Any, position: Any, *, field: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class PerceptualLoss(Loss):
+class PerceptualLoss(LossLayer):
     """Penalise the squared difference of feature maps, averaged over each map."""
 
     def __init__(
@@ -455,14 +514,14 @@ class PerceptualLoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     @overload
     def __call__(self, target: Any, prediction: Any, *, features: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, features: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class ElasticNetPenalty(Loss):
+class ElasticNetPenalty(LossLayer):
     """Penalise parameters by a mixture of their absolute values and half their squares."""
 
     def __init__(
@@ -473,11 +532,11 @@ class ElasticNetPenalty(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class L1Penalty(Loss):
+class L1Penalty(LossLayer):
     """Penalise the absolute values of parameters, which drives some of them to 0."""
 
     def __init__(
@@ -487,11 +546,11 @@ class L1Penalty(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class L2Penalty(Loss):
+class L2Penalty(LossLayer):
     """Penalise half the squares of parameters: weight decay, written as a loss."""
 
     def __init__(
@@ -501,11 +560,11 @@ class L2Penalty(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class LearnedPolynomialLoss(Loss):
+class LearnedPolynomialLoss(LossLayer):
     """Penalise the labelled class's missing probability by a polynomial with learned coefficients."""
 
     def __init__(
@@ -516,34 +575,34 @@ class LearnedPolynomialLoss(Loss):
     "mean_with_sample_weight"] | None = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
-        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     @overload
     def __call__(self, labels: Any, logits: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
-class WeightedLoss(Loss):
+class WeightedLoss(LossLayer):
     """The sum of losses, each times a fixed coefficient (default 1)."""
 
-    def __init__(self, losses: Mapping[str, Any], coefficients: Mapping[str, float] | None = ..., name: str | None = ..., dtype: Any = ...) -> None: ...
+    def __init__(self, losses: Mapping[str, Any], coefficients: Mapping[str, float] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...) -> None: ...
     def __call__(self, **inputs: Any) -> Any: ...
 
-class UncertaintyWeightedLoss(Loss):
+class UncertaintyWeightedLoss(LossLayer):
     """Losses weighed by learned uncertainties: exp(-s) loss / 2 + s / 2 for each, s trainable."""
 
-    def __init__(self, losses: Mapping[str, Any], name: str | None = ..., dtype: Any = ...) -> None: ...
+    def __init__(self, losses: Mapping[str, Any], name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...) -> None: ...
     def __call__(self, **inputs: Any) -> Any: ...
 
-class CurriculumWeightedLoss(Loss):
+class CurriculumWeightedLoss(LossLayer):
     """Losses whose weights move linearly: schedules[name] = (first, last, begin, end) in steps."""
 
-    def __init__(self, losses: Mapping[str, Any], schedules: Mapping[str, tuple[float, float, float, float]] | None = ..., name: str | None = ..., dtype: Any = ...) -> None: ...
+    def __init__(self, losses: Mapping[str, Any], schedules: Mapping[str, tuple[float, float, float, float]] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...) -> None: ...
     def __call__(self, **inputs: Any) -> Any: ...
 
-class AttentionWeightedLoss(Loss):
+class AttentionWeightedLoss(LossLayer):
     """Losses weighed by attention: the softmax of one score per loss, given at the call."""
 
-    def __init__(self, losses: Mapping[str, Any], temperature: float = ..., name: str | None = ..., dtype: Any = ...) -> None: ...
+    def __init__(self, losses: Mapping[str, Any], temperature: float = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...) -> None: ...
     def __call__(self, **inputs: Any) -> Any: ...
 

@@ -10,7 +10,47 @@ from lossbridge.frontdoor import Bound
 from lossbridge.spec import Spec
 from lossbridge.trace import Definition
 
-__all__: Sequence[str]
+__all__ = [
+    "ArcFaceLoss",
+    "AttentionWeightedLoss",
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "BinaryFocalLoss",
+    "CTCLoss",
+    "CosineEmbeddingLoss",
+    "CrossEntropyLoss",
+    "CurriculumWeightedLoss",
+    "DiceLoss",
+    "ElasticNetPenalty",
+    "FocalLoss",
+    "GaussianNLLLoss",
+    "GradientPenaltyLoss",
+    "HingeLoss",
+    "HuberLoss",
+    "InfoNCELoss",
+    "KLDivLoss",
+    "L1Loss",
+    "L1Penalty",
+    "L2Penalty",
+    "LearnedPolynomialLoss",
+    "LogCoshLoss",
+    "Loss",
+    "MSELoss",
+    "NLLLoss",
+    "PDEResidualLoss",
+    "PerceptualLoss",
+    "PoissonNLLLoss",
+    "SmoothL1Loss",
+    "SoftMarginLoss",
+    "TripletMarginLoss",
+    "UncertaintyWeightedLoss",
+    "WassersteinCriticLoss",
+    "WeightedLoss",
+    "as_hf",
+    "compile",
+    "native",
+    "reduce",
+]
 
 class Loss(nn.Module):
     @property
