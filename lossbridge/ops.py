@@ -393,6 +393,10 @@ def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     )
 
 
+def _d_mean(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    return (g / _count(out, out.node.attr("axes")),)
+
+
 def _d_amax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     mask = x == out
@@ -654,12 +658,16 @@ def _make_scan(
 # --- expansions of composites ------------------------------------------------------------------
 
 
-def _x_mean(x: Expr, axes: tuple[str, ...]) -> Expr:
-    n: Expr | None = None
+def _count(x: Expr, axes: Sequence[str]) -> Expr:
+    """How many elements axes have together."""
+    n = x.builder.const(1.0)
     for axis in axes:
-        size = x.builder.op("size", axis=axis)
-        n = size if n is None else n * size
-    return sum(x, *axes) / n if n is not None else x
+        n = n * x.builder.op("size", axis=axis)
+    return n
+
+
+def _x_mean(x: Expr, axes: tuple[str, ...]) -> Expr:
+    return sum(x, *axes) / _count(x, axes)
 
 
 def _x_sigmoid(x: Expr) -> Expr:
@@ -1144,7 +1152,7 @@ _ROWS = (
         ("value", "axes"),
         _reduce("mean"),
         "mean over axes",
-        None,
+        _d_mean,
         attrs=("axes",),
         elementwise=False,
         expand=_x_mean,
