@@ -441,6 +441,32 @@ def test_t7_double_backward_and_a_kept_graph(case: Case) -> None:
     )
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@every
+def test_t7_a_call_like_one_before_gives_the_same(case: Case, dtype: Any, reduction: str) -> None:
+    # From the second call on, what the first found out about shapes and dtypes is not asked again.
+    torch.manual_seed(0)
+    inputs, loss = case.make(Source(dtype)), case.loss(reduction=reduction)
+    found = []
+    for _ in range(2):
+        xs = tuple(x.clone().requires_grad_(k < case.moving) for k, x in enumerate(inputs))
+        value = loss(*xs)
+        upstream = torch.linspace(0.5, 2.0, value.numel()).to(value.dtype).reshape(value.shape)
+        moving = xs[: case.moving]
+        slopes = [
+            torch.autograd.grad(value, moving, upstream, retain_graph=True),
+            torch.autograd.grad(value, moving, upstream, create_graph=True),
+            torch.autograd.grad(value, moving[:1], upstream),
+        ]
+        with torch.no_grad():
+            found.append((value.detach(), loss(*xs), *(g.detach() for gs in slopes for g in gs)))
+    for first, second in zip(*found, strict=True):
+        assert first.dtype == second.dtype
+        rtol = 5e-7 if dtype == torch.float32 else 4e-3
+        torch.testing.assert_close(second, first, rtol=rtol, atol=0.0)
+
+
 # --- T8: mixed precision -------------------------------------------------------------------------
 
 
