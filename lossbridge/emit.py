@@ -12,7 +12,7 @@ import linecache
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from lossbridge.ir import Graph, Node, const_value, is_star
 from lossbridge.ops import OPS
@@ -290,6 +290,7 @@ class CompactEmitter(Emitter):
 
     outer: CompactEmitter | None = None
     expansions: dict[str, str] = field(default_factory=dict)
+    promotes: ClassVar[bool] = True  # whether leading axes may be left to broadcasting
 
     # --- what a platform says
     def expand(self, name: str, dims: str) -> str:
@@ -322,6 +323,25 @@ class CompactEmitter(Emitter):
         found = [self.place(axes, a) for a in axes if a in wanted]
         return f"({', '.join(found)}{',' if len(found) == 1 else ''})"
 
+    def quotient(self, node: Node, x: list[str]) -> str:
+        """A division: by ``divided``, a helper of the platform's, where XLA would not divide.
+
+        Where the divisor is repeated, XLA multiplies with its reciprocal, which rounds twice, and
+        is subnormal and so 0 beyond 2^126: the cosine of two vectors of length 2^126.5 was 0. A
+        sum of exponentials gains nothing from it and would pay.
+        """
+        divisor = self.graph.nodes[node.args[1]]
+        repeated = set(divisor.type.axes) < set(node.type.axes) and node.args[1] not in self.static
+        if repeated and not self._of_exponentials(node.args[1]):
+            return f"divided({x[0]}, {x[1]})"
+        return f"{x[0]} / {x[1]}"
+
+    def _of_exponentials(self, index: int) -> bool:
+        node = self.graph.nodes[index]
+        if node.op in ("add", "sum", "where", "put"):
+            return any(self._of_exponentials(a) for a in node.args)
+        return node.op == "exp"
+
     def measure(self, argument: str, node: Node) -> None:
         named = len(node.attr("order")) - 1
         self.write(f"group = {argument}.ndim - {named}" if named else f"group = {argument}.ndim")
@@ -330,7 +350,9 @@ class CompactEmitter(Emitter):
     def expanded(self, name: str, have: Sequence[str], wanted: Sequence[str]) -> str:
         """A value with singletons where it lacks an axis that broadcasting would not add."""
         missing = [a for a in wanted if a not in have]
-        if not missing or not have or list(wanted[len(missing) :]) == list(have):
+        if not missing or not have:
+            return name
+        if self.promotes and list(wanted[len(missing) :]) == list(have):
             return name
         expression = self.expand(name, self.places(wanted, missing))
         if expression not in self.expansions:

@@ -12,21 +12,29 @@ meet, whatever the process's x64 switch says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lossbridge.emit import Emitter, Entry, Lowering
-from lossbridge.ir import Graph, Node, const_value, is_star
-from lossbridge.ops import OPS
+from lossbridge.emit import CompactEmitter, Emitter, Entry, Lowering
+from lossbridge.ir import Node, const_value, is_star
 
-__all__ = ["LOWERING", "CompactEmitter"]
+__all__ = ["LOWERING", "JaxEmitter"]
 
 
 # --- what emitted code calls ---------------------------------------------------------------------
 # `eject` copies these with the code that calls them, so each stands on its own.
+
+
+def divided(x: jax.Array, by: jax.Array) -> jax.Array:
+    """The quotient, rounded once: XLA does not see that the divisor is one number repeated.
+
+    No index lies below -1 - abs(by). The values of ``x`` are not asked, so that this is linear.
+    """
+    below = lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1) < -1.0 - jnp.abs(by)
+    return x / jnp.where(below, 1.0, by)
 
 
 def gather(x: jax.Array, index: jax.Array, axis: int) -> jax.Array:
@@ -99,56 +107,17 @@ def recursion(
 # --- the writer ----------------------------------------------------------------------------------
 
 
-class CompactEmitter(Emitter):
-    """Writes rows whose values have just their own axes, in layout order."""
+class JaxEmitter(CompactEmitter):
+    """The shape of a value at hand serves wherever one with the same axes is filled."""
 
-    outer: CompactEmitter | None = None
+    promotes = False  # users set jax_numpy_rank_promotion to "raise"
 
-    # --- where axes lie
-    def axes(self, index: int) -> tuple[str, ...]:
-        return self.graph.nodes[index].type.axes
-
-    def place(self, axes: Sequence[str], axis: str) -> str:
-        """The dimension of ``axis`` in a value with ``axes``; a group is several of them."""
-        at = list(axes).index(axis)
-        if is_star(axis):
-            return f"*range({at}, {at} + group)" if at else "*range(group)"
-        after_group = any(is_star(a) for a in axes[:at])
-        return str(at - len(axes) if after_group else at)
-
-    def places(self, axes: Sequence[str], wanted: Sequence[str]) -> str:
-        """Several of them, as a tuple."""
-        return f"({', '.join(self.place(axes, a) for a in axes if a in wanted)},)"
-
-    def measure(self, argument: str, node: Node) -> None:
-        named = len(node.attr("order")) - 1
-        self.write(f"group = {argument}.ndim - {named}" if named else f"group = {argument}.ndim")
-        self.rank = "group"
-
-    def expanded(self, name: str, have: Sequence[str], wanted: Sequence[str]) -> str:
-        """A value with singleton dimensions where it lacks an axis; a single number as it is."""
-        missing = [a for a in wanted if a not in have]
-        if not missing or not have:
-            return name
-        return f"lax.expand_dims({name}, {self.places(wanted, missing)})"
-
-    def ordered(self, name: str, have: Sequence[str], wanted: Sequence[str]) -> str:
-        """A value with its dimensions in another order."""
-        if list(have) == list(wanted):
-            return name
-        return f"jnp.transpose({name}, ({', '.join(self.place(have, a) for a in wanted)},))"
-
-    def _carrier(self, axis: str) -> tuple[str, tuple[str, ...]]:
-        for index, name in self.names.items():
-            if axis in self.axes(index) and index not in self.static:
-                return name, self.axes(index)
-        if self.outer is None:
-            raise AssertionError(f"no value carries axis {axis}")
-        return self.outer._carrier(axis)
+    def expand(self, name: str, dims: str) -> str:
+        return f"lax.expand_dims({name}, {dims})"
 
     def length(self, axis: str) -> str:
         """How long an axis is: of a group, the lengths of all its dimensions, unpacked."""
-        name, axes = self._carrier(axis)
+        name, axes = self.held(axis)
         at = list(axes).index(axis)
         if is_star(axis):
             return f"*{name}.shape[{at}:{at} + group]" if at else f"*{name}.shape[:group]"
@@ -161,93 +130,11 @@ class CompactEmitter(Emitter):
                 return f"{name}.shape"
         return f"({', '.join(self.length(a) for a in axes)},)"
 
-    # --- what the writing of rows asks for
-    def _sized(self, node: Node) -> bool:
-        if node.op in ("iota", "size", "scan"):
-            wanted = {node.attr("axis")}
-        elif node.op in ("broadcast", "where"):
-            wanted = set(node.type.axes)
-        else:
-            return True
-        try:
-            for axis in wanted:
-                self._carrier(axis)
-        except AssertionError:
-            return False
-        return True
-
-    def align(self, name: str, node: Node) -> str:
-        order: tuple[str, ...] = node.attr("order")
-        return self.ordered(name, order, [a for a in self.graph.layout if a in order])
-
-    def operands(self, node: Node) -> list[str]:
-        args = [self.names[a] for a in node.args]
-        if len(args) < 2 or not OPS[node.op].elementwise:
-            return args
-        if node.op == "where" and node.args[0] in self.static and node.type.axes:
-            # The choice is made when the function is traced; either side has the result's shape.
-            return [
-                args[0],
-                *(
-                    name
-                    if self.axes(a) == node.type.axes and a not in self.static
-                    else self.filled(name, a, node)
-                    for name, a in zip(args[1:], node.args[1:], strict=True)
-                ),
-            ]
-        return [
-            name if a in self.static else self.expanded(name, self.axes(a), node.type.axes)
-            for name, a in zip(args, node.args, strict=True)
-        ]
-
     def filled(self, name: str, index: int, node: Node) -> str:
-        """A value repeated along the axes it lacks."""
         shape = self.shape(node.type.axes)
         if index in self.static:
             return f"jnp.full({shape}, {name}, {_dtype(node)})"
         return f"jnp.broadcast_to({self.expanded(name, self.axes(index), node.type.axes)}, {shape})"
-
-    def broadcast(self, node: Node, x: str) -> str:
-        return self.filled(x, node.args[0], node)
-
-    def results(self, arguments: Mapping[str, str]) -> list[str]:
-        sources = dict(self.graph.inputs())
-        results: list[str] = []
-        for name, index in self.graph.outputs:
-            node, expression = self.graph.nodes[index], self.names[index]
-            if index in self.static:
-                expression = f"jnp.asarray({expression}, {_dtype(node)})"
-            of = name.removeprefix("gradient_")
-            if name != of and of in sources:
-                order = self.graph.nodes[sources[of]].attr("order")
-                expression = self.ordered(expression, node.type.axes, order)
-            results.append(expression)
-        return results
-
-    def body(self, node: Node) -> str:
-        """The body of a recursion as a nested function of the carry and what it captures."""
-        body: Graph = node.attr("body")
-        name = self.fresh("step")
-        inner = CompactEmitter(
-            body,
-            self.lowering,
-            self.indent + "    ",
-            self.lines,
-            counter=self.counter,
-            rank=self.rank,
-        )
-        inner.outer = self
-        inputs = sorted(body.inputs(), key=lambda i: -1 if i[0] == "carry" else int(i[0][1:]))
-        for key, index in inputs:
-            inner.names[index] = self.fresh("p" if key == "carry" else "q")
-        self.write(f"def {name}({', '.join(inner.names[i] for _, i in inputs)}):")
-        inner.rows()
-        carry = body.output("carry")
-        result = inner.names[carry]
-        if carry in inner.static or inner.axes(carry) == ():
-            result = f"jnp.asarray({result}, dt)"
-        inner.write(f"return {result}")
-        return name
 
 
 def _dtype(node: Node) -> str:
@@ -257,8 +144,8 @@ def _dtype(node: Node) -> str:
 # --- entries that are more than a template -------------------------------------------------------
 
 
-def _compact(emitter: Emitter) -> CompactEmitter:
-    assert isinstance(emitter, CompactEmitter)
+def _compact(emitter: Emitter) -> JaxEmitter:
+    assert isinstance(emitter, JaxEmitter)
     return emitter
 
 
@@ -374,7 +261,7 @@ def _flip(emitter: Emitter, node: Node, x: list[str]) -> str:
 def _scan(emitter: Emitter, node: Node, x: list[str]) -> str:
     e, axis = _compact(emitter), node.attr("axis")
     length = e.length(axis)
-    step = e.body(node)
+    step = e.nested(node)
     along = [e.place(e.axes(a), axis) if axis in e.axes(a) else "None" for a in node.args[1:]]
     start = f"jnp.asarray({x[0]}, dt)" if node.args[0] in e.static else x[0]
     values = "".join(f"{c}, " for c in x[1:])
@@ -382,6 +269,15 @@ def _scan(emitter: Emitter, node: Node, x: list[str]) -> str:
         f"recursion({step}, {start}, ({values}), ({''.join(f'{a}, ' for a in along)}), {length}, "
         f"{e.place(node.type.axes, axis)}, {bool(node.attr('reverse'))})"
     )
+
+
+def _constant(_: Emitter, node: Node, x: list[str]) -> str:
+    return f"jnp.asarray({x[0]}, {_dtype(node)})"
+
+
+def _quotient(e: Emitter, node: Node, x: list[str]) -> str:
+    assert isinstance(e, JaxEmitter)
+    return e.quotient(node, x)
 
 
 def _literal(value: float | int | bool) -> str:
@@ -404,7 +300,7 @@ TABLE: dict[str, Entry] = {
     "add": "{0} + {1}",
     "sub": "{0} - {1}",
     "mul": "{0} * {1}",
-    "div": "{0} / {1}",
+    "div": _quotient,
     "pow": _power,
     "maximum": "jnp.maximum({0}, {1})",
     "minimum": "jnp.minimum({0}, {1})",
@@ -435,7 +331,7 @@ TABLE: dict[str, Entry] = {
     "range": lambda e, n, x: f"jnp.arange(int({x[0]}), dtype=jnp.int32)",
     "rename": _rename,
     "broadcast": lambda e, n, x: _compact(e).broadcast(n, x[0]),
-    "constant": "jnp.asarray({0}, dt)",
+    "constant": _constant,
     "shift": _shift,
     "flip": _flip,
     "take": _take,
@@ -448,9 +344,10 @@ LOWERING = Lowering(
     table=TABLE,
     imports=("import jax.numpy as jnp", "from jax import lax"),
     namespace={"jnp": jnp, "lax": lax, "math": math},
-    helpers=(gather, lookup, placed, moved, recursion),
+    helpers=(divided, gather, lookup, placed, moved, recursion),
     native=frozenset({"put"}),
     literal=_literal,
     prologue=lambda first: (f"dt = {first}.dtype",),
-    emitter=CompactEmitter,
+    transpose="jnp.transpose({0}, {1})",
+    emitter=JaxEmitter,
 )

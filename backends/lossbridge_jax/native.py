@@ -694,7 +694,11 @@ def _hyperparameter(
 ) -> Array:
     """An array hyperparameter, repeated along the axes of its kind; those broadcast as in NumPy."""
     x = _as_array(given)
-    wanted = tuple(n for axis in kind.axes for n in lengths[axis])
+    unknown = [axis for axis in kind.axes if axis not in lengths]
+    if unknown and x.ndim == len(kind.axes):
+        # How many maps a port returns is known only once it has been called.
+        lengths = {**lengths, **{a: (x.shape[kind.axes.index(a)],) for a in unknown}}
+    wanted = tuple(n for axis in kind.axes for n in lengths.get(axis, (None,)))
     if x.shape == wanted:
         return x
     try:
