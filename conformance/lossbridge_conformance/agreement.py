@@ -140,6 +140,8 @@ def _kinks(
             expected = rounded.value
             axes = subject.axes_of(name)
             looked = truth.kinks[name] & _few_bits(rounded) & _finite(subject, call, axes, expected)
+            # A platform that flushes subnormal inputs sits at the kink of what is left of them.
+            flushed = truth.accepted[f"gradient_{name}"].value if truth.accepted else expected
             if not looked.any():
                 continue
             for worker in workers:
@@ -154,7 +156,7 @@ def _kinks(
                     if got.shape != expected.shape:
                         broken += 1
                         continue
-                    off = looked & (got != expected)
+                    off = looked & (got != expected) & (got != flushed)
                     compared += int(looked.sum())
                     for where in np.argwhere(off)[:1]:
                         index = tuple(int(i) for i in where)

@@ -82,7 +82,7 @@ def tasks(
 def _beside(subject: Subject, at: int) -> Any:
     """A key that is equal for calls whose samples may lie side by side in one."""
     call = subject.calls[at]
-    if call.sample_axis is None or subject.spec.weights:
+    if call.sample_axis is None or subject.spec.weights or subject.tree:
         return at
     shapes = [
         tuple(n for n, axis in zip(x.shape, subject.kinds[name].axes, strict=True)
