@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from lossbridge.emit import STATIC_ARITHMETIC, CompactEmitter, Emitter, Lowering
@@ -552,4 +555,98 @@ LOWERING = Lowering(
     prologue=_prologue,
     transpose="_transpose({0}, {1})",
     emitter=_writer,
+)
+
+
+# --- small calls, op by op ------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def _kept(value: float, sign: float, dt: Any) -> Any:
+    # An array, since TensorFlow keeps numbers too, and gives 0.0 for -0.0 where it met that first.
+    return tf.constant(np.asarray(value, dt.as_numpy_dtype))
+
+
+def _held(value: Any, dt: Any) -> Any:
+    """A number as a tensor that is made once: making it costs as much as the op that reads it."""
+    if isinstance(value, tf.Tensor):
+        return tf.cast(value, dt)
+    return _kept(value, math.copysign(1.0, value), dt)  # -0.0 is another number than 0.0
+
+
+@lru_cache(maxsize=64)
+def _dimensions(rank: int) -> Any:
+    return tf.range(rank)
+
+
+def _total(x: Any) -> Any:
+    """The sum of all of x."""
+    return tf.raw_ops.Sum(input=x, axis=_dimensions(x.ndim))
+
+
+def _count_now(x: Any, start: int, stop: int | None, dt: Any) -> int:
+    """How many elements some dimensions hold, of a tensor that is there."""
+    return math.prod(x.shape.as_list()[start:stop])
+
+
+def _raw(name: str, *keys: str) -> Callable[[Emitter, Node, list[str]], str]:
+    """A row as the op itself: operators and ``tf.math`` take twice its time to get to it."""
+
+    def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
+        arguments: list[str] = []
+        for key, index, value in zip(keys, node.args, x, strict=True):
+            dtype = emitter.graph.nodes[index].type.dtype
+            if index in emitter.static and dtype != "bool":
+                value = f"_held({value}, {'dt' if dtype == 'real' else 'tf.int32'})"
+            arguments.append(f"{key}={value}")
+        return f"tf.raw_ops.{name}({', '.join(arguments)})"
+
+    return entry
+
+
+def _total_or_sums(emitter: Emitter, node: Node, x: list[str]) -> str:
+    return f"_total({x[0]})" if not node.type.axes else _reduction("reduce_sum")(emitter, node, x)
+
+
+_UNARY = {
+    "neg": "Neg",
+    "abs": "Abs",
+    "exp": "Exp",
+    "expm1": "Expm1",
+    "log": "Log",
+    "log1p": "Log1p",
+    "sqrt": "Sqrt",
+    "tanh": "Tanh",
+    "sin": "Sin",
+    "cos": "Cos",
+    "not": "LogicalNot",
+}
+_BINARY = {
+    "add": "AddV2",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "RealDiv",
+    "maximum": "Maximum",
+    "minimum": "Minimum",
+    "lt": "Less",
+    "le": "LessEqual",
+    "gt": "Greater",
+    "ge": "GreaterEqual",
+    "and": "LogicalAnd",
+    "or": "LogicalOr",
+}
+
+# The same rows, for running op by op: what a small eager call takes is the way to its ops.
+EAGER = replace(
+    LOWERING,
+    name="keras eager",
+    table={
+        **TABLE,
+        **{op: _raw(name, "x") for op, name in _UNARY.items()},
+        **{op: _raw(name, "x", "y") for op, name in _BINARY.items()},
+        "sum": _total_or_sums,
+        "size": lambda e, n, x: _lower_size(e, n, x).replace("_count(", "_count_now(", 1),
+        "constant": "_held({0}, dt)",
+    },
+    helpers=(*HELPERS, _held, _total, _count_now),
 )

@@ -39,7 +39,7 @@ BACKEND: str = keras.backend.backend()
 if BACKEND == "tensorflow":
     import tensorflow as tf
 
-    from lossbridge_keras.lowering import LOWERING
+    from lossbridge_keras.lowering import EAGER, LOWERING
 
     # Both are internal to TensorFlow, so each has something public to fall back on.
     try:
@@ -94,7 +94,7 @@ class Kernel:
         self.plan = prepared
         self.names = tuple(name for name, _ in prepared.piece.inputs())
         self.real = frozenset(prepared.differentiable)
-        self._functions: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {}
+        self._functions: dict[tuple[str, tuple[str, ...], bool], Callable[..., Any]] = {}
         self._differentiable: dict[tuple[tuple[str, ...], Any, Any], Callable[..., Any]] = {}
         self._long: dict[tuple[str, tuple[str, ...]], bool] = {}
         self._graphs: dict[Any, Callable[..., Any]] = {}
@@ -107,11 +107,13 @@ class Kernel:
         """The emitted source of one of the plan's forms."""
         return emit.emit(self.graph(form, wrt), LOWERING, form, doc=self.plan.spec.id)
 
-    def function(self, form: str, wrt: tuple[str, ...]) -> Callable[..., Any]:
+    def function(self, form: str, wrt: tuple[str, ...], small: bool = False) -> Callable[..., Any]:
         """The emitted function: from the kernel's inputs (and upstream) to a tuple."""
-        key = (form, wrt)
+        key = (form, wrt, small)
         if key not in self._functions:
-            found = emit.load(self.source(form, wrt), LOWERING, form)
+            lowering = EAGER if small else LOWERING
+            source = emit.emit(self.graph(form, wrt), lowering, form, doc=self.plan.spec.id)
+            found = emit.load(source, lowering, form)
             taken = [name for name, _ in self.graph(form, wrt).inputs()]
             given = (*self.names, *(["upstream"] if form == "pullback" else []))
             if tuple(taken) != given:
@@ -124,20 +126,25 @@ class Kernel:
             self._functions[key] = found
         return self._functions[key]
 
+    def small(self, form: str, wrt: tuple[str, ...], xs: Sequence[Tensor]) -> bool:
+        """Whether an eager call runs op by op."""
+        key = (form, wrt)
+        if key not in self._long:
+            self._long[key] = len(self.graph(form, wrt).nodes) > MANY_ROWS
+        return not self._long[key] and all(x.shape.num_elements() <= MANY_ELEMENTS for x in xs)
+
     def run(self, form: str, wrt: tuple[str, ...], xs: Sequence[Tensor]) -> Any:
         """The emitted function's outputs; of a large eager call, by a graph of its own."""
-        form_key = (form, wrt)
-        function = self._functions.get(form_key) or self.function(form, wrt)
         if not tf.executing_eagerly():
-            return function(*xs)
-        if form_key not in self._long:
-            self._long[form_key] = len(self.graph(form, wrt).nodes) > MANY_ROWS
-        if not self._long[form_key] and all(x.shape.num_elements() <= MANY_ELEMENTS for x in xs):
-            return function(*xs)
+            return self.function(form, wrt)(*xs)
+        if self.small(form, wrt, xs):
+            return self.function(form, wrt, True)(*xs)
         # One function for each rank: tracing less often would make the rank unknown too.
         key = (form, wrt, *(x.shape.rank for x in xs))
         if key not in self._graphs:
-            self._graphs[key] = tf.function(function, autograph=False, reduce_retracing=True)
+            self._graphs[key] = tf.function(
+                self.function(form, wrt), autograph=False, reduce_retracing=True
+            )
         return self._graphs[key](*xs)
 
     def __call__(self, xs: Sequence[Tensor], compute: DType, out: DType) -> Tensor:
@@ -891,10 +898,14 @@ class Loss(_Compiled, keras.losses.Loss):
                 key = (y_pred.dtype, y_true.dtype, y_pred.shape, y_true.shape)
                 fast = self._fast.get(key)
                 if fast is not None:
-                    run, check, compute, out, options = fast
+                    run, direct, check, compute, out, options = fast
                     if check is not None:
                         check_labels(self.bound.form.name, check[0], y_true, *check[1:])
-                    return self._engine.scaled(run((y_pred, y_true), compute, out), options)
+                    if direct is not None and not _gradient_types((y_pred, y_true)):
+                        (value,) = direct(y_pred, y_true)
+                    else:
+                        value = run((y_pred, y_true), compute, out)
+                    return self._engine.scaled(value, options)
                 self._remember(key, y_pred, y_true)
         return self._slow(args, kwargs)
 
@@ -929,9 +940,13 @@ class Loss(_Compiled, keras.losses.Loss):
         if second.name == "index" and second.of in lengths:
             name = tuple(spec.inputs)[1]
             check = (name, lengths[second.of][0], dict(numbers).get("ignore_index"))
+        # Nothing to cast, and few enough ops: where nobody differentiates, the emitted function.
+        wide = {y_pred.dtype, compute, out, y_true.dtype if second.dtype == "real" else compute}
+        small = len(wide) == 1 and found.small("plain", (), (y_pred, y_true))
+        direct = found.function("plain", (), True) if small else None
         if len(self._fast) > 64:  # every shape of a long run of ragged batches
             self._fast.clear()
-        self._fast[key] = (found, check, compute, out, options)
+        self._fast[key] = (found, direct, check, compute, out, options)
 
     @_as_it_is
     def _slow(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -1144,6 +1159,11 @@ class CombinedLayer(LossLayer):
         **settings: Any,
     ) -> None:
         made = type(self).combination
+        if BACKEND != "tensorflow":
+            raise BackendUnavailable(
+                f"{made.name} combines Keras losses on TensorFlow only, and KERAS_BACKEND is "
+                f"{BACKEND!r}; set KERAS_BACKEND=tensorflow, or train with lossbridge.{BACKEND}"
+            )
         given = dict(zip(made.arguments[1:], args, strict=False), **settings)
         unknown = [k for k in given if k not in made.arguments]
         if unknown:
@@ -1290,8 +1310,6 @@ class _Foreign:
 
     def run(self, call: Call, weights: Mapping[str, Any], *, reduce: bool = True) -> Any:
         """The value, from the other framework's object."""
-        if weights:
-            raise BackendUnavailable("losses with trainable weights need KERAS_BACKEND=tensorflow")
         inner = self.inner
         if not reduce:
             inner = self._unreduced = self._unreduced or self._make("none")
@@ -1301,14 +1319,30 @@ class _Foreign:
             if m is not None
         ]
         given: dict[str, Any] = {**call.inputs, **call.ports}
-        given = {k: self._fit(x) for k, x in given.items()}
+        kinds = self.bound.specs[0].inputs
+        trees = [k for k, kind in kinds.items() if kind.name == "tree"]
+        given = {k: self._leaves(x) if k in trees else self._fit(x) for k, x in given.items()}
         for key in ("sample_weight", "normalizer_count", "step"):
             if getattr(call, key) is not None:
                 given[key] = getattr(call, key)
         mask = call.mask if call.mask is not None else masks[0] if masks else None
         if mask is not None:
             given["mask"] = mask
-        return inner(**self._ranked(given))
+        given = self._ranked(given)
+        if not weights:
+            return inner(**given)
+        # Keras trains and saves its own variables; the other framework's object only reads them.
+        values = {k: w.value if isinstance(w, keras.Variable) else w for k, w in weights.items()}
+        if BACKEND == "jax":
+            return inner(**given, params=values)
+        import torch
+
+        return torch.func.functional_call(inner, values, (), given)
+
+    def _leaves(self, x: Any) -> Any:
+        """The parameters of a model, or of any nest, as the framework's own tensors."""
+        leaves = keras.tree.flatten(getattr(x, "trainable_variables", x))
+        return [v.value if isinstance(v, keras.Variable) else v for v in leaves]
 
     def _fit(self, x: Any) -> Any:
         if callable(x) and not hasattr(x, "shape"):
