@@ -605,12 +605,7 @@ def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     )
     d_init = None if grads[0] is None else total(where(edge, grads[0], 0.0), [axis], out)
     result: list[Expr | None] = [None if d_init is None else unbroadcast(d_init, nothing, init)]
-    for c, gradient in zip(captures, grads[1:], strict=True):
-        if gradient is None:
-            result.append(None)
-        else:
-            missing = [a for a in out.axes if a not in c.axes]
-            result.append(total(gradient, missing, out))
+    result.extend(grads[1:])  # summed already over the axes that a capture lacks
     return result
 
 

@@ -4,6 +4,7 @@ text of a specification becomes a graph."""
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -433,7 +434,11 @@ def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Express
         return text.Name(node.attr("name"))
     if node.op == "const":
         value = const_value(node)
-        return text.Boolean(value) if isinstance(value, bool) else text.number(value)
+        if isinstance(value, bool):
+            return text.Boolean(value)
+        if value != value:  # NaN, for which there is no word
+            return text.Binary("-", text.number(math.inf), text.number(math.inf))
+        return text.number(value)
     if node.op in _OPERATOR:
         return text.Binary(_OPERATOR[node.op], args[0], args[1])
     if node.op in ("neg", "not"):
@@ -507,12 +512,18 @@ class Definition:
 
         return restored_definition, (dumps(self.spec),)
 
+    @property
+    def _arguments(self) -> tuple[str, ...]:
+        """What the function must be given. An argument with a default is no part of the loss: it
+        is a place where a variant of the loss says something else."""
+        parameters = inspect.signature(self.function).parameters
+        return tuple(n for n, p in parameters.items() if p.default is inspect.Parameter.empty)
+
     @cached_property
     def inputs(self) -> dict[str, Kind]:
         hints = typing.get_type_hints(self.function, include_extras=True)
-        signature = inspect.signature(self.function)
         found: dict[str, Kind] = {}
-        for name in signature.parameters:
+        for name in self._arguments:
             if name in self.params or name in self.weights or name in self.ports or name == "step":
                 continue
             metadata = getattr(hints.get(name), "__metadata__", None)
@@ -542,9 +553,8 @@ class Definition:
         b.ports = {name: port_axes(port) for name, port in head.ports.items()}
         values: dict[str, Any] = dict(declare(b, head))
         values.update((name, name) for name in head.ports)
-        parameters = inspect.signature(self.function).parameters
         locals_, result = _call_and_watch(
-            self.function, {name: values[name] for name in parameters}
+            self.function, {name: values[name] for name in self._arguments}
         )
         outputs = (
             {"value": result[0], "count": result[1]}
@@ -618,7 +628,8 @@ def define(
     """Make a loss of a function: ``@define("focal@1", params={"gamma": non_negative(2.0)})``.
 
     The function takes the inputs, annotated ``Annotated[Expr, "real[*batch]"]``, and by keyword the
-    parameters, weights and ports; it returns the value, or the value and the count.
+    parameters, weights and ports; it returns the value, or the value and the count. An argument
+    with a default is for variants of the loss that are made in Python.
     """
 
     def wrap(function: Callable[..., Any]) -> Definition:

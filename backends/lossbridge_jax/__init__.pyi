@@ -18,14 +18,18 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BinaryFocalLoss",
     "CTCLoss",
+    "CircleLoss",
     "CosineEmbeddingLoss",
+    "CosineSimilarityLoss",
     "CrossEntropyLoss",
     "CurriculumWeightedLoss",
     "DiceLoss",
     "ElasticNetPenalty",
     "FocalLoss",
     "GaussianNLLLoss",
+    "GeneralizedCrossEntropyLoss",
     "GradientPenaltyLoss",
+    "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
     "InfoNCELoss",
@@ -34,16 +38,27 @@ __all__ = [
     "L1Penalty",
     "L2Penalty",
     "LearnedPolynomialLoss",
+    "LinearCrossEntropyLoss",
     "LogCoshLoss",
     "Loss",
+    "MAPELoss",
     "MSELoss",
+    "MSLELoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "MulticlassHingeLoss",
     "NLLLoss",
     "PDEResidualLoss",
     "PerceptualLoss",
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SquaredHingeLoss",
     "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
+    "TverskyLoss",
     "UncertaintyWeightedLoss",
     "WassersteinCriticLoss",
     "WeightedLoss",
@@ -53,17 +68,22 @@ __all__ = [
     "bce_with_logits",
     "binary_focal",
     "checked",
+    "circle",
     "compile",
     "cosine_embedding",
+    "cosine_similarity",
     "cross_entropy",
     "cross_entropy_probabilities",
     "ctc",
     "dice",
     "elastic_net_penalty",
     "focal",
+    "focal_probabilities",
     "gaussian_nll",
+    "generalized_cross_entropy",
     "gradient_penalty",
     "hinge",
+    "hinge_embedding",
     "huber",
     "info_nce",
     "kl_div",
@@ -71,8 +91,17 @@ __all__ = [
     "l1_penalty",
     "l2_penalty",
     "learned_polynomial",
+    "linear_cross_entropy",
+    "linear_cross_entropy_probabilities",
     "log_cosh",
+    "mape",
+    "margin_ranking",
     "mse",
+    "msle",
+    "multi_label_margin",
+    "multi_label_soft_margin",
+    "multi_margin",
+    "multiclass_hinge",
     "native",
     "nll",
     "pde_residual",
@@ -81,7 +110,10 @@ __all__ = [
     "reduce",
     "smooth_l1",
     "soft_margin",
+    "squared_hinge",
     "triplet_margin",
+    "triplet_margin_with_distance",
+    "tversky",
     "wasserstein_critic",
 ]
 
@@ -213,6 +245,37 @@ class GaussianNLLLoss(Loss):
     @overload
     def __call__(self, predictions: ArrayLike, targets: ArrayLike, var: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
 
+class MAPELoss(Loss):
+    """Penalise the absolute error in per cent of the target's size."""
+
+    def __init__(
+        self,
+        eps: float | ArrayLike = 1e-07,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class MSLELoss(Loss):
+    """Penalise the squared difference of the logarithms of 1 + amount."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
@@ -316,6 +379,44 @@ class BinaryFocalLoss(Loss):
     @overload
     def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
 
+class LinearCrossEntropyLoss(Loss):
+    """Penalise a linear classifier, whose weights the loss owns, by its cross-entropy."""
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        weight: float | ArrayLike | None = ...,
+        ignore_index: int = -100,
+        label_smoothing: float | ArrayLike = 0.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, embeddings: ArrayLike, labels: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class GeneralizedCrossEntropyLoss(Loss):
+    """Penalise the labelled class's missing probability, less than cross-entropy where it is large."""
+
+    def __init__(
+        self,
+        q: float | ArrayLike = 0.7,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: ArrayLike, labels: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
@@ -347,6 +448,120 @@ class SoftMarginLoss(Loss):
     @overload
     def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
 
+class HingeEmbeddingLoss(Loss):
+    """Penalise a distance that is large (label 1), or that is less than the margin (label -1)."""
+
+    def __init__(
+        self,
+        margin: float | ArrayLike = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class MarginRankingLoss(Loss):
+    """Penalise two scores in the wrong order: label 1 wants the first higher, -1 the second."""
+
+    def __init__(
+        self,
+        margin: float | ArrayLike = 0.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    def __call__(self, x1: ArrayLike, x2: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class MultiMarginLoss(Loss):
+    """Penalise every class whose score is not below the labelled one's by the margin."""
+
+    def __init__(
+        self,
+        p: float | ArrayLike = 1.0,
+        margin: float | ArrayLike = 1.0,
+        weight: float | ArrayLike | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, labels: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class MultiLabelMarginLoss(Loss):
+    """Penalise every class outside a set whose score is not 1 below that of each one inside."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class MultiLabelSoftMarginLoss(Loss):
+    """Penalise the logits of several yes-or-no labels by the mean of their cross-entropies."""
+
+    def __init__(
+        self,
+        weight: float | ArrayLike | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class SquaredHingeLoss(Loss):
+    """Penalise a score quadratically that is on the wrong side of the margin."""
+
+    def __init__(
+        self,
+        margin: float | ArrayLike = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class MulticlassHingeLoss(Loss):
+    """Penalise the best score among the other classes that is not below the labelled one's."""
+
+    def __init__(
+        self,
+        margin: float | ArrayLike = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, labels: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
@@ -368,6 +583,24 @@ class DiceLoss(Loss):
 
     def __init__(
         self,
+        smooth: float | ArrayLike = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class TverskyLoss(Loss):
+    """Penalise the lack of overlap of two masks; ``alpha`` weighs excess, ``beta`` what is missing."""
+
+    def __init__(
+        self,
+        alpha: float | ArrayLike = 0.5,
+        beta: float | ArrayLike = 0.5,
         smooth: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
@@ -436,6 +669,54 @@ class ArcFaceLoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, embeddings: ArrayLike, labels: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class TripletMarginWithDistanceLoss(Loss):
+    """Penalise an anchor not nearer to its positive than to its negative, in a distance you give."""
+
+    def __init__(
+        self,
+        margin: float | ArrayLike = 1.0,
+        swap: bool = False,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    def __call__(self, anchor: ArrayLike, positive: ArrayLike, negative: ArrayLike, *, distance_function: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class CosineSimilarityLoss(Loss):
+    """Reward vectors that point the same way: the negative cosine of their angle."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class CircleLoss(Loss):
+    """Penalise an embedding less similar to its own label's than to the others', by a circle."""
+
+    def __init__(
+        self,
+        gamma: float | ArrayLike = 80.0,
+        margin: float | ArrayLike = 0.4,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -600,21 +881,38 @@ def smooth_l1(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def log_cosh(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def poisson_nll(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def gaussian_nll(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def mape(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def msle(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def bce_with_logits(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def cross_entropy(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def cross_entropy_probabilities(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def focal(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def focal_probabilities(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def nll(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def bce(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def binary_focal(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def linear_cross_entropy(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def linear_cross_entropy_probabilities(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def generalized_cross_entropy(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def hinge(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def soft_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def hinge_embedding(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def margin_ranking(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def multi_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def multi_label_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def multi_label_soft_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def squared_hinge(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def multiclass_hinge(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def kl_div(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def dice(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def tversky(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def cosine_embedding(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def triplet_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def info_nce(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def arc_face(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def triplet_margin_with_distance(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def cosine_similarity(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def circle(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def ctc(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def wasserstein_critic(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def gradient_penalty(*args: ArrayLike, **settings: Any) -> jax.Array: ...

@@ -17,14 +17,18 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BinaryFocalLoss",
     "CTCLoss",
+    "CircleLoss",
     "CosineEmbeddingLoss",
+    "CosineSimilarityLoss",
     "CrossEntropyLoss",
     "CurriculumWeightedLoss",
     "DiceLoss",
     "ElasticNetPenalty",
     "FocalLoss",
     "GaussianNLLLoss",
+    "GeneralizedCrossEntropyLoss",
     "GradientPenaltyLoss",
+    "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
     "InfoNCELoss",
@@ -33,17 +37,28 @@ __all__ = [
     "L1Penalty",
     "L2Penalty",
     "LearnedPolynomialLoss",
+    "LinearCrossEntropyLoss",
     "LogCoshLoss",
     "Loss",
     "LossLayer",
+    "MAPELoss",
     "MSELoss",
+    "MSLELoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "MulticlassHingeLoss",
     "NLLLoss",
     "PDEResidualLoss",
     "PerceptualLoss",
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SquaredHingeLoss",
     "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
+    "TverskyLoss",
     "UncertaintyWeightedLoss",
     "WassersteinCriticLoss",
     "WeightedLoss",
@@ -203,6 +218,39 @@ class GaussianNLLLoss(LossLayer):
     ) -> None: ...
     def __call__(self, *, prediction: Any, target: Any, var: Any, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
+class MAPELoss(Loss):
+    """Penalise the absolute error in per cent of the target's size."""
+
+    def __init__(
+        self,
+        eps: float | Any = 1e-07,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class MSLELoss(Loss):
+    """Penalise the squared difference of the logarithms of 1 + amount."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
@@ -312,6 +360,46 @@ class BinaryFocalLoss(Loss):
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
+class LinearCrossEntropyLoss(LossLayer):
+    """Penalise a linear classifier, whose weights the loss owns, by its cross-entropy."""
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        weight: float | Any | None = ...,
+        ignore_index: int = -100,
+        label_smoothing: float | Any = 0.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, labels: Any, embeddings: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class GeneralizedCrossEntropyLoss(Loss):
+    """Penalise the labelled class's missing probability, less than cross-entropy where it is large."""
+
+    def __init__(
+        self,
+        q: float | Any = 0.7,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, labels: Any, logits: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
@@ -345,6 +433,127 @@ class SoftMarginLoss(Loss):
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
+class HingeEmbeddingLoss(Loss):
+    """Penalise a distance that is large (label 1), or that is less than the margin (label -1)."""
+
+    def __init__(
+        self,
+        margin: float | Any = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class MarginRankingLoss(LossLayer):
+    """Penalise two scores in the wrong order: label 1 wants the first higher, -1 the second."""
+
+    def __init__(
+        self,
+        margin: float | Any = 0.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
+    ) -> None: ...
+    def __call__(self, x1: Any, x2: Any, target: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class MultiMarginLoss(Loss):
+    """Penalise every class whose score is not below the labelled one's by the margin."""
+
+    def __init__(
+        self,
+        p: float | Any = 1.0,
+        margin: float | Any = 1.0,
+        weight: float | Any | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, labels: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class MultiLabelMarginLoss(Loss):
+    """Penalise every class outside a set whose score is not 1 below that of each one inside."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class MultiLabelSoftMarginLoss(Loss):
+    """Penalise the logits of several yes-or-no labels by the mean of their cross-entropies."""
+
+    def __init__(
+        self,
+        weight: float | Any | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, logits: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class SquaredHingeLoss(Loss):
+    """Penalise a score quadratically that is on the wrong side of the margin."""
+
+    def __init__(
+        self,
+        margin: float | Any = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class MulticlassHingeLoss(Loss):
+    """Penalise the best score among the other classes that is not below the labelled one's."""
+
+    def __init__(
+        self,
+        margin: float | Any = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, labels: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
@@ -367,6 +576,25 @@ class DiceLoss(Loss):
 
     def __init__(
         self,
+        smooth: float | Any = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class TverskyLoss(Loss):
+    """Penalise the lack of overlap of two masks; ``alpha`` weighs excess, ``beta`` what is missing."""
+
+    def __init__(
+        self,
+        alpha: float | Any = 0.5,
+        beta: float | Any = 0.5,
         smooth: float | Any = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
@@ -441,6 +669,57 @@ class ArcFaceLoss(LossLayer):
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, labels: Any, embeddings: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class TripletMarginWithDistanceLoss(LossLayer):
+    """Penalise an anchor not nearer to its positive than to its negative, in a distance you give."""
+
+    def __init__(
+        self,
+        margin: float | Any = 1.0,
+        swap: bool = False,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
+    ) -> None: ...
+    def __call__(self, anchor: Any, positive: Any, negative: Any, *, distance_function: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class CosineSimilarityLoss(Loss):
+    """Reward vectors that point the same way: the negative cosine of their angle."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class CircleLoss(Loss):
+    """Penalise an embedding less similar to its own label's than to the others', by a circle."""
+
+    def __init__(
+        self,
+        gamma: float | Any = 80.0,
+        margin: float | Any = 0.4,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
     def __call__(self, labels: Any, embeddings: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...

@@ -17,14 +17,18 @@ __all__ = [
     "BCEWithLogitsLoss",
     "BinaryFocalLoss",
     "CTCLoss",
+    "CircleLoss",
     "CosineEmbeddingLoss",
+    "CosineSimilarityLoss",
     "CrossEntropyLoss",
     "CurriculumWeightedLoss",
     "DiceLoss",
     "ElasticNetPenalty",
     "FocalLoss",
     "GaussianNLLLoss",
+    "GeneralizedCrossEntropyLoss",
     "GradientPenaltyLoss",
+    "HingeEmbeddingLoss",
     "HingeLoss",
     "HuberLoss",
     "InfoNCELoss",
@@ -33,16 +37,27 @@ __all__ = [
     "L1Penalty",
     "L2Penalty",
     "LearnedPolynomialLoss",
+    "LinearCrossEntropyLoss",
     "LogCoshLoss",
     "Loss",
+    "MAPELoss",
     "MSELoss",
+    "MSLELoss",
+    "MarginRankingLoss",
+    "MultiLabelMarginLoss",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "MulticlassHingeLoss",
     "NLLLoss",
     "PDEResidualLoss",
     "PerceptualLoss",
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SquaredHingeLoss",
     "TripletMarginLoss",
+    "TripletMarginWithDistanceLoss",
+    "TverskyLoss",
     "UncertaintyWeightedLoss",
     "WassersteinCriticLoss",
     "WeightedLoss",
@@ -178,6 +193,37 @@ class GaussianNLLLoss(Loss):
     @overload
     def __call__(self, input: Tensor, target: Tensor, var: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
 
+class MAPELoss(Loss):
+    """Penalise the absolute error in per cent of the target's size."""
+
+    def __init__(
+        self,
+        eps: float | Tensor = 1e-07,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class MSLELoss(Loss):
+    """Penalise the squared difference of the logarithms of 1 + amount."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
@@ -281,6 +327,44 @@ class BinaryFocalLoss(Loss):
     @overload
     def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
 
+class LinearCrossEntropyLoss(Loss):
+    """Penalise a linear classifier, whose weights the loss owns, by its cross-entropy."""
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        weight: float | Tensor | None = ...,
+        ignore_index: int = -100,
+        label_smoothing: float | Tensor = 0.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, embeddings: Tensor, labels: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class GeneralizedCrossEntropyLoss(Loss):
+    """Penalise the labelled class's missing probability, less than cross-entropy where it is large."""
+
+    def __init__(
+        self,
+        q: float | Tensor = 0.7,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: Tensor, labels: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
@@ -312,6 +396,120 @@ class SoftMarginLoss(Loss):
     @overload
     def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
 
+class HingeEmbeddingLoss(Loss):
+    """Penalise a distance that is large (label 1), or that is less than the margin (label -1)."""
+
+    def __init__(
+        self,
+        margin: float | Tensor = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class MarginRankingLoss(Loss):
+    """Penalise two scores in the wrong order: label 1 wants the first higher, -1 the second."""
+
+    def __init__(
+        self,
+        margin: float | Tensor = 0.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    def __call__(self, x1: Tensor, x2: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class MultiMarginLoss(Loss):
+    """Penalise every class whose score is not below the labelled one's by the margin."""
+
+    def __init__(
+        self,
+        p: float | Tensor = 1.0,
+        margin: float | Tensor = 1.0,
+        weight: float | Tensor | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, labels: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class MultiLabelMarginLoss(Loss):
+    """Penalise every class outside a set whose score is not 1 below that of each one inside."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class MultiLabelSoftMarginLoss(Loss):
+    """Penalise the logits of several yes-or-no labels by the mean of their cross-entropies."""
+
+    def __init__(
+        self,
+        weight: float | Tensor | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class SquaredHingeLoss(Loss):
+    """Penalise a score quadratically that is on the wrong side of the margin."""
+
+    def __init__(
+        self,
+        margin: float | Tensor = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class MulticlassHingeLoss(Loss):
+    """Penalise the best score among the other classes that is not below the labelled one's."""
+
+    def __init__(
+        self,
+        margin: float | Tensor = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, labels: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
@@ -333,6 +531,24 @@ class DiceLoss(Loss):
 
     def __init__(
         self,
+        smooth: float | Tensor = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class TverskyLoss(Loss):
+    """Penalise the lack of overlap of two masks; ``alpha`` weighs excess, ``beta`` what is missing."""
+
+    def __init__(
+        self,
+        alpha: float | Tensor = 0.5,
+        beta: float | Tensor = 0.5,
         smooth: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
@@ -401,6 +617,54 @@ class ArcFaceLoss(Loss):
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, embeddings: Tensor, labels: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class TripletMarginWithDistanceLoss(Loss):
+    """Penalise an anchor not nearer to its positive than to its negative, in a distance you give."""
+
+    def __init__(
+        self,
+        margin: float | Tensor = 1.0,
+        swap: bool = False,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    def __call__(self, anchor: Tensor, positive: Tensor, negative: Tensor, *, distance_function: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class CosineSimilarityLoss(Loss):
+    """Reward vectors that point the same way: the negative cosine of their angle."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class CircleLoss(Loss):
+    """Penalise an embedding less similar to its own label's than to the others', by a circle."""
+
+    def __init__(
+        self,
+        gamma: float | Tensor = 80.0,
+        margin: float | Tensor = 0.4,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload

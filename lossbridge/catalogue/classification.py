@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from lossbridge.ir import Expr
+from lossbridge.ir import Expr, Operand
+from lossbridge.kinds import Kind
 from lossbridge.ops import (
     attach_gradient,
+    dot,
+    expm1,
     log,
     log_softmax,
     maximum,
@@ -19,7 +22,8 @@ from lossbridge.ops import (
     take,
     where,
 )
-from lossbridge.trace import define, integer, non_negative, probability
+from lossbridge.spec import Weight
+from lossbridge.trace import define, integer, non_negative, positive, probability
 
 Logits = Annotated[Expr, "real[*batch, classes]"]
 Labels = Annotated[Expr, "index(classes)[*batch]"]
@@ -108,6 +112,7 @@ def cross_entropy_probabilities(
     *,
     weight: Expr,
     label_smoothing: Expr,
+    safe: bool = True,
 ) -> Expr:
     """Penalise logits by the cross-entropy from a target distribution.
 
@@ -118,7 +123,7 @@ def cross_entropy_probabilities(
     smooth = (1.0 - label_smoothing) * target + label_smoothing / size(logits, "classes")
     t = where(label_smoothing > 0.0, smooth, target)
     log_p = log_softmax(logits, "classes")
-    possible = where((t == 0.0) & (log_p == -math.inf), 0.0, log_p)
+    possible = where((t == 0.0) & (log_p == -math.inf), 0.0, log_p) if safe else log_p
     return -sum(weight * (t * possible), "classes")
 
 
@@ -161,6 +166,7 @@ def bce(
     target: Annotated[Expr, "probability[*batch]"],
     *,
     weight: Expr,
+    floor: float = 1e-12,
 ) -> Expr:
     """Penalise a yes-or-no probability by cross-entropy; prefer the form that takes logits.
 
@@ -169,10 +175,14 @@ def bce(
 
     Edges: at a prediction of 0 with target 1 the value is 100 and the gradient -1e12.
     """
-    p = stop_gradient(prediction)
-    value = -(target * maximum(log(p), -100.0) + (1.0 - target) * maximum(log(1.0 - p), -100.0))
-    slope = (prediction - target) / maximum(prediction * (1.0 - prediction), 1e-12)
-    return weight * attach_gradient(value, prediction, slope)
+    p, y = stop_gradient(prediction), stop_gradient(target)
+    yes, no = maximum(log(p), -100.0), maximum(log(1.0 - p), -100.0)
+    value = -(y * yes + (1.0 - y) * no)
+    spread = maximum(prediction * (1.0 - prediction), floor)
+    slope = (prediction - target) / spread
+    # The target's own gradient, stated with its derivative, so that second derivatives are right.
+    odds = attach_gradient(no - yes, prediction, -1.0 / spread)
+    return weight * attach_gradient(attach_gradient(value, prediction, slope), target, odds)
 
 
 @define(
@@ -197,3 +207,113 @@ def binary_focal(
     positive = alpha * target * (1.0 - p) ** gamma * log(p)
     negative = (1.0 - alpha) * (1.0 - target) * p**gamma * log(1.0 - p)
     return -(positive + negative)
+
+
+LINEAR = {
+    "linear_weight": Weight(
+        Kind.parse("real[features, classes]"),
+        "glorot_uniform",
+        {"features": "in_features", "classes": "num_classes"},
+    )
+}
+
+
+@define(
+    "linear_cross_entropy@1",
+    params=cross_entropy.params,
+    weights=LINEAR,
+    yields="per_sample",
+    normalizer="weights",
+    references=["Wijmans et al. 2025, section 3"],
+)
+def linear_cross_entropy(
+    embeddings: Annotated[Expr, "real[*batch, features]"],
+    labels: Labels,
+    *,
+    linear_weight: Expr,
+    weight: Expr,
+    ignore_index: Expr,
+    label_smoothing: Expr,
+) -> tuple[Expr, Expr]:
+    """Penalise a linear classifier, whose weights the loss owns, by its cross-entropy.
+
+    The logits are the products of the embedding with each class's weights; then as cross-entropy.
+
+    Edges: those of cross-entropy.
+    """
+    logits = dot(embeddings, linear_weight, "features")
+    found: tuple[Expr, Expr] = cross_entropy.function(
+        logits, labels, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing
+    )
+    return found
+
+
+@define(
+    "linear_cross_entropy_probabilities@1",
+    name="LinearCrossEntropyLoss",
+    params=cross_entropy_probabilities.params,
+    weights=LINEAR,
+    yields="per_sample",
+    normalizer="weights",
+    references=["Wijmans et al. 2025, section 3"],
+)
+def linear_cross_entropy_probabilities(
+    embeddings: Annotated[Expr, "real[*batch, features]"],
+    target: Annotated[Expr, "simplex(classes)[*batch, classes]"],
+    *,
+    linear_weight: Expr,
+    weight: Expr,
+    label_smoothing: Expr,
+) -> Expr:
+    """Penalise a linear classifier by its cross-entropy from a target distribution.
+
+    Edges: those of cross-entropy.
+    """
+    logits = dot(embeddings, linear_weight, "features")
+    value: Expr = cross_entropy_probabilities.function(
+        logits, target, weight=weight, label_smoothing=label_smoothing
+    )
+    return value
+
+
+def focal_terms(target: Expr, p: Expr, gamma: Operand) -> Expr:
+    """What each class contributes to the focal loss of a target distribution."""
+    return -target * (1.0 - p) ** gamma * log(p)
+
+
+@define(
+    "focal_probabilities@1",
+    name="FocalLoss",
+    params={"gamma": non_negative(2.0)},
+    yields="per_sample",
+    references=["Lin et al. 2017, eq. 5"],
+)
+def focal_probabilities(
+    logits: Logits,
+    target: Annotated[Expr, "simplex(classes)[*batch, classes]"],
+    *,
+    gamma: Expr,
+) -> Expr:
+    """Penalise unlikely classes of a target distribution, and down-weight those well classified.
+
+    Edges: exact however confident the logits are; ``gamma=0`` is cross-entropy.
+    """
+    return sum(focal_terms(target, softmax(logits, "classes"), gamma), "classes")
+
+
+@define(
+    "generalized_cross_entropy@1",
+    params={"q": positive(0.7)},
+    yields="per_sample",
+    references=["Zhang and Sabuncu 2018, eq. 6"],
+)
+def generalized_cross_entropy(logits: Logits, labels: Labels, *, q: Expr) -> Expr:
+    """Penalise the labelled class's missing probability, less than cross-entropy where it is large.
+
+    (1 - p**q) / q tends to cross-entropy for ``q`` towards 0 and is the mean absolute error at 1,
+    which mislabelled samples disturb least.
+
+    Edges: exact however confident the logits are; never beyond 1 / q.
+    """
+    log_p = take(log_softmax(logits, "classes"), labels, "classes")
+    return -expm1(q * log_p) / q

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Annotated
 
-from lossbridge.ir import Expr
+from lossbridge.catalogue.margin import Part, positive_part
+from lossbridge.ir import Expr, Operand
 from lossbridge.kinds import Kind
 from lossbridge.ops import (
+    any_,
+    apply,
     cos,
     dot,
     iota,
     log_softmax,
+    logsumexp,
     maximum,
     minimum,
     norm,
@@ -18,6 +24,8 @@ from lossbridge.ops import (
     p_norm,
     rename,
     sin,
+    softplus,
+    stop_gradient,
     sum,
     take,
     where,
@@ -47,8 +55,11 @@ def cosine_embedding(
     u, v = normalize(x1, "features"), normalize(x2, "features")
     degenerate = (norm(x1, "features") == 0.0) | (norm(x2, "features") == 0.0)
     distance = where(degenerate, 1.0, 0.5 * sum((u - v) ** 2, "features"))
-    apart = maximum(0.0, dot(u, v, "features") - margin)
+    apart = positive_part(dot(u, v, "features") - margin)
     return where(target > 0.0, distance, apart)
+
+
+Distance = Callable[[Expr, Expr, Expr, Expr], Expr]
 
 
 def _distance(u: Expr, v: Expr, p: Expr, eps: Expr) -> Expr:
@@ -75,6 +86,8 @@ def triplet_margin(
     p: Expr,
     eps: Expr,
     swap: Expr,
+    distance: Distance = _distance,
+    part: Part = positive_part,
 ) -> Expr:
     """Penalise an anchor that is not nearer to its positive than to its negative by ``margin``.
 
@@ -83,11 +96,11 @@ def triplet_margin(
 
     Edges: at a distance of 0 the gradient is 0.
     """
-    near = _distance(anchor, positive, p, eps)
-    far = _distance(anchor, negative, p, eps)
-    other = _distance(positive, negative, p, eps)
+    near = distance(anchor, positive, p, eps)
+    far = distance(anchor, negative, p, eps)
+    other = distance(positive, negative, p, eps)
     away = where(swap, minimum(far, other), far)
-    return maximum(0.0, near - away + margin)
+    return part(near - away + margin)
 
 
 @define(
@@ -152,3 +165,103 @@ def arc_face(
     hit = iota(embeddings, "classes") == labels
     logits = scale * where(hit, moved, cosines)
     return -take(log_softmax(logits, "classes"), labels, "classes")
+
+
+@define(
+    "triplet_margin_with_distance@1",
+    ports={"distance_function": "(real[*batch, features], real[*batch, features]) -> real[*batch]"},
+    params={"margin": positive(1.0), "swap": flag(False)},
+    yields="per_sample",
+    references=["Balntas et al. 2016, eq. 2 and 6"],
+)
+def triplet_margin_with_distance(
+    anchor: Embedding,
+    positive: Embedding,
+    negative: Embedding,
+    *,
+    distance_function: str,
+    margin: Expr,
+    swap: Expr,
+    part: Part = positive_part,
+) -> Expr:
+    """Penalise an anchor not nearer to its positive than to its negative, in a distance you give.
+
+    ``swap`` takes the positive's distance to the negative where that is smaller.
+
+    Edges: those of the distance; exactly on the margin the gradient is half of that beyond it.
+    """
+
+    def distance(u: Expr, v: Expr, *_: Expr) -> Expr:
+        return apply(distance_function, u, v)
+
+    value: Expr = triplet_margin.function(
+        anchor, positive, negative, margin=margin, p=2.0, eps=0.0, swap=swap, distance=distance,
+        part=part,
+    )  # fmt: skip
+    return value
+
+
+@define(
+    "cosine_similarity@1",
+    yields="per_sample",
+    references=["Chen and He 2021, Exploring simple siamese representation learning, eq. 1"],
+)
+def cosine_similarity(prediction: Embedding, target: Embedding) -> Expr:
+    """Reward vectors that point the same way: the negative cosine of their angle.
+
+    Edges: a zero vector has cosine 0 with every vector, and gradient 0.
+    """
+    return -dot(normalize(prediction, "features"), normalize(target, "features"), "features")
+
+
+def circle_value(
+    similarity: Expr,
+    together: Expr,
+    apart: Expr,
+    *,
+    near_weight: Expr,
+    far_weight: Expr,
+    gamma: Operand,
+    margin: Operand,
+) -> Expr:
+    """Softplus of the log-sums of the weighted pairs along "others": alike, and not alike."""
+    near = gamma * near_weight * (1.0 - margin - similarity)
+    far = gamma * far_weight * (similarity - margin)
+    both = any_(together, "others") & any_(apart, "others")
+    # Without pairs the log-sum has no gradient, and the value is 0.
+    nothing = where(both, -math.inf, 0.0)
+    alike = logsumexp(where(together & both, near, nothing), "others")
+    unlike = logsumexp(where(apart & both, far, nothing), "others")
+    return where(both, softplus(alike + unlike), 0.0)
+
+
+@define(
+    "circle@1",
+    params={"gamma": positive(80.0), "margin": real(0.4)},
+    yields="per_sample",
+    references=["Sun et al. 2020, Circle loss, section 3"],
+)
+def circle(
+    embeddings: Row, labels: Annotated[Expr, "integer[batch]"], *, gamma: Expr, margin: Expr
+) -> Expr:
+    """Penalise an embedding less similar to its own label's than to the others', by a circle.
+
+    Similarities are cosines; each is weighed by how far it is from its optimum, 1 + margin within
+    a label and -margin across, and the weights are constants for the gradient, as published.
+
+    Edges: an embedding whose label no other has, or that all have, costs 0.
+    """
+    u = normalize(embeddings, "features")
+    similarity = dot(u, rename(u, "batch", "others"), "features")
+    same = labels == rename(labels, "batch", "others")
+    itself = iota(embeddings, "batch") == iota(embeddings, "others")
+    fixed = stop_gradient(similarity)
+    return circle_value(
+        similarity,
+        same & ~itself,
+        ~same,
+        near_weight=maximum(1.0 + margin - fixed, 0.0),
+        far_weight=maximum(fixed + margin, 0.0),
+        gamma=gamma,
+        margin=margin,
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from lossbridge import ops
-from lossbridge.ir import Expr, Graph, is_const
+from lossbridge.ir import Expr, Graph, const_value, is_const
 from lossbridge.passes.canonicalise import arg, drop_broadcast, fold, simplify
 from lossbridge.rewrite import bounds, rewrite
 
@@ -41,11 +41,19 @@ def _unbounded(x: Expr) -> bool:
     return not is_const(x) and math.inf in (abs(end) for end in bounds(x))
 
 
+def _spreads(x: Expr) -> bool:
+    """Whether a value is NaN or infinite. Multiplied before it is selected, JAX's transpose of the
+    tangent selects first and then multiplies, and what was selected away is 0 times NaN."""
+    return is_const(x) and not math.isfinite(const_value(x.node))
+
+
 def _product(v: Expr) -> Expr | None:
     a, b = arg(v, 0), arg(v, 1)
     for x, y in ((a, b), (b, a)):
         cut = _cut(x)
-        if cut is not None and (not is_const(cut[1]) or _unbounded(y)):
+        if cut is None or _spreads(cut[1]):
+            continue
+        if not is_const(cut[1]) or _unbounded(y):
             return _again(cut[0], cut[1] * y, cut[2])
     return None
 

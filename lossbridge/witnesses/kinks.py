@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 
 from lossbridge.ir import Expr
-from lossbridge.ops import attach_gradient, where
+from lossbridge.ops import attach_gradient, maximum, minimum, stop_gradient, where
 
 
 def first_maximum(x: Expr | float, y: Expr | float) -> Expr:
     """The larger; at a tie the gradient goes to ``x`` (TensorFlow's maximum, torch's clamp)."""
-    return where(x >= y, x, y)
+    return where(x >= y, x, maximum(stop_gradient(x), y))  # where x is NaN, so is this
 
 
 def first_minimum(x: Expr | float, y: Expr | float) -> Expr:
     """The smaller; at a tie the gradient goes to ``x``."""
-    return where(x <= y, x, y)
+    return where(x <= y, x, minimum(stop_gradient(x), y))
 
 
 def rising_abs(x: Expr) -> Expr:
@@ -25,4 +25,4 @@ def rising_abs(x: Expr) -> Expr:
 
 def undefined_at(value: Expr, x: Expr, point: Expr) -> Expr:
     """``value``, its gradient in ``x`` being NaN where ``point`` holds."""
-    return value + attach_gradient(0.0 * value, x, where(point, math.nan, 0.0))
+    return attach_gradient(value, x, where(point, math.nan, 0.0))

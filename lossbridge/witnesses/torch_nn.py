@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
-from lossbridge.catalogue import classification, regression
-from lossbridge.witnesses.witness import Meaning, meaning, option, witness
+from lossbridge.catalogue import classification, divergence, margin, metric, regression, sequence
+from lossbridge.ir import Expr
+from lossbridge.kinds import Kind
+from lossbridge.ops import (
+    abs_,
+    all_,
+    amax,
+    any_,
+    attach_gradient,
+    dot,
+    exp,
+    iota,
+    log,
+    maximum,
+    sqrt,
+    stop_gradient,
+    sum,
+    where,
+)
+from lossbridge.spec import Weight
+from lossbridge.trace import Definition, define, real
+from lossbridge.witnesses.kinks import first_maximum, undefined_at
+from lossbridge.witnesses.witness import Meaning, derived, meaning, option, witness
 
+# 1e-12 in torch's kernels: its nearest float32 number, in float64 too.
+TINY = 9.999999960041972e-13
 REDUCTIONS = ("none", "mean", "sum")
+Old = bool | None  # of size_average and reduce, which came before reduction
+Scores = Annotated[Expr, "real[*batch]"]
+Vectors = Annotated[Expr, "real[*batch, features]"]
+
+NAN_IS_0 = "At a NaN the gradient is 0 there."
+BROADCASTS = "The original broadcasts inputs of unequal shapes; here they have one shape."
 
 
-def reduced(reduction: str, size_average: bool | None = None, reduce: bool | None = None) -> str:
+def reduced(reduction: str, size_average: Old = None, reduce: Old = None) -> str:
     """The reduction, the two arguments of old releases heard first."""
     if size_average is not None or reduce is not None:
         if reduce is False:
@@ -19,33 +50,491 @@ def reduced(reduction: str, size_average: bool | None = None, reduce: bool | Non
     return str(option("reduction", reduction, REDUCTIONS))
 
 
-@witness("torch.nn.MSELoss")
-def mse(
-    size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
-) -> Meaning:
+def variant(definition: Definition) -> Callable[[Callable[..., Any]], Definition]:
+    """torch's form of a loss of the catalogue: the same declarations, another function."""
+    return lambda function: derived(definition, function, {}, space="torch")
+
+
+def clamped(x: Expr) -> Expr:
+    """torch's clamp at 0 from below: at 0 the whole gradient."""
+    return first_maximum(x, 0.0)
+
+
+def above_zero(x: Expr) -> Expr:
+    """What torch's margin kernels add up: at 0 no gradient, and a NaN counts as 0."""
+    return where(x > 0.0, x, 0.0)
+
+
+def with_part(definition: Definition, part: Callable[[Expr], Expr]) -> Definition:
+    """A margin loss with another positive part."""
+    return variant(definition)(lambda **values: definition.function(**values, part=part))
+
+
+@witness("torch.nn.L1Loss", notes=(NAN_IS_0, BROADCASTS))
+def l1(size_average: Old = None, reduce: Old = None, reduction: str = "mean") -> Meaning:
+    return meaning(regression.l1, reduction=reduced(reduction, size_average, reduce))
+
+
+@witness("torch.nn.MSELoss", notes=(BROADCASTS,))
+def mse(size_average: Old = None, reduce: Old = None, reduction: str = "mean") -> Meaning:
     return meaning(regression.mse, reduction=reduced(reduction, size_average, reduce))
 
 
-@witness("torch.nn.HuberLoss")
+@witness("torch.nn.HuberLoss", versions=">=1.9", notes=(BROADCASTS,))
 def huber(reduction: str = "mean", delta: float = 1.0) -> Meaning:
     return meaning(regression.huber, delta=delta, reduction=reduced(reduction))
 
 
-@witness("torch.nn.CrossEntropyLoss")
+@witness(
+    "torch.nn.SmoothL1Loss", notes=(BROADCASTS, "With beta=0, the gradient at a NaN is 0 there.")
+)
+def smooth_l1(
+    size_average: Old = None, reduce: Old = None, reduction: str = "mean", beta: float = 1.0
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    return meaning(regression.smooth_l1, beta=beta, reduction=how)
+
+
+@variant(regression.poisson_nll)
+def torch_poisson_nll(*, target: Expr, full: Expr, **rest: Expr) -> Expr:
+    value = regression.poisson_nll.function(target=target, full=full, **rest)
+    # Stirling's 0 log 0 is left out of the value only.
+    return undefined_at(value, target, (target == 0.0) & full)
+
+
+@witness("torch.nn.PoissonNLLLoss", notes=(BROADCASTS,))
+def poisson_nll(
+    log_input: bool = True,
+    full: bool = False,
+    size_average: Old = None,
+    eps: float = 1e-8,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    return meaning(torch_poisson_nll, log_input=log_input, full=full, eps=eps, reduction=how)
+
+
+@variant(regression.gaussian_nll)
+def torch_gaussian_nll(*, var: Expr, eps: Expr, **rest: Expr) -> Expr:
+    # The variance is held at eps outside the gradient, which passes as if it were not.
+    held = attach_gradient(stop_gradient(maximum(var, eps)), var, 1.0)
+    value: Expr = regression.gaussian_nll.function(var=held, eps=0.0, **rest)
+    return value
+
+
+@witness(
+    "torch.nn.GaussianNLLLoss",
+    versions=">=1.8",
+    notes=(
+        "The original also takes a variance of one dimension less, of size 1 in one dimension, or "
+        "a number; here it has the prediction's shape.",
+        "A negative variance raises an error there.",
+    ),
+)
+def gaussian_nll(*, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> Meaning:
+    return meaning(torch_gaussian_nll, full=full, eps=eps, reduction=reduced(reduction))
+
+
+@variant(divergence.kl_div)
+def torch_kl_div(*, prediction: Expr, target: Expr, log_target: Expr) -> Expr:
+    value = divergence.kl_div.function(prediction, target, log_target=log_target)
+    nothing = where(log_target, target == -math.inf, target == 0.0)
+    lost = nothing & (log_target | ~(abs_(prediction) < math.inf))  # 0 times inf
+    return undefined_at(where(lost, math.nan, value), target, nothing)
+
+
+@witness("torch.nn.KLDivLoss", notes=(BROADCASTS,))
+def kl_div(
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Meaning:
+    batch = reduction == "batchmean" and size_average is None and reduce is None
+    return meaning(
+        torch_kl_div,
+        log_target=log_target,
+        reduction="mean" if batch else reduced(reduction, size_average, reduce),
+        normalizer="batch" if batch else None,
+    )
+
+
+@variant(classification.bce)
+def torch_bce(*, prediction: Expr, target: Expr, weight: Expr) -> Expr:
+    value = classification.bce.function(
+        prediction, stop_gradient(target), weight=weight, floor=TINY
+    )
+    # The limits of the logarithms are not in the gradient of the target.
+    return attach_gradient(value, target, weight * (log(1.0 - prediction) - log(prediction)))
+
+
+@witness(
+    "torch.nn.BCELoss", notes=("A prediction or target outside [0, 1] raises an error there.",)
+)
+def bce(
+    weight: Any = None,
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    return meaning(torch_bce, weight=weight, reduction=reduced(reduction, size_average, reduce))
+
+
+@define(
+    "torch/bce_with_logits@1",
+    params={"weight": real(1.0, "*batch"), **classification.bce_with_logits.params},
+)
+def torch_bce_with_logits(
+    logits: Scores,
+    target: Annotated[Expr, "probability[*batch]"],
+    *,
+    weight: Expr,
+    pos_weight: Expr,
+) -> Expr:
+    """Cross-entropy of the logit of a yes-or-no probability, with a weight for each element."""
+    nll: Expr = classification.bce_with_logits.function(logits, target, pos_weight=pos_weight)
+    return weight * (nll + where(logits == -math.inf, math.nan, 0.0))  # inf - inf
+
+
+@witness(
+    "torch.nn.BCEWithLogitsLoss",
+    notes=("In float64 the gradient of a logit above 36.7 with target 1 rounds to 0 there.",),
+)
+def bce_with_logits(
+    weight: Any = None,
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    return meaning(torch_bce_with_logits, weight=weight, pos_weight=pos_weight, reduction=how)
+
+
+def broken(logits: Expr) -> Expr:
+    """Where torch's log-softmax is NaN in a whole row: a NaN or inf is in it, or all are -inf."""
+    return ~(all_(logits < math.inf, "classes") & any_(logits > -math.inf, "classes"))
+
+
+def through_broken(value: Expr, logits: Expr, lost: Expr) -> Expr:
+    """``value``, or NaN where ``lost``; its gradient is NaN in all broken rows, ignored or not."""
+    return undefined_at(where(lost, math.nan, value), logits, broken(logits))
+
+
+@variant(classification.cross_entropy)
+def torch_cross_entropy(*, logits: Expr, labels: Expr, ignore_index: Expr, **rest: Expr) -> Any:
+    value, count = classification.cross_entropy.function(
+        logits, labels, ignore_index=ignore_index, **rest
+    )
+    return through_broken(value, logits, broken(logits) & (labels != ignore_index)), count
+
+
+@variant(classification.cross_entropy_probabilities)
+def torch_cross_entropy_probabilities(*, logits: Expr, target: Expr, **rest: Expr) -> Expr:
+    value = classification.cross_entropy_probabilities.function(logits, target, **rest, safe=False)
+    lost = broken(logits)
+    return undefined_at(through_broken(value, logits, lost), target, lost)
+
+
+@witness(
+    "torch.nn.CrossEntropyLoss",
+    versions=">=1.10",
+    notes=(
+        "A label that is neither a class nor ignore_index raises an error there.",
+        "Where the weights of all labels are 0, the gradient of the mean is NaN there, and 0 here.",
+        "The original also takes a single sample without a batch.",
+    ),
+)
 def cross_entropy(
     weight: Any = None,
-    size_average: bool | None = None,
+    size_average: Old = None,
     ignore_index: int = -100,
-    reduce: bool | None = None,
+    reduce: Old = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Meaning:
     return meaning(
-        classification.cross_entropy,
-        classification.cross_entropy_probabilities,
+        torch_cross_entropy,
+        torch_cross_entropy_probabilities,
         weight=weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction=reduced(reduction, size_average, reduce),
         axis=1,
+    )
+
+
+@witness(
+    "torch.nn.NLLLoss",
+    notes=(
+        "Where the weights of all labels are 0, the gradient of the mean is NaN there, and 0 here.",
+        "The original also takes a single sample without a batch.",
+    ),
+)
+def nll(
+    weight: Any = None,
+    size_average: Old = None,
+    ignore_index: int = -100,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    return meaning(
+        classification.nll, weight=weight, ignore_index=ignore_index, reduction=how, axis=1
+    )
+
+
+@variant(margin.hinge_embedding)
+def torch_hinge_embedding(*, target: Expr, **rest: Expr) -> Expr:
+    # A label that is neither 1 nor -1 counts as both, as 0 does.
+    label = where(abs_(target) == 1.0, target, 0.0)
+    value: Expr = margin.hinge_embedding.function(target=label, part=clamped, **rest)
+    return value
+
+
+@witness("torch.nn.HingeEmbeddingLoss", notes=(BROADCASTS,))
+def hinge_embedding(
+    margin: float = 1.0,
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    return meaning(torch_hinge_embedding, margin=margin, reduction=how)
+
+
+@witness("torch.nn.MarginRankingLoss", notes=(BROADCASTS,))
+def margin_ranking(
+    margin: float = 0.0,
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    return meaning(MARGIN_RANKING, margin=margin, reduction=how)
+
+
+MARGIN_RANKING = with_part(margin.margin_ranking, clamped)
+MULTI_MARGIN = with_part(margin.multi_margin, above_zero)
+MULTI_LABEL_MARGIN = with_part(margin.multi_label_margin, above_zero)
+
+
+@witness(
+    "torch.nn.SoftMarginLoss",
+    notes=(
+        "In float64 the original is inf with gradient NaN where target * prediction < -709.",
+        "The original has no gradient in the target.",
+    ),
+)
+def soft_margin(size_average: Old = None, reduce: Old = None, reduction: str = "mean") -> Meaning:
+    return meaning(margin.soft_margin, reduction=reduced(reduction, size_average, reduce))
+
+
+UNINITIALISED = "The mean over an empty batch is uninitialised memory there, and NaN here."
+
+
+@witness("torch.nn.MultiMarginLoss", notes=(UNINITIALISED,))
+def multi_margin(
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Any = None,
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    option("p", p, (1, 2))
+    return meaning(MULTI_MARGIN, p=p, margin=margin, weight=weight, reduction=how)
+
+
+@witness("torch.nn.MultiLabelMarginLoss", notes=(UNINITIALISED,))
+def multi_label_margin(
+    size_average: Old = None, reduce: Old = None, reduction: str = "mean"
+) -> Meaning:
+    return meaning(MULTI_LABEL_MARGIN, reduction=reduced(reduction, size_average, reduce))
+
+
+@witness("torch.nn.MultiLabelSoftMarginLoss")
+def multi_label_soft_margin(
+    weight: Any = None,
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    return meaning(margin.multi_label_soft_margin, weight=weight, reduction=how)
+
+
+@variant(metric.cosine_embedding)
+def torch_cosine_embedding(*, x1: Expr, x2: Expr, target: Expr, margin: Expr) -> Expr:
+    squares = [dot(x, x, "features") + TINY for x in (x1, x2)]
+    u, v = (x / sqrt(square) for x, square in zip((x1, x2), squares, strict=True))
+    # 1 - cos; what epsilon takes from both lengths is not lost beside 1.
+    missing = TINY / squares[0] + TINY / squares[1]
+    distance = 0.5 * (sum((u - v) ** 2, "features") + missing)
+    apart = clamped(dot(u, v, "features") - margin)
+    return where(target == 1.0, distance, where(target == -1.0, apart, 0.0))
+
+
+@witness(
+    "torch.nn.CosineEmbeddingLoss",
+    notes=(
+        "One minus a cosine near 1 is rounded there, to multiples of 1.1e-16 in float64.",
+        BROADCASTS,
+    ),
+)
+def cosine_embedding(
+    margin: float = 0.0,
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    return meaning(torch_cosine_embedding, margin=margin, reduction=how)
+
+
+def largest_component(u: Expr, v: Expr, p: Expr, eps: Expr) -> Expr:
+    """The distance that the p-norm is at p = inf."""
+    return amax(abs_(u - v + eps), "features")
+
+
+TRIPLET = with_part(metric.triplet_margin, clamped)
+TRIPLET_LARGEST = variant(metric.triplet_margin)(
+    lambda **values: metric.triplet_margin.function(
+        **values, part=clamped, distance=largest_component
+    )
+)
+TRIPLET_DISTANCE = with_part(metric.triplet_margin_with_distance, clamped)
+
+
+@witness(
+    "torch.nn.TripletMarginLoss",
+    notes=("The original also takes a p of 0 or below, which is no norm.", BROADCASTS),
+)
+def triplet_margin(
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: Old = None,
+    reduce: Old = None,
+    reduction: str = "mean",
+) -> Meaning:
+    how = reduced(reduction, size_average, reduce)
+    definition, power = (TRIPLET, p) if p != math.inf else (TRIPLET_LARGEST, None)
+    return meaning(definition, margin=margin, p=power, eps=eps, swap=swap, reduction=how)
+
+
+@witness(
+    "torch.nn.TripletMarginWithDistanceLoss",
+    versions=">=1.7",
+    notes=("A distance function is given at each call, by the argument's name.",),
+)
+def triplet_margin_with_distance(
+    *,
+    distance_function: Any = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Meaning:
+    definition = TRIPLET if distance_function is None else TRIPLET_DISTANCE
+    return meaning(definition, margin=margin, swap=swap, reduction=reduced(reduction))
+
+
+@variant(sequence.ctc)
+def torch_ctc(
+    *, log_probs: Expr, input_lengths: Expr, target_lengths: Expr, zero_infinity: Expr, **rest: Expr
+) -> Any:
+    some = input_lengths > 0
+    found, count = sequence.ctc.function(
+        log_probs,
+        input_lengths=where(some, input_lengths, 1),
+        target_lengths=target_lengths,
+        zero_infinity=log_probs.builder.const(False),
+        **rest,
+    )
+    cost = where(some, found, where(target_lengths > 0, math.inf, 0.0))
+    impossible = cost == math.inf
+    value = where(impossible & zero_infinity, 0.0, cost)
+    # The gradient is that of the logits behind a log-softmax: the probabilities are added to it.
+    share = where((log_probs == -math.inf) | impossible, math.nan, exp(log_probs))
+    within = iota(log_probs, "time") < input_lengths
+    share = where(within & ~(impossible & zero_infinity), share, 0.0)
+    return attach_gradient(value, log_probs, share), count
+
+
+@witness(
+    "torch.nn.CTCLoss",
+    notes=(
+        "The original also takes the targets of a batch in one row, and a single sequence without "
+        "a batch.",
+    ),
+)
+def ctc(blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Meaning:
+    return meaning(
+        torch_ctc, blank=blank, zero_infinity=zero_infinity, reduction=reduced(reduction)
+    )
+
+
+def behind_linear(
+    definition: Definition, entropy: Definition, sizes: Mapping[str, int], bias: bool
+) -> Definition:
+    """Cross-entropy behind a linear layer, the axes of whose weights are ``sizes``."""
+    *outputs, _ = sizes
+
+    def function(*, embeddings: Expr, linear_weight: Expr, **rest: Expr) -> Any:
+        logits = dot(embeddings, linear_weight, "features")
+        if bias:
+            logits = logits + rest.pop("linear_bias")
+        return entropy.function(logits=logits, **rest)
+
+    def weight(init: str, axes: Sequence[str]) -> Weight:
+        kind = Kind.parse(f"real[{', '.join(axes)}]")
+        return Weight(kind, init, {axis: sizes[axis] for axis in axes})
+
+    weights = {"linear_weight": weight("glorot_uniform", list(sizes))}
+    if bias:
+        weights["linear_bias"] = weight("zeros", outputs)
+    added = dict.fromkeys(("labels", "target"), ", ".join(outputs[1:])) if outputs[1:] else {}
+    return derived(definition, function, added, space="torch", weights=weights)
+
+
+@witness(
+    "torch.nn.LinearCrossEntropyLoss",
+    versions=">=2.13",
+    required={"in_features": 4, "num_classes": 3},
+    notes=(
+        "The original's weights are `linear.weight`, a row for each class and output, and "
+        "`linear.bias`; here they have an axis for each. Both start from random numbers there; the "
+        "bias starts from 0 here.",
+        "`options` choose how the original is computed, and in which precision, not what.",
+    ),
+)
+def linear_cross_entropy(
+    in_features: int,
+    num_classes: int,
+    *,
+    out_features: tuple[int, ...] = (),
+    bias: bool = False,
+    device: Any = None,
+    dtype: Any = None,
+    reduction: str = "mean",
+    weight: Any = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+) -> Meaning:
+    outputs = {f"output{k}": size for k, size in enumerate(out_features)}
+    sizes = {"classes": num_classes, **outputs, "features": in_features}
+    pairs = (
+        (classification.linear_cross_entropy, torch_cross_entropy),
+        (classification.linear_cross_entropy_probabilities, torch_cross_entropy_probabilities),
+    )
+    return meaning(
+        *(behind_linear(linear, entropy, sizes, bias) for linear, entropy in pairs),
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduced(reduction),
     )

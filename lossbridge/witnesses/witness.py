@@ -23,7 +23,7 @@ from lossbridge import ops
 from lossbridge.errors import ArgumentError, listed, shown, suggestion
 from lossbridge.frontdoor import Form, as_form
 from lossbridge.ir import Expr
-from lossbridge.spec import Reduction, Spec
+from lossbridge.spec import Reduction, Spec, Weight
 from lossbridge.trace import Definition
 
 FRAMEWORKS: Mapping[str, str] = {
@@ -222,10 +222,18 @@ def derived(
     added: Mapping[str, str],
     *,
     space: str,
+    weights: Mapping[str, Weight] | None = None,
 ) -> Definition:
-    """A loss with the declarations of another, some of its inputs having one more axis."""
+    """A loss with the declarations of another, some of its inputs having one more axis.
+
+    ``function`` takes everything by name. ``weights`` stand in place of the other's.
+    """
+    weights = definition.weights if weights is None else weights
+    named = (*definition.inputs, *definition.params, *weights, *definition.ports)
     # Read by `inspect` and `typing` in place of the function's own.
-    function.__signature__ = inspect.signature(definition.function)  # type: ignore[attr-defined]
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in named]
+    )
     function.__doc__ = definition.function.__doc__
     function.__annotations__ = {
         name: Annotated[Expr, _with_axis(str(kind), added.get(name))]
@@ -236,7 +244,7 @@ def derived(
         function=function,
         name=definition.name,
         params=definition.params,
-        weights=definition.weights,
+        weights=weights,
         ports=definition.ports,
         settings=definition.settings,
     )

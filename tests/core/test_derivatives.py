@@ -5,7 +5,7 @@ The rows themselves are tested one by one elsewhere; this is about what the pass
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import plain_numpy
@@ -16,6 +16,7 @@ from lossbridge.catalogue import catalogue
 from lossbridge.ir import Builder, Expr, Graph, Type
 from lossbridge.passes.differentiate import differentiate
 from lossbridge.plan import Options, Plan, plan
+from lossbridge.trace import define
 from lossbridge_conformance.oracle import oracle
 
 SIZE = 3
@@ -35,6 +36,9 @@ VARIED: dict[str, list[dict[str, float]]] = {
     "dice@1": [{"smooth": 0.0}],
     "triplet_margin@1": [{"p": 1.0}, {"p": 3.0}, {"p": 1.5}, {"swap": True}],
     "arc_face@1": [{"margin": 0.0}],
+    "multi_margin@1": [{"p": 2.0}, {"p": 1.5}],
+    "triplet_margin_with_distance@1": [{"swap": True}],
+    "linear_cross_entropy@1": [{"label_smoothing": 0.1}],
     "elastic_net_penalty@1": [{"l1_ratio": 1.0}],
 }
 CASES = [
@@ -109,6 +113,24 @@ def test_bce_states_its_gradient() -> None:
     inputs = {"prediction": np.array([0.25]), "target": np.array([1.0])}
     found = plain_numpy.run(p.fused(("prediction",)), inputs, "float64")
     np.testing.assert_allclose(found["gradient_prediction"], [-4.0], rtol=1e-15)
+
+
+def test_what_a_recursion_reads_may_lack_the_axes_of_what_it_carries() -> None:
+    """Three carries, each the sum of the x so far: their sum over two steps has slopes 3 * (2, 1).
+    A factor 3 too many stood here where a step read what does not differ between carries."""
+
+    @define("test/running@1", yields="per_sample")
+    def running(
+        x: Annotated[Expr, "real[batch, time]"], start: Annotated[Expr, "real[batch, states]"]
+    ) -> Expr:
+        carries = ops.scan("time", start, lambda carry: carry + x, start)
+        return ops.sum(carries, "time", "states")
+
+    graph = plan(running.spec, (), Options(reduction="sum")).fused(("x", "start"))
+    inputs = {"x": np.ones((1, 2)), "start": np.zeros((1, 3))}
+    found = plain_numpy.run(graph, inputs, "float64")
+    np.testing.assert_array_equal(found["gradient_x"], [[6.0, 3.0]])
+    np.testing.assert_array_equal(found["gradient_start"], [[2.0, 2.0, 2.0]])
 
 
 @pytest.mark.parametrize(("loss", "numbers"), CASES)

@@ -347,6 +347,92 @@ def test_gaussian_and_poisson() -> None:
     )
 
 
+def test_hinge_embedding() -> None:
+    """A distance of 2 together costs 2; apart, 1/4 within a margin of 1 lacks 3/4, 2 lacks 0."""
+    check(
+        "hinge_embedding@1",
+        {"prediction": [2.0, 0.25, 2.0], "target": [1.0, -1.0, -1.0]},
+        [2.0, 0.75, 0.0],
+        {"prediction": [1.0, -1.0, 0.0]},
+    )
+
+
+def test_margin_ranking() -> None:
+    """The first should be higher by 1: it is by 1/2, which lacks 1/2; lower as wanted by 2."""
+    check(
+        "margin_ranking@1",
+        {"x1": [1.0, 0.0], "x2": [0.5, 2.0], "target": [1.0, -1.0]},
+        [0.5, 0.0],
+        {"x1": [-1.0, 0.0], "x2": [1.0, 0.0]},
+        margin=1.0,
+    )
+
+
+def test_multi_margin() -> None:
+    """Scores (1, 1/2, 2), label 0: shortfalls 1/2 and 2 of three classes, or their squares; the
+    gradient is p / 3 times each shortfall's power p - 1, its sum taken from the label's score."""
+    inputs = {"prediction": [[1.0, 0.5, 2.0]], "labels": [0]}
+    slopes = {"prediction": [[-2.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0]]}
+    check("multi_margin@1", inputs, [2.5 / 3.0], slopes)
+    slopes = {"prediction": [[-5.0 / 3.0, 1.0 / 3.0, 4.0 / 3.0]]}
+    check("multi_margin@1", inputs, [4.25 / 3.0], slopes, p=2.0)
+
+
+def test_multi_label_margin() -> None:
+    """Scores (1, 1/2, 2), the set {1, 2}: only class 0 is outside. Class 1 is 3/2 short of it,
+    class 2 by 0 on the margin's far side; what follows the first negative number does not count."""
+    inputs = {"prediction": [[1.0, 0.5, 2.5]], "target": [[1, 2, -1]]}
+    check(
+        "multi_label_margin@1",
+        inputs,
+        [0.5],
+        {"prediction": [[1.0 / 3.0, -1.0 / 3.0, 0.0]]},
+    )
+    # The set {2} alone: shortfalls of the others 1 - 3/2 and 1 - 2, both below 0.
+    check("multi_label_margin@1", {**inputs, "target": [[2, -1, 1]]}, [0.0], {})
+
+
+def test_multi_label_soft_margin() -> None:
+    """Labels (1, 0) at logits log 3 and 0: -log(3/4) and log 2, averaged; slopes (p - y) / 2."""
+    check(
+        "multi_label_soft_margin@1",
+        {"logits": [[math.log(3.0), 0.0]], "target": [[1.0, 0.0]]},
+        [0.5 * math.log(8.0 / 3.0)],
+        {"logits": [[-0.125, 0.25]]},
+    )
+
+
+def test_linear_cross_entropy() -> None:
+    """An embedding (1, 2) with weights that give logits (log 3, 0), label 0: -log(3/4). The slopes
+    in the logits are (-1/4, 1/4): times the embedding those in the weights, and times the weights
+    those in the embedding."""
+    weight = [[math.log(3.0), 2.0], [0.0, -1.0]]
+    slopes = {
+        "embeddings": [[0.25 * (2.0 - math.log(3.0)), -0.25]],
+        "linear_weight": [[-0.25, 0.25], [-0.5, 0.5]],
+    }
+    inputs = {"embeddings": [[1.0, 2.0]], "linear_weight": weight}
+    value = [math.log(4.0 / 3.0)]
+    check("linear_cross_entropy@1", {**inputs, "labels": [0]}, value, slopes)
+    soft = {**inputs, "target": [[1.0, 0.0]]}
+    check("linear_cross_entropy_probabilities@1", soft, value, slopes)
+
+
+def test_triplet_with_distance() -> None:
+    """Distances 3 and 1 with margin 1 cost 3, and with a swap to 1/2 they cost 7/2."""
+    given = planned("triplet_margin_with_distance@1", swap=True)
+    names = {tuple(c.passed or ()): c.name for c in given.calls}
+    near, far = names["anchor", "positive"], names["anchor", "negative"]
+    other = names["positive", "negative"]
+    check(
+        "triplet_margin_with_distance@1",
+        {near: [3.0], far: [1.0], other: [0.5]},
+        [3.5],
+        {near: [1.0], far: [0.0], other: [-1.0]},
+        swap=True,
+    )
+
+
 def test_a_wrong_value_is_noticed() -> None:
     with pytest.raises(AssertionError):
         check(

@@ -56,7 +56,7 @@ def test_arguments_are_the_original_s_in_name_order_and_default(module: str) -> 
             called = (*witness.call_order(witness.example().spec), *witness.call)
             names = [n for n in theirs if n not in called]
         else:
-            names = [n for n in theirs if n not in ("device", "args", "kwargs")]
+            names = [n for n in theirs if n not in ("args", "kwargs")]
         assert [p.name for p in given] == names, name
         for parameter in given:
             assert parameter.default == theirs[parameter.name].default, (name, parameter.name)
