@@ -36,6 +36,14 @@ def _as(x: Any, dt: Any) -> Any:
     return tf.cast(x, dt) if isinstance(x, tf.Tensor) else tf.constant(x, dt)
 
 
+def _apart(value: Any, dt: Any) -> Any:
+    """A number that is not folded: a graph makes (x - y) + 1e-6 into x + (1e-6 - y), 1.3 % off."""
+    number = tf.constant(value, dt)
+    if tf.executing_eagerly():
+        return number
+    return tf.raw_ops.PlaceholderWithDefault(input=number, shape=())
+
+
 def _ratio(a: Any, b: Any) -> Any:
     """a / b as IEEE has it; an empty batch divides by 0."""
     if isinstance(a, tf.Tensor) or isinstance(b, tf.Tensor):
@@ -223,6 +231,7 @@ def _advance(step: Any, k: Any, carry: Any, rows: Any, at: Any) -> Any:
 HELPERS: tuple[Callable[..., Any], ...] = (
     _compute_dtype,
     _as,
+    _apart,
     _ratio,
     _larger,
     _choose,
@@ -302,6 +311,21 @@ def _tensors(template: str) -> Callable[[Emitter, Node, list[str]], str]:
 
     def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
         return template.format(*(_number(emitter, a, v) for a, v in zip(node.args, x, strict=True)))
+
+    return entry
+
+
+def _sum_of(symbol: str) -> Callable[[Emitter, Node, list[str]], str]:
+    """A sum or difference; a number beside another of them is kept from being folded into it."""
+
+    def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
+        nodes = emitter.graph.nodes
+        if any(nodes[a].op in ("add", "sub") and a not in emitter.static for a in node.args):
+            x = [
+                f"_apart({v}, dt)" if nodes[a].op == "const" else v
+                for a, v in zip(node.args, x, strict=True)
+            ]
+        return f"({x[0]} {symbol} {x[1]})"
 
     return entry
 
@@ -432,8 +456,10 @@ TABLE: dict[str, Any] = {
     **{
         op: f"({{0}} {symbol} {{1}})"
         for op, symbol in STATIC_ARITHMETIC.items()
-        if op not in ("eq", "ne")
+        if op not in ("eq", "ne", "add", "sub")
     },
+    "add": _sum_of("+"),
+    "sub": _sum_of("-"),
     # Not `==`: on tensors it may compare identities, depending on a global switch.
     "eq": _symmetric("equal"),
     "ne": _symmetric("not_equal"),
