@@ -51,9 +51,13 @@ def _product(v: Expr) -> Expr | None:
     a, b = arg(v, 0), arg(v, 1)
     for x, y in ((a, b), (b, a)):
         cut = _cut(x)
-        if cut is None or _spreads(cut[1]):
-            continue
-        if not is_const(cut[1]) or _unbounded(y):
+        if cut is not None and _spreads(cut[1]):
+            # Both are selected, and the product stays a product.
+            done = y.node.op == "where" and arg(y, 0).index == cut[0].index
+            return x * _again(cut[0], y, cut[2]) if _unbounded(y) and not done else None
+    for x, y in ((a, b), (b, a)):
+        cut = _cut(x)
+        if cut is not None and (not is_const(cut[1]) or _unbounded(y)):
             return _again(cut[0], cut[1] * y, cut[2])
     return None
 

@@ -101,6 +101,19 @@ VECTORS: dict[str, Make] = {
     "one": lambda: (real(4), real(4, seed=9), sign()),
     "empty": lambda: (real(0, 4), real(0, 4), sign(0)),
 }
+RANKED: dict[str, Make] = {
+    "rows": lambda: (real(5, 3), real(5, 3, seed=9), sign(5, 3)),
+    "empty": lambda: (real(0), real(0), sign(0)),
+}
+# Without an empty batch, whose mean is uninitialised memory in torch.
+ONE: dict[str, Make] = {
+    "rows": lambda: (real(5, 4), labels(5, classes=4)),
+    "one": lambda: (real(4), labels(classes=4)),
+}
+SETS: dict[str, Make] = {
+    "rows": lambda: (real(3, 4), torch.tensor([[0, 2, -1, 1], [-1, 0, 1, 2], [3, 2, 1, 0]])),
+    "one": lambda: (real(4), torch.tensor([3, 1, -1, 0])),
+}
 TRIPLES: dict[str, Make] = {
     "rows": lambda: (real(5, 4), real(5, 4, seed=9), real(5, 4, seed=10)),
     "one": lambda: (real(4), real(4, seed=9), real(4, seed=10)),
@@ -197,6 +210,11 @@ TABLE: list[tuple[str, list[dict[str, Any]], dict[str, Make]]] = [
         TRIPLES,
     ),
     ("CTCLoss", [{}, {"zero_infinity": True}, {"blank": 4}], SPEECH),
+    ("HingeEmbeddingLoss", [{}, {"margin": 0.3}], SIGNED),
+    ("MarginRankingLoss", [{}, {"margin": 0.5}, {"margin": -0.5}], RANKED),
+    ("MultiMarginLoss", [{}, {"p": 2}, {"margin": 0.3, "weight": WEIGHT}], ONE),
+    ("MultiLabelMarginLoss", [{}], SETS),
+    ("MultiLabelSoftMarginLoss", [{}, {"weight": spread(3)}], LOGIT),
 ]
 
 _CLAMPED = (
@@ -253,7 +271,12 @@ def deliberate(name: str, settings: dict[str, Any], batch: str, reduction: str) 
     return None
 
 
-MOVING = {"TripletMarginLoss": 3, "GaussianNLLLoss": 3, "CosineEmbeddingLoss": 2}
+MOVING = {
+    "TripletMarginLoss": 3,
+    "MarginRankingLoss": 2,
+    "GaussianNLLLoss": 3,
+    "CosineEmbeddingLoss": 2,
+}
 
 
 def run(name: str, loss: Any, make: Make, ignore: int) -> tuple[Any, list[Any]]:

@@ -6,14 +6,18 @@ Run with the environment variable ``SNAPSHOTS=write`` to rewrite the texts, and 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import plain_numpy
 import pytest
 
+from lossbridge import ops
 from lossbridge.catalogue import catalogue
-from lossbridge.ir import Graph, Node, Type
+from lossbridge.ir import Builder, Graph, Node, Type
 from lossbridge.passes.canonicalise import canonicalise
 from lossbridge.passes.guard import guard
 from lossbridge.passes.legalise import legalise
@@ -118,3 +122,15 @@ def test_verification_catches(message: str) -> None:
     assert verify(good()) is not None
     with pytest.raises(GraphError, match=message):
         verify(broken()[message])
+
+
+def test_a_selected_nan_neither_spreads_nor_is_multiplied_before_the_selection() -> None:
+    """JAX's transpose of where(c, 0, NaN x) is NaN where(c, 0, x): NaN everywhere."""
+    b = Builder(("n",))
+    x, y = (b.input(name, Type("real", ("n",)), "real[n]") for name in "xy")
+    graph = guard(b.finish(value=ops.where(x > 0.0, 0.0, math.nan) * y))
+    value = graph.nodes[graph.output("value")]
+    assert value.op == "mul" and {graph.nodes[a].op for a in value.args} == {"where"}
+    inputs = {"x": np.array([1.0, 1.0, -1.0]), "y": np.array([2.0, math.inf, 2.0])}
+    found = plain_numpy.run(graph, inputs, "float64")["value"]
+    np.testing.assert_array_equal(found, [0.0, 0.0, math.nan])
