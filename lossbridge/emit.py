@@ -384,7 +384,7 @@ class CompactEmitter(Emitter):
             except AssertionError:
                 return False
             return True
-        chosen = node.op == "where" and node.args[0] in self.static
+        chosen = node.op == "where" and node.args[0] in self.static and node.type.axes
         if node.op != "broadcast" and not chosen:
             return True
         try:

@@ -129,9 +129,13 @@ def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph
         divisor = ops.sum(ops.indicator(mask), *axes)
     else:
         divisor = ops.total(b.const(1.0), axes, value)
-    result = total / divisor
     if spec.empty == "zero":
-        result = ops.where(divisor == 0.0, 0.0, result)
+        # Divides by 1 there, so that the gradient is 0 too.
+        nothing = divisor == 0.0
+        divisor = ops.where(nothing, 1.0, divisor)
+        result = ops.where(nothing, 0.0, total / divisor)
+    else:
+        result = total / divisor
     if parts:
         return b.finish(value=result, total=total, divisor=divisor)
     return b.finish(value=result)

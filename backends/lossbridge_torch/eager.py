@@ -20,7 +20,7 @@ from torch import Tensor
 from lossbridge.emit import Emitter, Lowering, emit, load
 from lossbridge.ir import Builder, Expr, Graph, Node, const_value, is_star
 from lossbridge.passes.canonicalise import canonicalise
-from lossbridge.passes.schedule import Blocks, blocks, dying
+from lossbridge.passes.schedule import Blocks, blocks, dying, readers
 from lossbridge.verify import verify
 from lossbridge_torch.lowering import LOWERING, gather
 
@@ -116,11 +116,25 @@ class Eager(Emitter):
     free: list[str] = dataclasses.field(default_factory=list)
     constants: dict[int, str] = dataclasses.field(default_factory=dict)
     overwritable: dict[int, frozenset[int]] = dataclasses.field(default_factory=dict)
+    readers: dict[int, set[int]] = dataclasses.field(default_factory=dict)
 
     def rows(self) -> None:
         order = [i for i, node in enumerate(self.graph.nodes) if node.op != "input"]
         self.overwritable = dying(self.graph, order)
+        self.readers = readers(self.graph, order)
         super().rows()
+
+    def dead(self, index: int) -> frozenset[int]:
+        """The operands that a row may overwrite.
+
+        A row that waits for a value which tells its sizes is written after others that follow it
+        in the graph, and may still read what no row after those reads.
+        """
+        return frozenset(
+            a
+            for a in self.overwritable.get(index, ())
+            if all(row == index or row in self.names for row in self.readers[a])
+        )
 
     bare = False  # whether the factor of the gradients is given as a Python number, where it is one
 
@@ -150,7 +164,7 @@ class Eager(Emitter):
             return f"take_({x[0]}, {x[1]}, {self.dim(node.attr('axis'))})"
         if node.type.dtype != "real":
             return None
-        dead = self.overwritable.get(index, frozenset())
+        dead = self.dead(index)
         if not dead or node.type.axes[0] != self.graph.layout[0]:
             return None  # without the first axis, values of one type may differ in rank
         x = self.operands(node)
@@ -208,7 +222,7 @@ class Whole(Eager):
 
     def in_place(self, index: int, node: Node) -> str | None:
         if index in self.finite:
-            own = "_" if self.finite[index] in self.overwritable.get(index, ()) else ""
+            own = "_" if self.finite[index] in self.dead(index) else ""
             return f"{self.names[self.finite[index]]}.nan_to_num{own}(math.nan, 0.0, 0.0)"
         if node.op == "where" and self._blanks(index, node):
             return f"blank({self.names[node.args[1]]}, {self.names[node.args[0]]})"
@@ -221,7 +235,7 @@ class Whole(Eager):
         return (
             _is_zero(other)
             and x.type == node.type
-            and node.args[1] in self.overwritable.get(index, frozenset())
+            and node.args[1] in self.dead(index)
             and node.type.axes == self.graph.layout
             and keep.type.axes == self.graph.layout[:-1]
         )

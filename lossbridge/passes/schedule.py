@@ -41,13 +41,7 @@ def dying(graph: Graph, order: Sequence[int]) -> dict[int, frozenset[int]]:
     Those are values that another row made (never an input, nor what may be a view of one), of the
     row's own type, that neither a later row nor an output reads, directly or through a view.
     """
-    sources: dict[int, frozenset[int]] = {}
-    for index in order:
-        node = graph.nodes[index]
-        shared = {index}
-        if not _makes(graph, node):
-            shared.update(*(sources.get(a, {a}) for a in node.args))
-        sources[index] = frozenset(shared)
+    sources = _sources(graph, order)
     last: dict[int, float] = {}
     for place, index in enumerate(order):
         for a in graph.nodes[index].args:
@@ -68,6 +62,29 @@ def dying(graph: Graph, order: Sequence[int]) -> dict[int, frozenset[int]]:
             and last[a] == place
         )
     return found
+
+
+def readers(graph: Graph, order: Sequence[int]) -> dict[int, set[int]]:
+    """For each value, the rows that read it, directly or through a view."""
+    sources = _sources(graph, order)
+    found: dict[int, set[int]] = {}
+    for index in order:
+        for a in graph.nodes[index].args:
+            for source in sources.get(a, {a}):
+                found.setdefault(source, set()).add(index)
+    return found
+
+
+def _sources(graph: Graph, order: Sequence[int]) -> dict[int, frozenset[int]]:
+    """The values that the result of each row is, or may be a view of."""
+    sources: dict[int, frozenset[int]] = {}
+    for index in order:
+        node = graph.nodes[index]
+        shared = {index}
+        if not _makes(graph, node):
+            shared.update(*(sources.get(a, {a}) for a in node.args))
+        sources[index] = frozenset(shared)
+    return sources
 
 
 def _makes(graph: Graph, node: Node) -> bool:
