@@ -692,7 +692,7 @@ class TripletMarginWithDistanceLoss(Loss):
     def __call__(self, anchor: ArrayLike, positive: ArrayLike, negative: ArrayLike, *, distance_function: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
 
 class CosineSimilarityLoss(Loss):
-    """Reward vectors that point the same way: the negative cosine of their angle."""
+    """Penalise vectors that do not point the same way by the negative cosine of their angle."""
 
     def __init__(
         self,

@@ -692,7 +692,7 @@ class TripletMarginWithDistanceLoss(LossLayer):
     def __call__(self, anchor: Any, positive: Any, negative: Any, *, distance_function: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
 class CosineSimilarityLoss(Loss):
-    """Reward vectors that point the same way: the negative cosine of their angle."""
+    """Penalise vectors that do not point the same way by the negative cosine of their angle."""
 
     def __init__(
         self,

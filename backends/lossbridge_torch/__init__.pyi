@@ -640,7 +640,7 @@ class TripletMarginWithDistanceLoss(Loss):
     def __call__(self, anchor: Tensor, positive: Tensor, negative: Tensor, *, distance_function: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
 
 class CosineSimilarityLoss(Loss):
-    """Reward vectors that point the same way: the negative cosine of their angle."""
+    """Penalise vectors that do not point the same way by the negative cosine of their angle."""
 
     def __init__(
         self,

@@ -207,7 +207,7 @@ def triplet_margin_with_distance(
     references=["Chen and He 2021, Exploring simple siamese representation learning, eq. 1"],
 )
 def cosine_similarity(prediction: Embedding, target: Embedding) -> Expr:
-    """Reward vectors that point the same way: the negative cosine of their angle.
+    """Penalise vectors that do not point the same way by the negative cosine of their angle.
 
     Edges: a zero vector has cosine 0 with every vector, and gradient 0.
     """

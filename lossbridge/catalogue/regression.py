@@ -6,7 +6,7 @@ import math
 from typing import Annotated
 
 from lossbridge.ir import Expr
-from lossbridge.ops import cosh, exp, log, maximum, where, xlogy
+from lossbridge.ops import clip, cosh, exp, log, log1p, maximum, where, xlogy
 from lossbridge.trace import define, flag, non_negative, positive
 
 Real = Annotated[Expr, "real[*batch]"]
@@ -116,3 +116,38 @@ def gaussian_nll(
     error = prediction - target
     nll = 0.5 * (log(v) + error**2 / v)
     return where(full, nll + 0.5 * math.log(2.0 * math.pi), nll)
+
+
+Amount = Annotated[Expr, "non_negative[*batch]"]
+
+
+@define(
+    "mape@1",
+    name="MAPELoss",
+    params={"eps": positive(1e-7)},
+    references=["Makridakis 1993, Accuracy measures, section 2"],
+)
+def mape(prediction: Real, target: Real, *, eps: Expr) -> Expr:
+    """Penalise the absolute error in per cent of the target's size.
+
+    A target smaller than ``eps`` counts as of size ``eps``.
+
+    Edges: the gradient is 0 where prediction and target are equal; a target of size ``eps`` still
+    has the gradient of its size.
+    """
+    return 100.0 * abs(prediction - target) / clip(abs(target), eps, math.inf)
+
+
+@define(
+    "msle@1", name="MSLELoss", references=["Tofallis 2015, on the logarithm of the accuracy ratio"]
+)
+def msle(prediction: Amount, target: Amount) -> Expr:
+    """Penalise the squared difference of the logarithms of 1 + amount.
+
+    The difference is taken as the logarithm of the larger over the smaller, which does not cancel.
+
+    Edges: the value and the gradient of a true prediction are 0; amounts of -1 are out of bounds.
+    """
+    above = log1p((prediction - target) / (1.0 + target))
+    below = log1p((target - prediction) / (1.0 + prediction))
+    return where(prediction >= target, above, below) ** 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated
 
 from lossbridge.ir import Expr
@@ -19,6 +20,39 @@ from lossbridge.ops import (
     where,
 )
 from lossbridge.trace import define, flag, integer
+
+
+def keep(emit: Expr, is_blank_label: Expr) -> Expr:
+    """What a label that is the blank itself emits: as any other."""
+    return emit
+
+
+def forward(
+    log_probs: Expr,
+    targets: Expr,
+    blank: Expr | int,
+    outside: float = -math.inf,
+    emitted: Callable[[Expr, Expr], Expr] = keep,
+) -> Expr:
+    """The log-probability of all beginnings of alignments, by time step and state they end in.
+
+    States 0, 2, 4, ... are blanks, state 2k + 1 is the k-th target. An alignment begins in state 0;
+    ``outside`` is the log-probability of beginning elsewhere.
+    """
+    state = range_("states", 2.0 * size(targets, "positions") + 1.0)
+    is_label = mod(state, 2) == 1
+    position = intdiv(state, 2)
+    symbol = where(is_label, take(targets, where(is_label, position, 0), "positions"), blank)
+    skips = is_label & (symbol != shift(symbol, "states", 2, -1))
+    emit = emitted(take(log_probs, symbol, "classes"), is_label & (symbol == blank))
+    start = where(state == 0, 0.0, outside)
+
+    def step(alpha: Expr) -> Expr:
+        stay = logaddexp(alpha, shift(alpha, "states", 1, -math.inf))
+        jump = where(skips, shift(alpha, "states", 2, -math.inf), -math.inf)
+        return logaddexp(stay, jump) + emit
+
+    return scan("time", start, step, emit)
 
 
 @define(
@@ -44,21 +78,7 @@ def ctc(
 
     Edges: a target that cannot be aligned gives inf, or 0 with ``zero_infinity``, gradient 0.
     """
-    # States 0, 2, 4, ... are blanks, state 2k + 1 is the k-th target.
-    state = range_("states", 2.0 * size(targets, "positions") + 1.0)
-    is_label = mod(state, 2) == 1
-    position = intdiv(state, 2)
-    symbol = where(is_label, take(targets, where(is_label, position, 0), "positions"), blank)
-    skips = is_label & (symbol != shift(symbol, "states", 2, -1))
-    emit = take(log_probs, symbol, "classes")
-    start = where(state == 0, 0.0, -math.inf)
-
-    def step(alpha: Expr) -> Expr:
-        stay = logaddexp(alpha, shift(alpha, "states", 1, -math.inf))
-        jump = where(skips, shift(alpha, "states", 2, -math.inf), -math.inf)
-        return logaddexp(stay, jump) + emit
-
-    alphas = scan("time", start, step, emit)
+    alphas = forward(log_probs, targets, blank)
     last = take(alphas, input_lengths - 1, "time")
     final = 2 * target_lengths
     at_blank = take(last, final, "states")

@@ -433,6 +433,148 @@ def test_triplet_with_distance() -> None:
     )
 
 
+def test_mape() -> None:
+    """|3 - 2| of 2 is 50 %; a target of 0 counts as eps. The slopes are 100 / 2 in the prediction
+    and -100 * 3 / 2^2 in the target, as |x - y| / y = x / y - 1."""
+    check(
+        "mape@1",
+        {"prediction": [3.0, 0.5], "target": [2.0, 0.0]},
+        [50.0, 200.0],
+        {"prediction": [50.0, 400.0], "target": [-75.0, -400.0]},
+        eps=0.25,
+    )
+
+
+def test_msle() -> None:
+    """log(4) - log(2) = log 2, squared; slopes 2 log 2 over 1 + x, and the same below."""
+    c = math.log(2.0)
+    check(
+        "msle@1",
+        {"prediction": [3.0, 1.0, 5.0], "target": [1.0, 3.0, 5.0]},
+        [c * c, c * c, 0.0],
+        {"prediction": [c / 2.0, -c, 0.0], "target": [-c, c / 2.0, 0.0]},
+    )
+
+
+def test_msle_of_a_nearly_true_prediction_and_of_a_far_one() -> None:
+    """log(1 + 1/1000) and log(1001), which in float32 a difference of logarithms, or the ratio
+    1 + (x - y) / (1 + y), would give to few digits."""
+    graph = planned("msle@1").plain
+    inputs = {"prediction": np.array([1000.0, 0.0]), "target": np.array([999.0, 1000.0])}
+    found = plain_numpy.run(graph, inputs, "float32")["value"]
+    wanted = [math.log1p(1e-3) ** 2, math.log(1001.0) ** 2]
+    np.testing.assert_allclose(found, wanted, rtol=4e-7)
+
+
+def test_squared_hinge() -> None:
+    """1 - 1/2 short: 1/4, slope -2 * 1/2; on the margin and beyond it 0."""
+    check(
+        "squared_hinge@1",
+        {"prediction": [0.5, -1.0, 2.0], "target": [1.0, -1.0, 1.0]},
+        [0.25, 0.0, 0.0],
+        {"prediction": [-1.0, 0.0, 0.0]},
+    )
+
+
+def test_multiclass_hinge() -> None:
+    """Best of the others 3 against 2.5: 1 + 1/2; then a tie of two others, which share; then 2
+    ahead, where nothing is short."""
+    check(
+        "multiclass_hinge@1",
+        {"prediction": [[2.5, 3.0, 1.0], [0.0, 0.5, 0.5], [4.0, 2.0, 1.0]], "labels": [0, 0, 0]},
+        [1.5, 1.5, 0.0],
+        {"prediction": [[-1.0, 1.0, 0.0], [-1.0, 0.5, 0.5], [0.0, 0.0, 0.0]]},
+    )
+
+
+def test_cosine_similarity() -> None:
+    """(3, 4) against the first axis: cosine 3/5; the slope is across, -(1 - 9/25, -12/25) / 5."""
+    check(
+        "cosine_similarity@1",
+        {"prediction": [[3.0, 4.0], [0.0, 0.0]], "target": [[2.0, 0.0], [1.0, 0.0]]},
+        [-0.6, 0.0],
+        {"prediction": [[-0.128, 0.096], [0.0, 0.0]]},
+    )
+
+
+def test_circle() -> None:
+    """Sun et al. 2020, eq. 6 with gamma 1 and margin 1/4, one pair of each sort: two equal unit
+    vectors (similarity 1) and one across (similarity 0). The weights are 1/4 and 1/4, so that the
+    logits are -(1/4)(1 - 3/4) and (1/4)(0 - 1/4): softplus(-1/8) for the two. The third has no
+    pair of its own."""
+    value = math.log1p(math.exp(-0.125))
+    check(
+        "circle@1",
+        {"embeddings": [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], "labels": [5, 5, 7]},
+        [value, value, 0.0],
+        # Weights are constants: a quarter of sigmoid(-1/8) times what moves the similarity across,
+        # once from each side for both that are alike.
+        {
+            "embeddings": [
+                [0.0, 0.25 / (1.0 + math.exp(0.125))],
+                [0.0, 0.25 / (1.0 + math.exp(0.125))],
+                [0.5 / (1.0 + math.exp(0.125)), 0.0],
+            ]
+        },
+        gamma=1.0,
+        margin=0.25,
+    )
+
+
+def test_tversky() -> None:
+    """p = (1, 1/2), t = (1, 0): overlap 1, excess 1/2, nothing missing. With alpha 1/2, beta 2 and
+    smooth 1 that is 1 - 2 / (2 + 1/4) = 1/9. In p_1 the overlap grows by 1 and the whole by
+    1 - beta, so the slope is -(1 - (8/9)(1 - 2)) / (9/4); in p_2 the whole grows by alpha."""
+    check(
+        "tversky@1",
+        {"prediction": [[1.0, 0.5]], "target": [[1.0, 0.0]]},
+        [1.0 / 9.0],
+        {"prediction": [[-(1.0 + 8.0 / 9.0) / 2.25, (4.0 / 9.0) / 2.25]]},
+        alpha=0.5,
+        beta=2.0,
+    )
+
+
+def test_tversky_of_halves_is_dice_of_twice_the_smoothing() -> None:
+    inputs = {"prediction": np.array([[0.9, 0.2, 0.4]]), "target": np.array([[1.0, 0.0, 0.7]])}
+    found = plain_numpy.run(planned("tversky@1", smooth=0.5).plain, inputs, "float64")["value"]
+    wanted = plain_numpy.run(planned("dice@1", smooth=1.0).plain, inputs, "float64")["value"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-14)
+
+
+def test_focal_of_a_distribution() -> None:
+    """Equal logits of two classes, gamma 2: log(2) / 4, however the target is spread. For the
+    target (1, 0) the slope is (1 - p)^2 (2 p log p + p - 1), as in appendix B: -(log(2) + 1/2) / 4,
+    and for (3/4, 1/4) half of that."""
+    slope = (math.log(2.0) + 0.5) / 4.0
+    check(
+        "focal_probabilities@1",
+        {"logits": [[0.0, 0.0], [0.0, 0.0]], "target": [[1.0, 0.0], [0.75, 0.25]]},
+        [math.log(2.0) / 4.0] * 2,
+        {"logits": [[-slope, slope], [-0.5 * slope, 0.5 * slope]]},
+    )
+
+
+def test_generalized_cross_entropy() -> None:
+    """p = 1/4 and q = 1/2: (1 - 1/2) / (1/2) = 1, slope -p^q (1 - p) = -3/8 in the own logit, and
+    p^q times each other probability. At q = 1 it is 1 - p, half the mean absolute error."""
+    logits, labels = [[0.0, math.log(3.0)]], [0]
+    check(
+        "generalized_cross_entropy@1",
+        {"logits": logits, "labels": labels},
+        [1.0],
+        {"logits": [[-0.375, 0.375]]},
+        q=0.5,
+    )
+    check(
+        "generalized_cross_entropy@1",
+        {"logits": logits, "labels": labels},
+        [0.75],
+        {"logits": [[-0.1875, 0.1875]]},
+        q=1.0,
+    )
+
+
 def test_a_wrong_value_is_noticed() -> None:
     with pytest.raises(AssertionError):
         check(

@@ -1,0 +1,287 @@
+"""The witnesses of keras.losses, against Keras itself and on the other two platforms."""
+
+# ruff: noqa: C408 -- settings are written as the arguments they are
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import originals
+import pytest
+from originals import Case
+
+from lossbridge.witnesses import find, witnesses
+
+INF, NAN = np.inf, np.nan
+EPS = 1e-7
+EPS_32 = float(np.float32(1e-7))
+RNG = np.random.default_rng(30)
+X, Y = RNG.normal(size=(2, 4, 3))
+P, Q = RNG.uniform(0.05, 0.95, size=(2, 4, 3))
+HOT = np.eye(3)[[0, 2, 1, 2]]
+LABELS = np.array([0, 2, 1, 2])
+SOFT = Q / Q.sum(1, keepdims=True)
+BITS = (Q > 0.5) * 1.0
+W = np.array([0.5, 2.0, 0.0, 1.5])
+MAPS = RNG.uniform(0.05, 0.95, size=(2, 2, 3, 2, 3))  # (2,) of (batch, rows, columns, channels)
+UNIT = X / np.linalg.norm(X, axis=1, keepdims=True)
+CORNERS = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6]])
+FRAMES = RNG.normal(size=(3, 6, 4))
+WORDS = np.array([[1, 2, 3], [2, 2, 0], [3, 0, 0]])
+
+
+def cases(
+    name: str,
+    x: Any,
+    y: Any,
+    *settings: Mapping[str, Any],
+    at: str = "benign",
+    call: Mapping[str, Any] | None = None,
+    rtol: float = 1e-12,
+) -> list[Case]:
+    """One loss on one pair of inputs, in several settings of its arguments."""
+    x, y = np.asarray(x, float), np.asarray(y)
+    second = "labels" if y.dtype.kind == "i" else "target"
+    return [
+        Case(f"keras.losses.{name}", at, {"prediction": x, second: y}, s, call or {}, (), rtol)
+        for s in settings or ({},)
+    ]
+
+
+NONE, SUM = dict(reduction=None), dict(reduction="sum")
+LOGITS = dict(from_logits=True)
+WEIGHTED = dict(reduction="mean_with_sample_weight")
+REDUCED: tuple[dict[str, Any], ...] = ({}, NONE, SUM)
+
+CASES = [
+    *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED),
+    *cases("MeanSquaredError", X, Y, {}, NONE, WEIGHTED, at="weights", call=dict(sample_weight=W)),
+    *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED, at="mask", call=dict(mask=W > 0.5)),
+    *cases("MeanSquaredError", X, Y, {}, WEIGHTED, at="mask and weights",
+           call=dict(mask=W > 0.5, sample_weight=W + 1.0)),
+    *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED, at="all masked", call=dict(mask=W > 9)),
+    *cases("MeanSquaredError", X, Y, WEIGHTED, at="all weights 0", call=dict(sample_weight=0 * W)),
+    *cases("MeanSquaredError", X[0], Y[0], *REDUCED, at="one sample, no batch"),
+    *cases("MeanSquaredError", np.ones((0, 3, 2)), np.ones((0, 3, 2)), *REDUCED, at="empty"),
+    *cases("MeanSquaredError", np.ones((3, 0)), np.ones((3, 0)), {}, SUM, at="no features"),
+    *cases("MeanAbsoluteError", X, Y, *REDUCED),
+    *cases("MeanAbsoluteError", [[1.0, 2.0, NAN]], [[1.0, 3.0, 0.0]], at="equal, NaN"),
+    *cases("MeanAbsolutePercentageError", X, Y, *REDUCED),
+    *cases("MeanAbsolutePercentageError", [[-1.0, 0.0, 1.0, 2.0, 1.0, 1.0]],
+           [[EPS, 0.0, 0.0, 2.0, -EPS, 1e-9]], at="small targets"),
+    *cases("MeanSquaredLogarithmicError", P, Q, *REDUCED),
+    *cases("MeanSquaredLogarithmicError", [[-1.0, 0.0, EPS_32, 3.0, 3.0, EPS]],
+           [[1.0, 0.0, 1.0, EPS_32, 3.0, 2.0]], at="clip"),
+    *cases("Huber", X, Y, *REDUCED, dict(delta=0.3)),
+    *cases("Huber", [[1.0, 2.0, 0.5]], [[0.5, 2.0, 1.0]], dict(delta=0.5), at="corner and 0"),
+    # log 2 is rounded to float32 first: 1.9e-9 of values of 0.1 and above.
+    *cases("LogCosh", X, Y, *REDUCED, rtol=1e-8),
+    *cases("LogCosh", [[300.0, -300.0, INF]], [[0.0, 0.0, 0.0]], at="far out", rtol=1e-8),
+    *cases("Poisson", P, 4.0 * Q, *REDUCED),
+    *cases("Poisson", [[0.0, 0.0, -EPS]], [[2.0, 0.0, 1.0]], at="no rate"),
+    *cases("Poisson", [[-1.0, 2.0]], [[1.0, 1.0]], at="negative rate"),
+    *cases("CosineSimilarity", X, Y, *REDUCED, dict(axis=0), dict(axis=-2)),
+    *cases("CosineSimilarity", *MAPS, dict(axis=1)),
+    *cases("CosineSimilarity", [[0.0, 0.0], [0.0, 0.0], [1e-8, 2e-8], [3.0, 4.0]],
+           [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [3e-9, 4e-9]], {}, NONE, at="near 0"),
+    *cases("Hinge", X, 2.0 * BITS - 1.0, *REDUCED),
+    *cases("Hinge", X, BITS, *REDUCED, at="bits"),
+    *cases("Hinge", X, Y, at="any labels"),
+    *cases("Hinge", [[1.0, -1.0, 3.0]], [[1.0, -1.0, 1.0]], NONE, at="margin"),
+    *cases("Hinge", [[1.0, -1.0], [1.0, 2.0]], [[1.0, 0.0], [0.0, -1.0]], NONE, at="not all bits"),
+    *cases("SquaredHinge", X, 2.0 * BITS - 1.0, *REDUCED),
+    *cases("SquaredHinge", X, BITS, *REDUCED, at="bits"),
+    *cases("SquaredHinge", [[1.0, -1.0, 3.0]], [[1.0, -1.0, 1.0]], NONE, at="margin"),
+    *cases("CategoricalHinge", X, HOT, *REDUCED),
+    *cases("CategoricalHinge", X, SOFT, NONE, at="soft targets"),
+    *cases("CategoricalHinge", [[2.0, 1.0, 1.0], [-0.5, -1.0, -1.0], [0.0, 0.0, 0.0]],
+           [[1.0, 0.0, 0.0]] * 3, NONE, at="margin and ties"),
+    *cases("KLDivergence", P, SOFT, *REDUCED),
+    *cases("KLDivergence", [[1.0, 0.0, 0.5, EPS, 0.2]], [[0.0, 1.0, 2.0, EPS, 0.2]], at="clip"),
+    *cases("BinaryCrossentropy", P, BITS, *REDUCED, dict(label_smoothing=0.1), dict(axis=0)),
+    *cases("BinaryCrossentropy", X, Q, LOGITS, LOGITS | dict(label_smoothing=0.3)),
+    *cases("BinaryCrossentropy", *MAPS, dict(axis=1), LOGITS | dict(axis=-2)),
+    *cases("BinaryCrossentropy", [[EPS, 1.0 - EPS, 1.0, 0.0, 1.5, -1.0, EPS]],
+           [[0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]], NONE, dict(label_smoothing=0.2), at="clip"),
+    *cases("BinaryCrossentropy", [[40.0, 40.0, -800.0, 0.0, -40.0]], [[0.0, 1.0, 0.0, 1.0, 0.5]],
+           LOGITS, at="confident"),
+    *cases("BinaryFocalCrossentropy", P, BITS, *REDUCED, dict(gamma=0.0), dict(gamma=0.5),
+           dict(apply_class_balancing=True, alpha=0.3), dict(alpha=0.3), dict(axis=0)),
+    *cases("BinaryFocalCrossentropy", P, Q, dict(label_smoothing=0.1), dict(gamma=3.0)),
+    *cases("BinaryFocalCrossentropy", X, BITS, LOGITS, LOGITS | dict(label_smoothing=0.1)),
+    *cases("BinaryFocalCrossentropy", [[12.0, -15.0, 20.0, 800.0]], [[1.0, 0.0, 0.0, 1.0]],
+           LOGITS, at="confident"),
+    *cases("BinaryFocalCrossentropy", [[EPS, 1.0, 1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0, 1.0, 0.0]],
+           {}, dict(gamma=0.0), dict(gamma=0.5), dict(gamma=1.0), dict(label_smoothing=0.2),
+           at="clip"),
+    *cases("CategoricalCrossentropy", P, HOT, *REDUCED, dict(label_smoothing=0.1)),
+    *cases("CategoricalCrossentropy", P, Q, {}, LOGITS, at="targets of any sum"),
+    *cases("CategoricalCrossentropy", X, SOFT, LOGITS, LOGITS | dict(label_smoothing=0.2)),
+    *cases("CategoricalCrossentropy", *MAPS, dict(axis=1), dict(axis=1, label_smoothing=0.1),
+           dict(axis=-2, label_smoothing=0.1), LOGITS | dict(axis=2, label_smoothing=0.2)),
+    *cases("CategoricalCrossentropy", [[1.0, 2.0, 3.0]], [[0.0, 0.0, 0.0]], LOGITS,
+           at="targets all 0"),
+    *cases("CategoricalCrossentropy", [[1.0, -INF, 3.0], [1.0, -INF, 3.0]],
+           [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], LOGITS | NONE, at="-inf"),
+    *cases("CategoricalCrossentropy", [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]],
+           [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], NONE, at="clip, no probability"),
+    *cases("CategoricalFocalCrossentropy", P, HOT, *REDUCED, dict(label_smoothing=0.1),
+           dict(gamma=0.0), dict(gamma=0.5, alpha=1.0), dict(alpha=[0.25, 0.5, 1.0])),
+    *cases("CategoricalFocalCrossentropy", X, SOFT, LOGITS, LOGITS | dict(label_smoothing=0.2)),
+    *cases("CategoricalFocalCrossentropy", *MAPS, dict(axis=1, label_smoothing=0.1)),
+    *cases("CategoricalFocalCrossentropy", [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+           [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], NONE, NONE | dict(gamma=0.0),
+           at="clip, no probability"),
+    *cases("SparseCategoricalCrossentropy", P, LABELS, *REDUCED, WEIGHTED),
+    *cases("SparseCategoricalCrossentropy", X, LABELS, LOGITS, LOGITS | dict(ignore_class=2),
+           LOGITS | dict(ignore_class=2) | NONE, LOGITS | dict(ignore_class=2) | WEIGHTED,
+           LOGITS | dict(ignore_class=2) | SUM, dict(from_logits=True, ignore_class=-1)),
+    *cases("SparseCategoricalCrossentropy", X, np.array([-1, 0, -1, 2]),
+           LOGITS | dict(ignore_class=-1), at="ignored"),
+    *cases("SparseCategoricalCrossentropy", X, LABELS, LOGITS, LOGITS | dict(ignore_class=2),
+           LOGITS | dict(ignore_class=2) | WEIGHTED, at="weights", call=dict(sample_weight=W)),
+    *cases("SparseCategoricalCrossentropy", X, LABELS, LOGITS | dict(ignore_class=1), at="mask",
+           call=dict(mask=W > 0.5)),
+    *cases("SparseCategoricalCrossentropy", X, np.full(4, 2), LOGITS | dict(ignore_class=2),
+           LOGITS | dict(ignore_class=2) | WEIGHTED, at="all ignored"),
+    *cases("SparseCategoricalCrossentropy", [[NAN, 1.0, 2.0], [0.0, 1.0, 2.0]], np.array([2, 1]),
+           LOGITS | dict(ignore_class=2), dict(ignore_class=2), at="NaN where ignored"),
+    *cases("SparseCategoricalCrossentropy", [[0.0, 1.0, 0.5], [EPS, 1.0 - EPS, 0.0]],
+           np.array([0, 1]), NONE, at="clip"),
+    *cases("SparseCategoricalCrossentropy", [[1.0, -INF, 3.0], [1.0, -INF, 3.0]], np.array([0, 1]),
+           LOGITS | NONE, at="-inf"),
+    *cases("CategoricalGeneralizedCrossEntropy", P, LABELS, *REDUCED, dict(q=0.7), dict(q=0.1)),
+    *cases("CategoricalGeneralizedCrossEntropy", [[0.0, 0.5, 0.5], [0.2, 0.3, 0.5]],
+           np.array([0, 1]), {}, NONE, at="no probability"),
+    *cases("CategoricalGeneralizedCrossEntropy", [[0.2, 0.3, 0.5]] * 3, np.array([0, 3, -1]), NONE,
+           at="labels out of range"),
+    *cases("Dice", *MAPS, {}, dict(axis=1), dict(axis=(1, 2, 3)), dict(axis=(-3, -2)) | NONE,
+           dict(axis=(0, -1)) | SUM),
+    *cases("Dice", 0.0 * P, 0.0 * P, {}, NONE | dict(axis=-1), at="nothing in either"),
+    *cases("Dice", P, 0.0 * P, NONE | dict(axis=-1), at="no target"),
+    # 1 - (1 - 7e-9): what is left of an overlap is rounded at 1e-16.
+    *cases("Dice", BITS, BITS, at="all overlaps", rtol=1e-7),
+    *cases("Tversky", *MAPS, {}, dict(alpha=0.3, beta=0.7), dict(alpha=0.3, axis=1),
+           dict(beta=0.9, axis=(1, 2, 3)), dict(axis=(-3, -2)) | NONE, dict(alpha=2.0, beta=-0.5)),
+    *cases("Tversky", 0.0 * P, 0.0 * P, {}, NONE | dict(axis=-1), at="nothing in either"),
+    *cases("Tversky", P, 0.0 * P, NONE | dict(axis=-1), at="no target"),
+    *cases("Circle", UNIT, LABELS, *REDUCED, dict(gamma=5.0, margin=0.2), WEIGHTED,
+           dict(remove_diagonal=False)),
+    *cases("Circle", X, LABELS, dict(gamma=1.0), at="not of length 1"),
+    *cases("Circle", CORNERS, np.array([0, 0, 0, 1]), dict(gamma=8.0), NONE | dict(gamma=8.0),
+           WEIGHTED | dict(gamma=8.0), at="samples that do not count"),
+    *cases("Circle", CORNERS, np.array([0, 0, 0, 1]), dict(gamma=8.0), WEIGHTED | dict(gamma=8.0),
+           at="weights", call=dict(sample_weight=W)),
+    *cases("Circle", CORNERS, np.array([0, 1, 2, 3]), *REDUCED, at="no pairs"),
+    *cases("Circle", CORNERS, np.array([0, 0, 0, 0]), NONE, dict(remove_diagonal=False),
+           at="one label"),
+    # Computed in float32.
+    *cases("CTC", FRAMES, WORDS, *REDUCED, rtol=2e-6),
+    *cases("CTC", FRAMES, np.array([[1, 0, 3], [0, 2, 1], [0, 0, 0]]), NONE, rtol=2e-6,
+           at="0 within the labels"),
+    # Computed in float32 at 707, where numbers lie 6e-5 apart.
+    *cases("CTC", FRAMES[:, :3], np.array([[1, 1, 2], [1, 1, 1], [1, 2, 3]]), NONE, rtol=2e-4,
+           at="more labels than fit"),
+    *cases("CTC", FRAMES * 200.0, WORDS, NONE, rtol=2e-6, at="improbable"),
+]  # fmt: skip
+
+# What the original computes is not what it means, by rounding; and why.
+ROUNDS = [
+    (cases("LogCosh", [[0.0]], [[0.0]], at="no error"),
+     "log 2 is rounded to float32 before it is subtracted: -1.9e-9"),
+    (cases("LogCosh", [[-INF]], [[0.0]], at="-inf"), "the error and softplus cancel: -inf + inf"),
+    (cases("Huber", [[INF]], [[0.0]], at="inf"), "0 times the other branch's gradient"),
+    (cases("CosineSimilarity", [[1e200, 0.0]], [[1.0, 0.0]], at="large"),
+     "the sum of squares overflows: the cosine is 0"),
+]  # fmt: skip
+
+# What cannot be equal, or shall not; and why.
+UNEQUAL = [
+    (cases("MeanSquaredError", [[1.0], [NAN]], [[0.0], [0.0]], at="NaN masked",
+           call=dict(mask=np.array([True, False]))),
+     "a mask multiplies there, and selects here"),
+    (cases("Hinge", [[NAN]], [[1.0]], at="NaN"),
+     "the gradient in the target is 0 times the NaN there, and selected away here"),
+]  # fmt: skip
+
+
+def of_original(case: Case) -> originals.Answer:
+    """Keras itself; a mask rides on the predictions there."""
+    if "mask" not in case.call:
+        return originals.of_original(case)
+    from keras.src import backend
+
+    loss = originals.original(case.name, case.arguments)
+    call = {k: v for k, v in case.call.items() if k != "mask"}
+    order = find(case.name).call_order(find(case.name).meaning(**case.arguments).spec)
+
+    def masked(given: Mapping[str, Any]) -> Any:
+        backend.set_keras_mask(given["prediction"], backend.convert_to_tensor(case.call["mask"]))
+        return loss(*(given[n] for n in order), **call)
+
+    return originals.EVALUATE["keras"](masked, case.inputs, ())
+
+
+FIRST = list({case.name: case for case in reversed(CASES)}.values())
+
+
+def check(case: Case, *platforms: str) -> None:
+    wanted = of_original(case)
+    for platform in platforms:
+        originals.assert_same(originals.of_ours(case, platform), wanted, case.rtol)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_meaning_is_the_original_s(case: Case) -> None:
+    check(case, "torch")
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_the_meaning_is_the_original_s_on_every_platform(case: Case) -> None:
+    check(case, *originals.PLATFORMS)
+
+
+@pytest.mark.slow  # 200 compilations by TensorFlow and JAX, about a second each
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_meaning_is_the_original_s_where_it_is_compiled(case: Case) -> None:
+    check(case, "keras", "jax")
+
+
+@pytest.mark.parametrize("case", [c for found, _ in ROUNDS + UNEQUAL for c in found], ids=str)
+def test_what_is_listed_as_different_differs(case: Case) -> None:
+    with pytest.raises(AssertionError):
+        check(case, "torch")
+
+
+def test_an_empty_batch_of_vectors_gives_an_empty_array_there_and_0_here() -> None:
+    (case,) = cases("MeanSquaredError", np.ones((0, 3)), np.ones((0, 3)))
+    assert of_original(case).value.shape == (0,)
+    assert originals.of_ours(case, "torch").value == 0.0
+
+
+def test_every_loss_is_tried_in_three_settings_or_more() -> None:
+    for name in witnesses():
+        if name.startswith("keras.losses."):
+            assert sum(case.name == name for case in CASES) >= 3, name
+
+
+def test_the_original_reads_the_logits_before_an_activation() -> None:
+    """Not equal: sigmoid(50) is clipped as a probability, 16.1, but its logit is 50."""
+    import keras
+    import tensorflow as tf
+
+    loss = keras.losses.BinaryCrossentropy(dtype="float64")
+    x, y = tf.constant([[50.0]], tf.float64), tf.constant([[0.0]], tf.float64)
+    assert float(loss(y, keras.ops.sigmoid(x))) == pytest.approx(50.0)
+    assert float(tf.function(lambda z: loss(y, tf.sigmoid(z)))(x)) == pytest.approx(50.0)
+    assert float(loss(y, tf.sigmoid(x))) == pytest.approx(-np.log(EPS), rel=1e-8)
+    ours = originals.ours("keras", "keras.losses.BinaryCrossentropy", {})
+    assert float(ours(y, keras.ops.sigmoid(x))) == pytest.approx(-np.log(EPS), rel=1e-6)
+
+
+@pytest.mark.parametrize("version", ["3.8.0", "3.15.1"])
+def test_tversky_s_weights_changed_places_after_3_15(version: str) -> None:
+    old = find("keras.losses.Tversky", version).meaning(alpha=0.3, beta=0.6)
+    new = find("keras.losses.Tversky", "3.16.0").meaning(alpha=0.6, beta=0.3)
+    assert old == new
