@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ from lossbridge.ops import (
     sum,
     where,
 )
-from lossbridge.spec import Weight
+from lossbridge.spec import Param, Weight
 from lossbridge.trace import Definition, define, real
 from lossbridge.witnesses.kinks import first_maximum, undefined_at
 from lossbridge.witnesses.witness import Meaning, derived, meaning, option, witness
@@ -50,9 +51,17 @@ def reduced(reduction: str, size_average: Old = None, reduce: Old = None) -> str
     return str(option("reduction", reduction, REDUCTIONS))
 
 
-def variant(definition: Definition) -> Callable[[Callable[..., Any]], Definition]:
-    """torch's form of a loss of the catalogue: the same declarations, another function."""
-    return lambda function: derived(definition, function, {}, space="torch")
+def variant(definition: Definition, **params: Param) -> Callable[[Callable[..., Any]], Definition]:
+    """torch's form of a loss of the catalogue: the same declarations, another function.
+
+    ``params`` have another domain there.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Definition:
+        found = derived(definition, function, {}, space="torch")
+        return dataclasses.replace(found, params={**definition.params, **params})
+
+    return wrap
 
 
 def clamped(x: Expr) -> Expr:
@@ -95,7 +104,7 @@ def smooth_l1(
     return meaning(regression.smooth_l1, beta=beta, reduction=how)
 
 
-@variant(regression.poisson_nll)
+@variant(regression.poisson_nll, eps=real(1e-8))
 def torch_poisson_nll(*, target: Expr, full: Expr, **rest: Expr) -> Expr:
     value = regression.poisson_nll.function(target=target, full=full, **rest)
     # Stirling's 0 log 0 is left out of the value only.
@@ -115,7 +124,7 @@ def poisson_nll(
     return meaning(torch_poisson_nll, log_input=log_input, full=full, eps=eps, reduction=how)
 
 
-@variant(regression.gaussian_nll)
+@variant(regression.gaussian_nll, eps=real(1e-6))
 def torch_gaussian_nll(*, var: Expr, eps: Expr, **rest: Expr) -> Expr:
     # The variance is held at eps outside the gradient, which passes as if it were not.
     held = attach_gradient(stop_gradient(maximum(var, eps)), var, 1.0)

@@ -145,6 +145,8 @@ EDGES = [
     case("HuberLoss", "ends of the quadratic part", ZEROS, [0.0] * 4, **NONE),
     case("PoissonNLLLoss", "counts up to 1", ZEROS, [0.0, 1.0, 0.5, 1.5], full=True, **NONE),
     case("PoissonNLLLoss", "rate 0", [0.0, 0.0], [0.0, 2.0], log_input=False, **NONE),
+    case("PoissonNLLLoss", "eps 0", [0.0, 1.0], [1.0, 2.0], log_input=False, eps=0.0, **NONE),
+    case("GaussianNLLLoss", "eps 0", [0.0, 1.0], [1.0, 2.0], [0.5, 2.0], eps=0.0, **NONE),
     case("GaussianNLLLoss", "variance at eps", [0.0] * 4, ZEROS, [0.0, 0.5, 0.25, 1.0],
          eps=0.5, **NONE),
     case("KLDivLoss", "probability 0", [-INF, 0.0, -INF, -1.0, NAN], [0.0, 0.0, 0.5, 0.5, 0.0],
