@@ -11,19 +11,36 @@ here is the language: specifications as data, and the means to write and read th
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lossbridge.ir import Expr
+    from lossbridge.migrate.judge import assert_equivalent, compare
+    from lossbridge.migrate.live import from_native
     from lossbridge.spec import Spec, dump, dumps, load, loads
     from lossbridge.trace import define
 
 __version__ = "0.1.0"
 
-__all__ = ["Expr", "Spec", "__version__", "define", "dump", "dumps", "load", "loads"]
+__all__ = [
+    "Expr",
+    "Spec",
+    "__version__",
+    "assert_equivalent",
+    "compare",
+    "define",
+    "dump",
+    "dumps",
+    "from_native",
+    "load",
+    "loads",
+]
 
 _HOMES = {
     "Expr": "lossbridge.ir",
     "Spec": "lossbridge.spec",
+    "assert_equivalent": "lossbridge.migrate.judge",
+    "compare": "lossbridge.migrate.judge",
     "define": "lossbridge.trace",
     "dump": "lossbridge.spec",
     "dumps": "lossbridge.spec",
+    "from_native": "lossbridge.migrate.live",
     "load": "lossbridge.spec",
     "loads": "lossbridge.spec",
 }

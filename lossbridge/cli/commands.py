@@ -344,6 +344,30 @@ def eject(
     return 0
 
 
+# --- compare -------------------------------------------------------------------------------------
+
+
+@command("compare")
+def compare(
+    a: Annotated[str, typer.Argument(help='Such as "torch.nn.HuberLoss(delta=2.0)".')],
+    b: Annotated[str, typer.Argument(help="Another; also a specification's file.")],
+    weights: Annotated[str, typer.Option(help="sample or class: demand that they be probed.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Say whether two losses are the same function, and if not, why.
+
+    Exit code 0: the same; 1: not; 3: undecided.
+    """
+    import os
+
+    from lossbridge.migrate.judge import compare as compare_losses
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    found = compare_losses(a, b, weights=weights or None)
+    print(found.to_json() if as_json else found)
+    return found.exit_code
+
+
 # --- conformance ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""Migration: is the new loss the same function as the old one, and if not, why?"""

@@ -1,0 +1,117 @@
+"""The result of a comparison, as data and as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+VERDICTS: Final[Mapping[str, str]] = {
+    "same": "the same function: value and gradient agree on every probe",
+    "same_up_to_factor": "the same function up to a factor",
+    "gradient_differs": "the same value, but another gradient",
+    "edges_differ": "the same inside their domain, but not at its edges",
+    "domain_differs": "they take different inputs",
+    "different": "different functions",
+    "undecided": "undecided",
+}
+EXIT: Final[Mapping[str, int]] = {"same": 0, "undecided": 3}
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """Why two losses differ, and what to do about it."""
+
+    text: str
+    fix: str = ""
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """The smallest input found that shows a difference, and what each side gives there."""
+
+    group: str
+    probe: str
+    dtype: str
+    inputs: dict[str, Any]
+    a: dict[str, Any]
+    b: dict[str, Any]
+    exact: dict[str, Any] | None = None
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """What a comparison of two losses found."""
+
+    verdict: str
+    a: str
+    b: str
+    factor: float | None = None
+    causes: tuple[Cause, ...] = ()
+    example: Example | None = None
+    probed: tuple[str, ...] = ()
+    not_probed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 for the same function, 3 where nothing could be decided, 1 for all else."""
+        return EXIT.get(self.verdict, 1)
+
+    def to_json(self) -> str:
+        """The comparison as JSON, on several lines."""
+        return json.dumps(msgspec.to_builtins(self), indent=2)
+
+    def __str__(self) -> str:
+        lines = [f"{self.verdict}: {self._says()}", f"  a: {self.a}", f"  b: {self.b}"]
+        for cause in self.causes:
+            lines.append(f"  because {cause.text}")
+            if cause.fix:
+                lines.append(f"    -> {cause.fix}")
+        if self.example is not None:
+            e = self.example
+            lines.append(f"  for example ({e.probe}, {e.dtype}):")
+            lines += [f"    {n} = {_brief(x)}" for n, x in e.inputs.items()]
+            for name, said in (("a", e.a), ("b", e.b), ("exactly", e.exact)):
+                if said is None:
+                    continue
+                if "raises" in said:
+                    lines.append(f"    {name} raises {said['raises']}")
+                    continue
+                gradients = ", ".join(f"{n} {_brief(g)}" for n, g in said["gradients"].items())
+                lines.append(
+                    f"    {name}: {_brief(said['value'])}"
+                    + (f"; gradient in {gradients}" if gradients else "")
+                )
+        lines += [f"  probed: {', '.join(self.probed)}"] if self.probed else []
+        lines += [f"  not probed: {x}" for x in self.not_probed]
+        lines += [f"  note: {x}" for x in self.notes]
+        return "\n".join(lines)
+
+    def _says(self) -> str:
+        if self.factor is not None:
+            return f"b is {self.factor:.10g} times a"
+        return VERDICTS[self.verdict]
+
+    def to_markdown(self) -> str:
+        """The comparison as a section of a Markdown page."""
+        lines = [f"### `{self.a}` and `{self.b}`", "", f"**{self.verdict}**: {self._says()}.", ""]
+        for cause in self.causes:
+            lines.append(f"- {cause.text}" + (f" ({cause.fix})" if cause.fix else ""))
+        if self.example is not None:
+            lines += ["", "```text", *str(self).splitlines()[3 + len(self.causes) :], "```"]
+        return "\n".join(lines) + "\n"
+
+    def raise_if_different(self) -> Comparison:
+        """Itself, if the verdict is ``same``; otherwise raises :class:`AssertionError`."""
+        if self.verdict != "same":
+            raise AssertionError(str(self))
+        return self
+
+
+def _brief(x: Any) -> str:
+    if isinstance(x, float):
+        return f"{x:.9g}"
+    if isinstance(x, list):
+        text = "[" + ", ".join(_brief(item) for item in x) + "]"
+        return text if len(text) <= 160 else text[:157] + "..."
+    return str(x)

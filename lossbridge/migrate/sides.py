@@ -1,0 +1,305 @@
+"""A side of a comparison: something to call, on a platform, with what is known of it."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lossbridge.errors import ArgumentError, LossbridgeError, shown
+from lossbridge.migrate import live
+from lossbridge.migrate.probes import Probe, Signature, parse, probes, seen
+from lossbridge.spec import Spec
+from lossbridge.trace import Definition
+from lossbridge.witnesses import find
+from lossbridge.witnesses.witness import FRAMEWORKS, Witness
+
+PLATFORMS = ("torch", "keras", "jax")
+HOMES = {"torch.nn": "torch", "keras.losses": "keras", "optax.losses": "jax"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one call: a value and gradients, or what was raised."""
+
+    value: Any = None
+    gradients: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    unreduced: bool = False
+
+    @property
+    def raised(self) -> bool:
+        """Whether the call raised."""
+        return bool(self.error)
+
+
+@dataclass
+class Side:
+    """One of the two: how it is called, on which platform, and its meaning where that is known."""
+
+    label: str
+    signature: Signature
+    platform: str
+    call: Callable[[Mapping[str, Any], Any], Any] = field(repr=False)
+    specs: tuple[Spec, ...] = ()
+    witness: Witness | None = None
+    takes_weights: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, probe: Probe) -> Outcome:
+        """Call it on a probe."""
+        return self.on(probe, seen(probe, self.signature))
+
+    def on(self, probe: Probe, inputs: Mapping[str, Any]) -> Outcome:
+        """Call it on inputs of its own, in the dtype and mode of a probe."""
+        calls = importlib.import_module(f"lossbridge_{self.platform}.calls")
+        mode = calls.MODES[-1] if probe.mode == "compiled" else "eager"
+        raised: Exception | None = None
+        # Some losses of torch have no derivative in their targets, and say so by raising.
+        for wrt in dict.fromkeys((self.signature.real, self.signature.real[:1])):
+            try:
+                with warnings.catch_warnings(), np.errstate(all="ignore"):
+                    warnings.simplefilter("ignore")
+                    value, gradients = calls.evaluate(
+                        lambda given: self.call(given, probe.weights), inputs, wrt,
+                        probe.dtype, mode,
+                    )  # fmt: skip
+                break
+            except Exception as error:
+                raised = raised or error
+        else:
+            text = str(raised).strip().splitlines()
+            return Outcome(error=f"{type(raised).__name__}: {text[0] if text else ''}"[:300])
+        unreduced = np.ndim(value) > 0
+        if unreduced:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                value = np.mean(value) if np.size(value) else np.float64(np.nan)
+        return Outcome(np.float64(value), gradients, unreduced=unreduced)
+
+
+def side(
+    given: Any, *, inputs: Mapping[str, str] | None = None, platform: str | None = None
+) -> Side:
+    """A side of whatever was given: text, a specification, a live object, a callable."""
+    if isinstance(given, Side):
+        return given
+    if isinstance(given, str):
+        return _of_text(given)
+    if isinstance(given, Definition):
+        given = given.spec
+    if isinstance(given, Spec):
+        return _of_spec(given, platform)
+    if hasattr(given, "bound") and hasattr(given, "spec") and not isinstance(given, type):
+        return _of_ours(given)
+    try:
+        found = live.native(given)
+    except ArgumentError:
+        if not callable(given) or inputs is None:
+            raise
+        return _of_callable(given, inputs, platform)
+    return _of_native(found, given)
+
+
+def _of_native(found: live.Native, obj: Any) -> Side:
+    meaning = found.meaning
+    witness = found.witness
+    spec = meaning.spec
+    order = witness.call_order(spec)
+    keras = witness.module == "keras.losses"
+
+    own: dict[Any, Any] = {}
+
+    def call(given: Mapping[str, Any], weights: Any) -> Any:
+        # Overloads name their inputs differently; places are the same.
+        names = dict(zip(spec.inputs, given, strict=True))
+        arguments = [given[names[n]] for n in order]
+        if weights is not None and keras:
+            return obj(*arguments, sample_weight=weights)
+        if not hasattr(obj, "buffers"):
+            return obj(*arguments)
+        # A torch module takes inputs of the dtype of its weights, and only of that.
+        dtype = given[names[next(iter(spec.inputs))]].dtype
+        if dtype not in own:
+            own[dtype] = copy.deepcopy(obj).to(dtype)
+        return own[dtype](*arguments)
+
+    return Side(
+        found.text, signature_of(spec), HOMES[witness.module], call, meaning.specs, witness,
+        takes_weights=keras,
+    )  # fmt: skip
+
+
+def signature_of(spec: Spec) -> Signature:
+    """What a specification takes."""
+    return Signature(dict(spec.inputs), spec.axis, dict(spec.ports))
+
+
+def overload(given: Side, spec: Spec) -> Side:
+    """The same side, called with the inputs of another of its meanings."""
+    return replace(given, signature=signature_of(spec))
+
+
+def _of_ours(loss: Any) -> Side:
+    platform = type(loss).__module__.partition(".")[0].removeprefix("lossbridge_")
+    if platform not in PLATFORMS:
+        platform = next(p for c in type(loss).__mro__ for p in PLATFORMS
+                        if c.__module__.startswith(f"lossbridge_{p}"))  # fmt: skip
+    bound = loss.bound
+    specs = tuple(bound.specs)
+
+    def call(given: Mapping[str, Any], weights: Any) -> Any:
+        return loss(**given, **({} if weights is None else {"sample_weight": weights}))
+
+    first = specs[0]
+    axis = bound.axis
+    if (
+        axis is None
+        and platform == "torch"
+        and any("classes" in k.axes for k in first.inputs.values())
+    ):
+        axis = 1
+    return Side(
+        f"lossbridge.{platform}.{loss!r}".replace("Compiled", bound.form.name, 1),
+        Signature(dict(first.inputs), axis, dict(first.ports)), platform, call, specs,
+        takes_weights=True,
+    )  # fmt: skip
+
+
+def _of_spec(spec: Spec, platform: str | None) -> Side:
+    chosen = platform or next((p for p in PLATFORMS if available(p)), None)
+    if chosen is None:
+        raise ArgumentError("no platform is installed here to run a specification on")
+    front = importlib.import_module(f"lossbridge.{chosen}")
+    made = _of_ours(front.compile(spec))
+    made.label = f"the specification {spec.id}"
+    return made
+
+
+def available(platform: str) -> bool:
+    """Whether the framework of a platform can be imported."""
+    from importlib.util import find_spec
+
+    return find_spec({"torch": "torch", "keras": "tensorflow", "jax": "jax"}[platform]) is not None
+
+
+def _of_callable(function: Any, inputs: Mapping[str, str], platform: str | None) -> Side:
+    signature = parse(inputs)
+    name = str(getattr(function, "__qualname__", type(function).__name__))
+
+    def call(given: Mapping[str, Any], weights: Any) -> Any:
+        return function(*given.values())
+
+    tried: list[str] = []
+    for candidate in (platform,) if platform else PLATFORMS:
+        if candidate is None or not available(candidate):
+            continue
+        found = Side(name, signature, candidate, call)
+        rank = max(len(k.axes) for k in signature.inputs.values())
+        outcome = found.run(next(iter(probes(min(max(rank, 1), 3)))))
+        if not outcome.raised:
+            return found
+        tried.append(f"{candidate}: {outcome.error}")
+    raise UncallableError(
+        f"{name} accepts none of the probes' inputs ({'; '.join(tried) or 'nothing installed'})"
+    )
+
+
+class UncallableError(LossbridgeError):
+    """A side that could not be called."""
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def _of_text(text: str) -> Side:
+    path = Path(text)
+    if text.endswith(".json"):
+        from lossbridge.spec import load
+
+        return _of_spec(load(path), None)
+    name, positional, keywords = parse_call(text)
+    if name.startswith("lossbridge."):
+        front, _, attribute = name.rpartition(".")
+        if front.removeprefix("lossbridge.") not in PLATFORMS:
+            raise ArgumentError(
+                f"{shown(name)} is not a loss of ours; write such as lossbridge.torch.HuberLoss()"
+            )
+        return _of_ours(getattr(importlib.import_module(front), attribute)(*positional, **keywords))
+    witness = find(name)
+    bound = witness.signature
+    try:
+        arguments = dict(bound.bind(*positional, **keywords).arguments)
+    except TypeError:
+        witness.meaning(*positional, **keywords)  # raises, and says what the arguments are
+        raise
+    witness.meaning(**arguments)
+    native = live.Native(witness, arguments)
+    platform = HOMES[witness.module]
+    if not available(platform):
+        made = _of_spec(native.meaning.spec, None)
+        made.label = native.text
+        made.notes.append(f"{FRAMEWORKS[witness.module]} is not installed; its meaning was run")
+        return made
+    return _of_native(native, original(witness, arguments))
+
+
+def original(witness: Witness, arguments: Mapping[str, Any]) -> Any:
+    """The framework's own object, made with these arguments."""
+    import functools
+
+    found = getattr(importlib.import_module(witness.module), witness.name.rpartition(".")[2])
+    given = dict(arguments)
+    if witness.module == "optax.losses":
+        return functools.partial(found, **given)
+    if witness.module == "torch.nn":
+        import_torch = importlib.import_module("torch")
+        for key, value in given.items():
+            if isinstance(value, list | tuple):
+                given[key] = import_torch.tensor(value)
+    elif "dtype" in witness.signature.parameters:
+        # It would cast what it is given to float32, and hide what differs below that.
+        given.setdefault("dtype", "float64")
+    return found(**given)
+
+
+def parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """``"torch.nn.HuberLoss(delta=2.0)"`` as name and literal arguments; never evaluated."""
+    refused = ArgumentError(
+        f"{shown(text)} is not a plain constructor call with literal arguments, such as "
+        "torch.nn.HuberLoss(delta=2.0)"
+    )
+    if len(text) > 10_000:
+        raise refused
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise refused from None
+    call = tree if isinstance(tree, ast.Call) else None
+    names: list[str] = []
+    node: ast.expr = call.func if call else tree
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        raise refused
+    names.append(node.id)
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    try:
+        for item in call.args if call else []:
+            positional.append(ast.literal_eval(item))
+        for keyword in call.keywords if call else []:
+            if keyword.arg is None:
+                raise refused
+            keywords[keyword.arg] = ast.literal_eval(keyword.value)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        raise refused from None
+    return ".".join(reversed(names)), positional, keywords
