@@ -36,7 +36,6 @@ TINY = 9.999999960041972e-13
 REDUCTIONS = ("none", "mean", "sum")
 Old = bool | None  # of size_average and reduce, which came before reduction
 Scores = Annotated[Expr, "real[*batch]"]
-Vectors = Annotated[Expr, "real[*batch, features]"]
 
 NAN_IS_0 = "At a NaN the gradient is 0 there."
 BROADCASTS = "The original broadcasts inputs of unequal shapes; here they have one shape."
