@@ -6,7 +6,7 @@ import math
 from typing import Annotated
 
 from lossbridge.ir import Expr
-from lossbridge.ops import clip, cosh, exp, log, log1p, maximum, where, xlogy
+from lossbridge.ops import compare, cosh, exp, log, log1p, maximum, restate, where, xlogy
 from lossbridge.trace import define, flag, non_negative, positive
 
 Real = Annotated[Expr, "real[*batch]"]
@@ -135,7 +135,14 @@ def mape(prediction: Real, target: Real, *, eps: Expr) -> Expr:
     Edges: the gradient is 0 where prediction and target are equal; a target of size ``eps`` still
     has the gradient of its size.
     """
-    return 100.0 * abs(prediction - target) / clip(abs(target), eps, math.inf)
+    known = abs(target) >= eps
+    ratio = prediction / where(known, target, 1.0)
+    error = abs(prediction - target)
+    # The difference of opposite signs may overflow. The slope in the target is that of the ratio:
+    # that of the quotient is a difference, which cancels.
+    share = where(known & (ratio < 0.0), 1.0 - ratio, error / where(known, abs(target), eps))
+    side = compare(prediction, target) * compare(target, 0.0)
+    return 100.0 * restate(share, where(known, side * ratio, error / eps))
 
 
 @define(

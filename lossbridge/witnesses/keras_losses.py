@@ -493,7 +493,7 @@ def generalized_crossentropy(prediction: Expr, labels: Expr, *, q: Expr) -> Expr
     return undefined_at((1.0 - p**q) / q, prediction, (p == 0.0) & ~hit)
 
 
-@witness("keras.losses.CategoricalGeneralizedCrossEntropy", notes=EVERY)
+@witness("keras.losses.CategoricalGeneralizedCrossEntropy", ">=3.10", notes=EVERY)
 def generalized_cross_entropy(
     q: float = 0.5,
     reduction: Name = MEAN,
@@ -590,6 +590,7 @@ def circle_of_pairs(
 
 @witness(
     "keras.losses.Circle",
+    ">=3.7",
     notes=(CASTS, "Embeddings are taken as they are: of length 1 is what they should be."),
 )
 def circle(
