@@ -733,7 +733,7 @@ def test_dtypes_that_cannot_carry_the_kind_raise() -> None:
     with pytest.raises(DTypeError, match="float"):
         L.MSELoss()(torch.ones(3, dtype=torch.int64), torch.ones(3))
     with pytest.raises(DTypeError, match="long"):
-        L.FocalLoss()(torch.randn(4, 3), torch.zeros(4))
+        L.NLLLoss()(torch.randn(4, 3), torch.zeros(4))
 
 
 # --- kinks ---------------------------------------------------------------------------------------
