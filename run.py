@@ -38,7 +38,7 @@ JOBS: dict[str, list[list[str]]] = {
     "tests": [["-m", "pytest"]],
     "conformance": [["-m", "lossbridge", "conformance"]],
     "lint": [["-m", "ruff", "format", "--check", "."], ["-m", "ruff", "check", "."]],
-    "types": [["-m", "mypy"]],
+    "types": [["-m", "mypy"], ["-m", "pyright"]],
     "regen": [["tools/regen.py"]],
     "bench": [["benchmarks/bench.py"]],
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
@@ -212,11 +212,11 @@ class SpecDefinition(Definition):
     def __doc__(self) -> str:  # type: ignore[override]
         return self.read.summary
 
-    @property
-    def inputs(self) -> Any:
-        return self.read.inputs
+    @cached_property
+    def inputs(self) -> dict[str, Kind]:
+        return dict(self.read.inputs)
 
-    @property
+    @cached_property
     def spec(self) -> Spec:
         return self.read
 

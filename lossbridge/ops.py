@@ -919,14 +919,10 @@ def _unary(
     expand: Expand | None = None,
     bounds: Bounds | None = None,
 ) -> Op:
-    vjp: Vjp | None = None
-    if d is not None:
-        rule = d
+    def vjp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+        return (None if d is None else g * d(args[0], out),)
 
-        def vjp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
-            return (g * rule(args[0], out),)
-
-    return Op(name, V1, REAL, doc, vjp, expand=expand, bounds=bounds)
+    return Op(name, V1, REAL, doc, None if d is None else vjp, expand=expand, bounds=bounds)
 
 
 def _compare_row(name: str, doc: str) -> Op:

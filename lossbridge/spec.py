@@ -107,7 +107,7 @@ class Table(Mapping[str, V]):
     __slots__ = ("_entries", "_found")
 
     def __init__(self, entries: Mapping[str, V] | Iterable[tuple[str, V]] = ()) -> None:
-        pairs = entries.items() if isinstance(entries, Mapping) else entries
+        pairs: Any = entries.items() if isinstance(entries, Mapping) else entries
         self._entries: tuple[tuple[str, V], ...] = tuple(pairs)
         self._found: dict[str, V] = dict(self._entries)
 

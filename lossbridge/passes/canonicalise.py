@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from lossbridge import ops
 from lossbridge.ir import Builder, Expr, Graph, const_value, is_const
@@ -23,7 +24,7 @@ def _guarded(f: Callable[..., float]) -> Callable[..., float | bool | None]:
     return call
 
 
-FOLD: dict[str, Callable[..., float | bool | None]] = {
+FOLD: dict[str, Callable[..., Any]] = {
     "neg": lambda x: -x,
     "abs": abs,
     "exp": _guarded(math.exp),

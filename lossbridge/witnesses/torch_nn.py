@@ -504,7 +504,8 @@ def behind_linear(
     weights = {"linear_weight": weight("glorot_uniform", list(sizes))}
     if bias:
         weights["linear_bias"] = weight("zeros", outputs)
-    added = dict.fromkeys(("labels", "target"), ", ".join(outputs[1:])) if outputs[1:] else {}
+    further = ", ".join(outputs[1:])
+    added = {"labels": further, "target": further} if further else {}
     return derived(definition, function, added, space="torch", weights=weights)
 
 
