@@ -146,8 +146,10 @@ def _value(got: Floats, truth: Rounded, k: Floats, zero: ZeroRule) -> Judged:
     edge = _near_edge(got, truth)
     excused = edge <= 2.0 * k
     same = _classes(got) == _classes(truth.value)
-    ulps = np.where(same & ~finite, 0.0, np.where(excused, edge, ulps))
-    linear = np.where(same & ~finite, 0.0, np.where(excused, edge, linear))
+    # The nearer of the two counts: under a huge condition number even 0 is near the edge, and a
+    # right 0 would be judged by how far it is from there.
+    ulps = np.where(same & ~finite, 0.0, np.where(excused, np.minimum(edge, ulps), ulps))
+    linear = np.where(same & ~finite, 0.0, np.where(excused, np.minimum(edge, linear), linear))
     # A subnormal result may be flushed: two platforms do.
     flushed = (got == 0.0) & truth.subnormal
     ulps, linear = np.where(flushed, 0.0, ulps), np.where(flushed, 0.0, linear)

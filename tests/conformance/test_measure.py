@@ -316,6 +316,13 @@ def test_ill_conditioning_excuses_what_rounding_does_and_no_more() -> None:
         assert judge_value(round_floats([1e30], "float32"), truth, condition=k).judged[0] == 32.0
 
 
+def test_what_is_right_is_right_however_badly_conditioned() -> None:
+    """Under a condition number of 1e308 even 0 is near the end of the range, and judged 64 bits."""
+    for value in (0.0, 1.0, -3.5):
+        truth = truth_of([value], "float64")
+        assert judge_value([value], truth, condition=1e308).judged.tolist() == [0.0]
+
+
 def test_an_unknown_condition_excuses_nothing() -> None:
     truth = truth_of([1.0], "float32")
     got = [step(1.0, 50, "float32")]
