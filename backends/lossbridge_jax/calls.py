@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 MODES = ("eager", "jit")
+# Compiled for one call: no time is spent on what would make many faster.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -19,8 +21,13 @@ def evaluate(
     wrt: Sequence[str],
     dtype: str,
     mode: str = "eager",
+    kept: dict[Any, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """The value of ``call``, and the gradient of the value's mean in each of ``wrt``."""
+    """The value of ``call``, and the gradient of the value's mean in each of ``wrt``.
+
+    ``kept`` lets calls after the first of a shape be quick: what was compiled is kept there, by
+    ``call``, for which one function must be given again.
+    """
     # Only here, and only while it runs: the switch belongs to the user.
     with jax.enable_x64(True):
         given = {
@@ -28,12 +35,27 @@ def evaluate(
             for n, x in inputs.items()
         }
 
-        def mean(moving: Mapping[str, Any]) -> tuple[Any, Any]:
-            value = jnp.asarray(call({**given, **moving}))
+        def mean(moving: Mapping[str, Any], still: Mapping[str, Any]) -> tuple[Any, Any]:
+            together = {**moving, **still}
+            value = jnp.asarray(call({n: together[n] for n in inputs}))
             return jnp.mean(value), value
 
+        moving = {n: given[n] for n in wrt}
+        still = {n: x for n, x in given.items() if n not in moving}
         run = jax.grad(mean, has_aux=True)
-        found, value = (jax.jit(run) if mode == "jit" else run)({n: given[n] for n in wrt})
+        if mode == "jit":
+            found, value = jax.jit(run)(moving, still)
+        elif kept is None:
+            found, value = run(moving, still)
+        else:
+            # Operation by operation, a small input takes JAX a hundred times longer.
+            key = (call, tuple(wrt))
+            try:
+                if key not in kept:
+                    kept[key] = jax.jit(run, compiler_options=QUICK)
+                found, value = kept[key](moving, still)
+            except Exception:  # it may ask for values, which has an answer outside jit only
+                found, value = run(moving, still)
         return np.asarray(value, np.float64), {n: np.asarray(found[n], np.float64) for n in wrt}
 
 

@@ -18,8 +18,12 @@ def evaluate(
     wrt: Sequence[str],
     dtype: str,
     mode: str = "eager",
+    kept: dict[Any, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """The value of ``call``, and the gradient of the value's mean in each of ``wrt``."""
+    """The value of ``call``, and the gradient of the value's mean in each of ``wrt``.
+
+    ``kept`` is of use on platforms that compile; here nothing is kept.
+    """
     given = {
         n: tf.cast(tf.constant(x), dtype) if np.asarray(x).dtype.kind == "f" else tf.constant(x)
         for n, x in inputs.items()
@@ -40,6 +44,15 @@ def evaluate(
     return _widened(value), {
         n: _widened(tf.convert_to_tensor(g)) for n, g in zip(wrt, found, strict=True)
     }
+
+
+def behind_activation(
+    call: Callable[[Mapping[str, Any]], Any], domain: str, given: Mapping[str, Any]
+) -> Any:
+    """``call`` with a first input as a model's last layer makes it of what was given."""
+    name, *_ = given
+    made = tf.nn.sigmoid if domain == "probability" else tf.nn.softmax
+    return call({**given, name: made(given[name])})
 
 
 def _widened(x: Any) -> Any:

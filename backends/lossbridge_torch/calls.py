@@ -18,8 +18,12 @@ def evaluate(
     wrt: Sequence[str],
     dtype: str,
     mode: str = "eager",
+    kept: dict[Any, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """The value of ``call``, and the gradient of the value's mean in each of ``wrt``."""
+    """The value of ``call``, and the gradient of the value's mean in each of ``wrt``.
+
+    ``kept`` is of use on platforms that compile; here nothing is kept.
+    """
     given = {
         n: torch.tensor(x, dtype=getattr(torch, dtype) if np.asarray(x).dtype.kind == "f" else None)
         for n, x in inputs.items()

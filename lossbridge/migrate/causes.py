@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -160,33 +161,61 @@ def _weighted(weights: Any, power: float, p: Pair) -> float | None:
 
 def domain(a: Side, b: Side) -> Cause:
     """Which inputs the two take in different terms."""
-    parts = []
-    for (x, k), (y, m) in zip(a.signature.inputs.items(), b.signature.inputs.items(), strict=True):
-        if k.name != m.name:
-            parts.append(f"{x} is {_term(k)} for a, {y} is {_term(m)} for b")
-    words = {
-        ("real", "probability"): "apply a sigmoid for b",
-        ("real", "simplex"): "apply a softmax for b",
-        ("probability", "real"): "apply a sigmoid for a",
-        ("simplex", "real"): "apply a softmax for a",
-        ("index", "simplex"): "give b the labels as one-hot rows",
-        ("simplex", "index"): "give a the labels as one-hot rows",
-    }
-    fixes = [
-        words[k.name, m.name]
-        for k, m in zip(a.signature.inputs.values(), b.signature.inputs.values(), strict=True)
-        if (k.name, m.name) in words
-    ]
-    return Cause("; ".join(parts) or "they take different inputs", "; ".join(fixes))
+    parts, fixes = [], []
+    names = zip(a.signature.inputs, b.signature.inputs, strict=True)
+    for place, (x, y) in enumerate(names):
+        d, e = a.signature.domain(place), b.signature.domain(place)
+        if d != e:
+            parts.append(f"{x} is {_term(d)} for a, {y} is {_term(e)} for b")
+            fixes.append(_step(d, e, "b") or _step(e, d, "a"))
+    return Cause("; ".join(parts) or "they take different inputs", "; ".join(filter(None, fixes)))
 
 
-def _term(kind: Any) -> str:
-    known = {
-        "real": "a number (a logit)", "simplex": "probabilities that sum to 1",
-        "index": "an integer label", "probability": "a probability", "sign": "-1 or 1",
-        "binary": "0 or 1", "log_probability": "a log-probability",
-    }  # fmt: skip
-    return str(known.get(kind.name, kind.meaning))
+def _step(given: str, wanted: str, side: str) -> str:
+    return STEPS.get((given, wanted), "").format(side)
+
+
+STEPS = {
+    ("real", "probability"): "apply a sigmoid for {}",
+    ("real", "simplex"): "apply a softmax for {}, or from_logits=True where it has that",
+    ("real", "log_simplex"): "apply a log_softmax for {}",
+    ("simplex", "log_simplex"): "take the logarithm for {}",
+    ("index", "simplex"): "give {} the labels as one-hot rows",
+    ("index", "one_hot"): "give {} the labels as one-hot rows",
+    ("sign", "binary"): "map -1 and 1 to 0 and 1 for {}",
+    ("sign", "probability"): "map -1 and 1 to 0 and 1 for {}",
+    ("real", "positive"): "exponentiate for {}",
+}
+TERMS = {
+    "real": "a number (a logit, where there is a probability)",
+    "simplex": "probabilities that sum to 1", "index": "an integer label",
+    "one_hot": "one-hot rows", "probability": "a probability", "sign": "-1 or 1",
+    "binary": "0 or 1", "log_probability": "a log-probability",
+    "log_simplex": "log-probabilities", "positive": "a number above 0", "counts": "a count",
+    "labels": "an integer label", "unit": "a vector of length 1",
+    "non_negative": "0 or a number above",
+}  # fmt: skip
+
+
+def _term(domain: str) -> str:
+    return TERMS.get(domain, domain)
+
+
+def of_constants(a: Side, b: Side) -> list[Cause]:
+    """That small constants differ, where the meanings of both are known and theirs do."""
+    if not a.specs or not b.specs:
+        return []
+    x, y = _constants(a.specs[0]), _constants(b.specs[0])
+    if x == y:
+        return []
+    left, right = (", ".join(f"{c:g}" for c in found) or "none" for found in (x, y))
+    return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}")]
+
+
+def _constants(spec: Spec) -> list[float]:
+    named = [p.value for n, p in spec.params.items() if n in ("eps", "epsilon", "smooth")]
+    written = [float(x) for x in re.findall(r"(?<![\w.])\d[\d.]*e-\d+", str(spec.body))]
+    return sorted({c for c in (*named, *written) if isinstance(c, float) and 0.0 < c <= 1e-3})
 
 
 def of_difference(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:

@@ -26,6 +26,12 @@ class Native:
         return self.witness.meaning(**self.arguments)
 
     @property
+    def given(self) -> Mapping[str, Any]:
+        """All its arguments, the defaults too."""
+        parameters = self.witness.signature.parameters.items()
+        return {**{n: p.default for n, p in parameters}, **self.arguments}
+
+    @property
     def text(self) -> str:
         """The expression that makes it, with the arguments that are not its defaults."""
         defaults = {n: p.default for n, p in self.witness.signature.parameters.items()}

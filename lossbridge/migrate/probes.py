@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,18 +47,22 @@ class Signature:
     inputs: Mapping[str, Kind]
     axis: int | None = None
     ports: Mapping[str, Any] = field(default_factory=dict)
+    domains: tuple[str, ...] = ()
+    """What each input is for, where its kind leaves more open."""
+
+    def domain(self, place: int) -> str:
+        """The domain of the input at a place."""
+        return self.domains[place] if self.domains else list(self.inputs.values())[place].name
 
     @property
     def real(self) -> tuple[str, ...]:
         """The inputs a gradient can be taken in."""
         return tuple(n for n, k in self.inputs.items() if k.dtype == "real")
 
-    def family(self) -> str:
-        """Losses of different families have no input in common."""
-        kinds = list(self.inputs.values())
-        if any(not any(a.startswith("*") for a in k.axes) and len(k.axes) > 1 for k in kinds):
-            return "fixed " + "; ".join(",".join(k.axes) for k in kinds)
-        return f"{len(kinds)} inputs"
+    @property
+    def sequence(self) -> bool:
+        """Whether it takes sequences, with their lengths or without."""
+        return any("time" in k.axes for k in self.inputs.values())
 
 
 def parse(inputs: Mapping[str, str]) -> Signature:
@@ -75,8 +79,14 @@ SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3)}
 """By the rank of the widest input: batch first and classes last, all lengths different."""
 
 
-def probes(rank: int, *, weights: bool = False) -> Iterator[Probe]:
-    """Every probe whose widest input has this rank, in the order of the smallest first."""
+def probes(
+    rank: int, *, weights: bool = False, ignored: Sequence[int] = (-100,), single: bool = False
+) -> Iterator[Probe]:
+    """Every probe whose widest input has this rank, in the order of the smallest first.
+
+    ``ignored`` are labels that a side leaves out. ``single``: the first axis is the sample's own,
+    so that a batch is never empty.
+    """
     shape = SHAPES[rank]
     rng = np.random.default_rng(2718 + rank)
 
@@ -119,33 +129,37 @@ def probes(rank: int, *, weights: bool = False) -> Iterator[Probe]:
         odd = draw(1.0)
         odd.flat[0] = value
         yield probe(f"one {name}", "edges", (odd, draw(1.0), draw(1.0)))
-    empty = np.zeros((0, *shape[1:]))
-    yield probe("empty", "empty", (empty, empty.copy(), empty.copy()))
+    if not single:
+        empty = np.zeros((0, *shape[1:]))
+        yield probe("empty", "empty", (empty, empty.copy(), empty.copy()))
     if rank > 1:
         square = tuple(draw(1.0, (3,) * rank) for _ in range(3))
         yield probe("all axes of one length", "inside", square)
-        labels = np.full(shape[:-1], -100)
-        yield probe("all labels ignored", "ignored", tuple(draw(1.0) for _ in range(3)), labels)
-        labels = rng.integers(0, shape[-1], shape[:-1])
-        labels.flat[0] = -100
-        yield probe("one label ignored", "ignored", tuple(draw(1.0) for _ in range(3)), labels)
+        for label in ignored:
+            labels = np.full(shape[:-1], label)
+            latent = tuple(draw(1.0) for _ in range(3))
+            yield probe(f"all labels {label}", "ignored", latent, labels)
+            labels = rng.integers(0, shape[-1], shape[:-1])
+            labels.flat[0] = label
+            latent = tuple(draw(1.0) for _ in range(3))
+            yield probe(f"one label {label}", "ignored", latent, labels)
     for dtype in ("float32", "float16", "bfloat16"):
         latent = tuple(draw(1.0) for _ in range(3))
         yield probe(f"in {dtype}", "precision", latent, dtype=dtype)
     yield probe("compiled", "compiled", tuple(draw(1.0) for _ in range(3)), mode="compiled")
-    if weights:
+    if weights and rank == 2:
         given = np.array([0.5, 2.0, 0.0, 1.5])
         yield probe("sample weights", "weights", tuple(draw(1.0) for _ in range(3)), weights=given)
 
 
-def seen(
-    probe: Probe, signature: Signature, named: Mapping[str, float] | None = None
-) -> dict[str, Array]:
+def seen(probe: Probe, signature: Signature) -> dict[str, Array]:
     """A probe in the terms of one side: an array for each input."""
     found: dict[str, Array] = {}
+    if signature.sequence:
+        return _sequences(probe, signature)
     width = max(len(k.axes) for k in signature.inputs.values())
     for place, (name, kind) in enumerate(signature.inputs.items()):
-        array = _array(probe, place, kind, width)
+        array = _array(probe, place, kind, width, signature.domain(place))
         axis = signature.axis
         if axis is not None and moved_axis(kind) is not None and array.ndim > 1:
             array = np.moveaxis(array, -1, min(axis, array.ndim - 1))
@@ -153,25 +167,83 @@ def seen(
     return found
 
 
-def _array(probe: Probe, place: int, kind: Kind, width: int) -> Array:
+def _sequences(probe: Probe, signature: Signature) -> dict[str, Array]:
+    """Sequences and their labels, with lengths or paddings where a side takes them."""
+    found: dict[str, Array] = {}
+    scores = probe.latent[0]
+    time = scores.shape[1]
+    labels = probe.labels
+    lengths = {"time": probe.latent[1].astype(np.int64), "positions": (labels != 0).sum(axis=1)}
+    sizes = {"time": time, "positions": labels.shape[1]}
+    for place, (name, kind) in enumerate(signature.inputs.items()):
+        if "classes" in kind.axes:
+            with np.errstate(all="ignore"):
+                given = _log_softmax(scores) if "log" in signature.domain(place) else scores
+            found[name] = np.moveaxis(given, (0, 1, 2), [kind.axes.index(a) for a in SEQUENCE])
+        elif kind.name == "binary":
+            axis = kind.axes[-1]
+            found[name] = (np.arange(sizes[axis]) >= lengths[axis][:, None]).astype(np.float64)
+        elif len(kind.axes) == 1:
+            found[name] = lengths["positions" if "target" in name else "time"]
+        else:
+            found[name] = labels
+    return found
+
+
+SEQUENCE = ("batch", "time", "classes")
+
+
+def sequence_probes(lengths: bool) -> Iterator[Probe]:
+    """Sequences of one length, and of several where both sides are told their ``lengths``."""
+    rng = np.random.default_rng(577)
+    # A 0 is padding, after labels that are not 0.
+    some = {
+        "single": ("inside", np.array([[1, 2]]), 5),
+        "inside": ("inside", np.array([[1, 2], [3, 0], [2, 1]]), 5),
+        "a label twice": ("inside", np.array([[1, 1], [3, 3], [2, 0]]), 5),
+        "no label": ("edges", np.array([[0, 0], [1, 0], [2, 1]]), 5),
+        "too short": ("edges", np.array([[1, 1], [2, 1], [3, 0]]), 2),
+    }
+    for name, (group, labels, time) in some.items():
+        whole = np.full(len(labels), time)
+        for given in (whole, whole - np.arange(len(labels))) if lengths else (whole,):
+            if time == 2 and given is not whole:
+                continue
+            scores = np.round(rng.normal(0.0, 1.0, (len(labels), time, 4)) * 16.0) / 16.0
+            said = name if given is whole else f"{name}, of several lengths"
+            yield Probe(f"3/{said}", group, 3, (scores, given.astype(np.float64)), labels, scores)
+    scores = np.round(rng.normal(0.0, 1.0, (2, 4, 4)) * 16.0) / 16.0
+    full = np.full(2, 4.0)
+    for dtype in ("float32", "float64"):
+        yield Probe(
+            f"3/{dtype}, compiled", "compiled", 3, (scores, full), np.array([[1, 2], [3, 0]]),
+            scores, dtype=dtype, mode="compiled",
+        )  # fmt: skip
+
+
+def _array(probe: Probe, place: int, kind: Kind, width: int, domain: str) -> Array:
     """One input: its latent numbers in the domain of its kind, and of its rank."""
     latent = probe.latent[min(place, len(probe.latent) - 1)]
     rank = probe.rank - (width - len(kind.axes))
-    if kind.name == "index":
+    if domain in ("index", "labels"):
         return probe.labels
-    if kind.name == "integer":
-        return np.abs(np.rint(_cut(latent, rank))).astype(np.int64)
-    if kind.name == "simplex" and place > 0:
+    if kind.dtype == "int":
+        # Classes, or counts that are classes too.
+        top = max(latent.shape[-1] - 1, 0)
+        return np.minimum(np.abs(np.rint(_cut(latent, rank))), top).astype(np.int64)
+    if latent.size == 0:
+        return _cut(latent, rank)
+    if domain in ("simplex", "one_hot") and place > 0:
         # A target: the labels as rows of 0 and 1, so that it can meet a side that takes labels.
         rows = np.zeros(latent.shape)
         inside = np.maximum(probe.labels, 0)
         np.put_along_axis(rows, inside[..., None], 1.0, axis=-1)
         return rows * (probe.labels >= 0)[..., None]
-    if kind.name in ("sign", "binary") or (kind.name == "probability" and place > 0):
+    if domain in ("sign", "binary") or (domain == "probability" and place > 0):
         signs = _cut(probe.signs, rank)
-        return signs if kind.name == "sign" else 0.5 * signs + 0.5
+        return signs if domain == "sign" else 0.5 * signs + 0.5
     with np.errstate(all="ignore"):
-        return _cut(_DOMAINS[kind.name](latent), rank)
+        return _cut(_DOMAINS[domain](latent), rank)
 
 
 def _cut(array: Array, rank: int) -> Array:
@@ -185,7 +257,14 @@ def _softmax(x: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def _log_softmax(x: Array) -> Array:
+    top = x - x.max(axis=-1, keepdims=True, initial=-1e308)
+    return top - np.log(np.exp(top).sum(axis=-1, keepdims=True))
+
+
 _DOMAINS: Mapping[str, Any] = {
+    "counts": lambda x: np.abs(np.rint(x)),
+    "log_simplex": _log_softmax,
     "real": lambda x: x,
     "tree": lambda x: x,
     "positive": lambda x: np.exp(np.clip(x, -30, 30)),
@@ -202,9 +281,9 @@ _DOMAINS: Mapping[str, Any] = {
 def digest() -> str:
     """What all probes are, in a hash: records say which they hold."""
     found = hashlib.sha256(str(VERSION).encode())
-    for rank in SHAPES:
-        for probe in probes(rank, weights=True):
-            found.update(json.dumps([probe.id, probe.group, probe.dtype, probe.mode]).encode())
-            for array in (*probe.latent, probe.labels, probe.signs):
-                found.update(np.ascontiguousarray(array).tobytes())
+    plain = (probe for rank in SHAPES for probe in probes(rank, weights=True))
+    for probe in (*plain, *sequence_probes(True)):
+        found.update(json.dumps([probe.id, probe.group, probe.dtype, probe.mode]).encode())
+        for array in (*probe.latent, probe.labels, probe.signs):
+            found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()

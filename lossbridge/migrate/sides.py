@@ -8,6 +8,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from lossbridge.errors import ArgumentError, LossbridgeError, shown
 from lossbridge.migrate import live
+from lossbridge.migrate.domains import domains
 from lossbridge.migrate.probes import Probe, Signature, parse, probes, seen
 from lossbridge.spec import Spec
 from lossbridge.trace import Definition
@@ -33,6 +35,7 @@ class Outcome:
     gradients: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     unreduced: bool = False
+    size: int = 1
 
     @property
     def raised(self) -> bool:
@@ -51,7 +54,15 @@ class Side:
     specs: tuple[Spec, ...] = ()
     witness: Witness | None = None
     takes_weights: bool = False
+    native: live.Native | None = None
+    single: bool = False  # computes in float32 whatever it is given
+    functions: bool = False  # the functions that it needs are bound
     notes: list[str] = field(default_factory=list)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        # One function for all calls: what was compiled is kept by it.
+        self.unweighted = partial(_weighted, self.call, None)
 
     def run(self, probe: Probe) -> Outcome:
         """Call it on a probe."""
@@ -61,28 +72,34 @@ class Side:
         """Call it on inputs of its own, in the dtype and mode of a probe."""
         calls = importlib.import_module(f"lossbridge_{self.platform}.calls")
         mode = calls.MODES[-1] if probe.mode == "compiled" else "eager"
+        # The first of all probes runs without what was compiled for the others.
+        kept = None if probe.id == "2/single 0" else self.kept
+        call = self.unweighted
+        if probe.weights is not None:
+            call, kept = partial(_weighted, self.call, probe.weights), None
         raised: Exception | None = None
         # Some losses of torch have no derivative in their targets, and say so by raising.
         for wrt in dict.fromkeys((self.signature.real, self.signature.real[:1])):
             try:
                 with warnings.catch_warnings(), np.errstate(all="ignore"):
                     warnings.simplefilter("ignore")
-                    value, gradients = calls.evaluate(
-                        lambda given: self.call(given, probe.weights), inputs, wrt,
-                        probe.dtype, mode,
-                    )  # fmt: skip
+                    value, gradients = calls.evaluate(call, inputs, wrt, probe.dtype, mode, kept)
                 break
             except Exception as error:
                 raised = raised or error
         else:
             text = str(raised).strip().splitlines()
             return Outcome(error=f"{type(raised).__name__}: {text[0] if text else ''}"[:300])
-        unreduced = np.ndim(value) > 0
+        unreduced, size = np.ndim(value) > 0, int(np.size(value))
         if unreduced:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 value = np.mean(value) if np.size(value) else np.float64(np.nan)
-        return Outcome(np.float64(value), gradients, unreduced=unreduced)
+        return Outcome(np.float64(value), gradients, unreduced=unreduced, size=size)
+
+
+def _weighted(call: Callable[..., Any], weights: Any, given: Mapping[str, Any]) -> Any:
+    return call(given, weights)
 
 
 def side(
@@ -131,20 +148,26 @@ def _of_native(found: live.Native, obj: Any) -> Side:
             own[dtype] = copy.deepcopy(obj).to(dtype)
         return own[dtype](*arguments)
 
-    return Side(
-        found.text, signature_of(spec), HOMES[witness.module], call, meaning.specs, witness,
-        takes_weights=keras,
+    made = Side(
+        found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
+        takes_weights=keras, native=found,
     )  # fmt: skip
+    if keras and str(getattr(obj, "dtype", "")) == "float32":
+        made.single = True
+    return made
 
 
-def signature_of(spec: Spec) -> Signature:
+def signature_of(spec: Spec, native: live.Native | None = None) -> Signature:
     """What a specification takes."""
-    return Signature(dict(spec.inputs), spec.axis, dict(spec.ports))
+    kinds = tuple(k.name for k in spec.inputs.values())
+    found = kinds if native is None else domains(native.witness.name, native.given, kinds)
+    return Signature(dict(spec.inputs), spec.axis, dict(spec.ports), found)
 
 
 def overload(given: Side, spec: Spec) -> Side:
     """The same side, called with the inputs of another of its meanings."""
-    return replace(given, signature=signature_of(spec))
+    signature = signature_of(spec, given.native)
+    return replace(given, signature=replace(signature, axis=spec.axis or given.signature.axis))
 
 
 def _of_ours(loss: Any) -> Side:
