@@ -144,7 +144,8 @@ def _value(got: Floats, truth: Rounded, k: Floats, zero: ZeroRule) -> Judged:
         far = _ulps(safe, known, ulp(known, dtype))
         linear = np.where(usable, np.minimum(linear, far), linear)
     edge = _near_edge(got, truth)
-    excused = np.isfinite(edge) & (edge <= 2.0 * k)  # twice 1e308 is inf, and so is an edge far off
+    # Not 2 k: twice 1e308 is inf, and so is an edge far off.
+    excused = np.isfinite(edge) & (0.5 * edge <= k)
     same = _classes(got) == _classes(truth.value)
     ulps = np.where(same & ~finite, 0.0, np.where(excused, edge, ulps))
     linear = np.where(same & ~finite, 0.0, np.where(excused, edge, linear))
@@ -193,7 +194,7 @@ def _gradient(
         _ulps(safe, np.where(np.isfinite(truth.other), truth.other, known), unit),
     )
     edge = _near_edge(got, truth)
-    excused = np.isfinite(edge) & (edge <= 2.0 * np.expand_dims(k, dims))
+    excused = np.isfinite(edge) & (0.5 * edge <= np.expand_dims(k, dims))
     same = _classes(got) == _classes(truth.value)
     ulps = np.where(finite, ulps, np.where(same, 0.0, np.where(excused, edge, math.inf)))
     ulps = np.where((got == 0.0) & truth.subnormal, 0.0, ulps)
