@@ -232,7 +232,7 @@ def _provenance(x: Side) -> list[str]:
     TensorFlow's in a graph.
     """
     domain = x.signature.domain(0)
-    if x.platform != "keras" or domain not in ("probability", "simplex"):
+    if x.recorded or x.platform != "keras" or domain not in ("probability", "simplex"):
         return []
     if x.native is None or "from_logits" not in x.native.given:
         return []
@@ -466,6 +466,8 @@ def _last_digit(x: Any) -> float:
 
 def _noise(x: Side, probe: Probe, inputs: Mapping[str, Any], found: Outcome) -> float:
     """How much a value changes when its inputs are rounded anew."""
+    if found.noise is not None:
+        return found.noise
     step = 2.0**-22 if x.single else 2.0**-51
     worst = 0.0
     rng = np.random.default_rng(5)

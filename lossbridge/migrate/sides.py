@@ -36,6 +36,8 @@ class Outcome:
     error: str = ""
     unreduced: bool = False
     size: int = 1
+    noise: float | None = None
+    """What rounding its inputs anew makes of the value, where a record says so."""
 
     @property
     def raised(self) -> bool:
@@ -57,6 +59,7 @@ class Side:
     native: live.Native | None = None
     single: bool = False  # computes in float32 whatever it is given
     functions: bool = False  # the functions that it needs are bound
+    recorded: bool = False  # elsewhere: nothing but the probes can be asked
     notes: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -71,31 +74,36 @@ class Side:
     def on(self, probe: Probe, inputs: Mapping[str, Any]) -> Outcome:
         """Call it on inputs of its own, in the dtype and mode of a probe."""
         calls = importlib.import_module(f"lossbridge_{self.platform}.calls")
-        mode = calls.MODES[-1] if probe.mode == "compiled" else "eager"
-        # The first of all probes runs without what was compiled for the others.
-        kept = None if probe.id == "2/single 0" else self.kept
-        call = self.unweighted
-        if probe.weights is not None:
-            call, kept = partial(_weighted, self.call, probe.weights), None
-        raised: Exception | None = None
-        # Some losses of torch have no derivative in their targets, and say so by raising.
-        for wrt in dict.fromkeys((self.signature.real, self.signature.real[:1])):
-            try:
-                with warnings.catch_warnings(), np.errstate(all="ignore"):
-                    warnings.simplefilter("ignore")
-                    value, gradients = calls.evaluate(call, inputs, wrt, probe.dtype, mode, kept)
-                break
-            except Exception as error:
-                raised = raised or error
-        else:
-            text = str(raised).strip().splitlines()
-            return Outcome(error=f"{type(raised).__name__}: {text[0] if text else ''}"[:300])
-        unreduced, size = np.ndim(value) > 0, int(np.size(value))
-        if unreduced:
-            with warnings.catch_warnings():
+        return called(calls, self, probe, inputs)
+
+
+def called(calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any]) -> Outcome:
+    """What a side gives on inputs; also part of the recorders that run without lossbridge."""
+    mode = calls.MODES[-1] if probe.mode == "compiled" else "eager"
+    # The first of all probes runs without what was compiled for the others.
+    kept = None if probe.id == "2/single 0" else x.kept
+    call = x.unweighted
+    if probe.weights is not None:
+        call, kept = partial(_weighted, x.call, probe.weights), None
+    raised: Exception | None = None
+    # Some losses of torch have no derivative in their targets, and say so by raising.
+    for wrt in dict.fromkeys((x.signature.real, x.signature.real[:1])):
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                value = np.mean(value) if np.size(value) else np.float64(np.nan)
-        return Outcome(np.float64(value), gradients, unreduced=unreduced, size=size)
+                value, gradients = calls.evaluate(call, inputs, wrt, probe.dtype, mode, kept)
+            break
+        except Exception as error:
+            raised = raised or error
+    else:
+        text = str(raised).strip().splitlines()
+        return Outcome(error=f"{type(raised).__name__}: {text[0] if text else ''}"[:300])
+    unreduced, size = np.ndim(value) > 0, int(np.size(value))
+    if unreduced:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = np.mean(value) if np.size(value) else np.float64(np.nan)
+    return Outcome(np.float64(value), gradients, unreduced=unreduced, size=size)
 
 
 def _weighted(call: Callable[..., Any], weights: Any, given: Mapping[str, Any]) -> Any:
