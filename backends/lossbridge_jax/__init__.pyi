@@ -17,17 +17,22 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BinaryFocalLoss",
+    "BinarySparsemaxLoss",
     "CTCLoss",
     "CircleLoss",
+    "CosineDistanceLoss",
     "CosineEmbeddingLoss",
     "CosineSimilarityLoss",
     "CrossEntropyLoss",
     "CurriculumWeightedLoss",
     "DiceLoss",
     "ElasticNetPenalty",
+    "FenchelYoungLoss",
     "FocalLoss",
     "GaussianNLLLoss",
     "GeneralizedCrossEntropyLoss",
+    "GeneralizedDiceLoss",
+    "GeneralizedKLDivLoss",
     "GradientPenaltyLoss",
     "HingeEmbeddingLoss",
     "HingeLoss",
@@ -49,12 +54,18 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "MulticlassHingeLoss",
+    "MulticlassPerceptronLoss",
     "NLLLoss",
+    "NTXentLoss",
     "PDEResidualLoss",
+    "PerceptronLoss",
     "PerceptualLoss",
     "PoissonNLLLoss",
+    "PolyCrossEntropyLoss",
+    "RankingSoftmaxLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SparsemaxLoss",
     "SquaredHingeLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
@@ -67,9 +78,11 @@ __all__ = [
     "bce",
     "bce_with_logits",
     "binary_focal",
+    "binary_sparsemax",
     "checked",
     "circle",
     "compile",
+    "cosine_distance",
     "cosine_embedding",
     "cosine_similarity",
     "cross_entropy",
@@ -77,10 +90,13 @@ __all__ = [
     "ctc",
     "dice",
     "elastic_net_penalty",
+    "fenchel_young",
     "focal",
     "focal_probabilities",
     "gaussian_nll",
     "generalized_cross_entropy",
+    "generalized_dice",
+    "generalized_kl_div",
     "gradient_penalty",
     "hinge",
     "hinge_embedding",
@@ -102,14 +118,20 @@ __all__ = [
     "multi_label_soft_margin",
     "multi_margin",
     "multiclass_hinge",
+    "multiclass_perceptron",
     "native",
     "nll",
+    "nt_xent",
     "pde_residual",
+    "perceptron",
     "perceptual",
     "poisson_nll",
+    "poly_cross_entropy",
+    "ranking_softmax",
     "reduce",
     "smooth_l1",
     "soft_margin",
+    "sparsemax",
     "squared_hinge",
     "triplet_margin",
     "triplet_margin_with_distance",
@@ -417,6 +439,87 @@ class GeneralizedCrossEntropyLoss(Loss):
     @overload
     def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
 
+class PolyCrossEntropyLoss(Loss):
+    """Penalise logits by cross-entropy, the first term of whose power series weighs more."""
+
+    def __init__(
+        self,
+        epsilon: float | ArrayLike = 2.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class RankingSoftmaxLoss(Loss):
+    """Penalise a list's scores by the cross-entropy of its softmax from the items' relevance."""
+
+    def __init__(
+        self,
+        weight: float | ArrayLike | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class BinarySparsemaxLoss(Loss):
+    """Penalise the logit of a yes-or-no label, which costs 0 once it is right by 1."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class SparsemaxLoss(Loss):
+    """Penalise the labelled class's missing probability, classes far behind having none at all."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: ArrayLike, labels: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class FenchelYoungLoss(Loss):
+    """Penalise scores by how far their smoothed maximum is above their product with the target."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: ArrayLike, target: ArrayLike, *, max_fun: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, max_fun: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
@@ -562,12 +665,58 @@ class MulticlassHingeLoss(Loss):
     @overload
     def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
 
+class PerceptronLoss(Loss):
+    """Penalise a score linearly that has the wrong sign."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class MulticlassPerceptronLoss(Loss):
+    """Penalise the best class's score by how far it is above the labelled one's."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, labels: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
     def __init__(
         self,
         log_target: bool = False,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class GeneralizedKLDivLoss(Loss):
+    """Penalise log-amounts by their relative entropy from target amounts that need not sum to 1."""
+
+    def __init__(
+        self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -602,6 +751,23 @@ class TverskyLoss(Loss):
         alpha: float | ArrayLike = 0.5,
         beta: float | ArrayLike = 0.5,
         smooth: float | ArrayLike = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class GeneralizedDiceLoss(Loss):
+    """Penalise the lack of overlap of several classes' masks, rare classes as much as common ones."""
+
+    def __init__(
+        self,
+        eps: float | ArrayLike = 1e-07,
+        smooth: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -714,6 +880,38 @@ class CircleLoss(Loss):
         self,
         gamma: float | ArrayLike = 80.0,
         margin: float | ArrayLike = 0.4,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, embeddings: ArrayLike, labels: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class CosineDistanceLoss(Loss):
+    """Penalise vectors that point apart: one minus the cosine of their angle."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+    @overload
+    def __call__(self, predictions: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
+
+class NTXentLoss(Loss):
+    """Penalise each pair of one label that is not more similar than its first sample's negatives."""
+
+    def __init__(
+        self,
+        temperature: float | ArrayLike = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -894,6 +1092,11 @@ def binary_focal(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def linear_cross_entropy(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def linear_cross_entropy_probabilities(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def generalized_cross_entropy(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def poly_cross_entropy(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def ranking_softmax(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def binary_sparsemax(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def sparsemax(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def fenchel_young(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def hinge(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def soft_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def hinge_embedding(*args: ArrayLike, **settings: Any) -> jax.Array: ...
@@ -903,9 +1106,13 @@ def multi_label_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def multi_label_soft_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def squared_hinge(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def multiclass_hinge(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def perceptron(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def multiclass_perceptron(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def kl_div(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def generalized_kl_div(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def dice(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def tversky(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def generalized_dice(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def cosine_embedding(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def triplet_margin(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def info_nce(*args: ArrayLike, **settings: Any) -> jax.Array: ...
@@ -913,6 +1120,8 @@ def arc_face(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def triplet_margin_with_distance(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def cosine_similarity(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def circle(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def cosine_distance(*args: ArrayLike, **settings: Any) -> jax.Array: ...
+def nt_xent(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def ctc(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def wasserstein_critic(*args: ArrayLike, **settings: Any) -> jax.Array: ...
 def gradient_penalty(*args: ArrayLike, **settings: Any) -> jax.Array: ...

@@ -16,17 +16,22 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BinaryFocalLoss",
+    "BinarySparsemaxLoss",
     "CTCLoss",
     "CircleLoss",
+    "CosineDistanceLoss",
     "CosineEmbeddingLoss",
     "CosineSimilarityLoss",
     "CrossEntropyLoss",
     "CurriculumWeightedLoss",
     "DiceLoss",
     "ElasticNetPenalty",
+    "FenchelYoungLoss",
     "FocalLoss",
     "GaussianNLLLoss",
     "GeneralizedCrossEntropyLoss",
+    "GeneralizedDiceLoss",
+    "GeneralizedKLDivLoss",
     "GradientPenaltyLoss",
     "HingeEmbeddingLoss",
     "HingeLoss",
@@ -49,12 +54,18 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "MulticlassHingeLoss",
+    "MulticlassPerceptronLoss",
     "NLLLoss",
+    "NTXentLoss",
     "PDEResidualLoss",
+    "PerceptronLoss",
     "PerceptualLoss",
     "PoissonNLLLoss",
+    "PolyCrossEntropyLoss",
+    "RankingSoftmaxLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SparsemaxLoss",
     "SquaredHingeLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
@@ -400,6 +411,92 @@ class GeneralizedCrossEntropyLoss(Loss):
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
+class PolyCrossEntropyLoss(Loss):
+    """Penalise logits by cross-entropy, the first term of whose power series weighs more."""
+
+    def __init__(
+        self,
+        epsilon: float | Any = 2.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, logits: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class RankingSoftmaxLoss(Loss):
+    """Penalise a list's scores by the cross-entropy of its softmax from the items' relevance."""
+
+    def __init__(
+        self,
+        weight: float | Any | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, logits: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class BinarySparsemaxLoss(Loss):
+    """Penalise the logit of a yes-or-no label, which costs 0 once it is right by 1."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, logits: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class SparsemaxLoss(Loss):
+    """Penalise the labelled class's missing probability, classes far behind having none at all."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, labels: Any, logits: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class FenchelYoungLoss(LossLayer):
+    """Penalise scores by how far their smoothed maximum is above their product with the target."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, logits: Any, *, max_fun: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, max_fun: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
@@ -554,12 +651,61 @@ class MulticlassHingeLoss(Loss):
     @overload
     def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
 
+class PerceptronLoss(Loss):
+    """Penalise a score linearly that has the wrong sign."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class MulticlassPerceptronLoss(Loss):
+    """Penalise the best class's score by how far it is above the labelled one's."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, labels: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
     def __init__(
         self,
         log_target: bool = False,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class GeneralizedKLDivLoss(Loss):
+    """Penalise log-amounts by their relative entropy from target amounts that need not sum to 1."""
+
+    def __init__(
+        self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
@@ -596,6 +742,24 @@ class TverskyLoss(Loss):
         alpha: float | Any = 0.5,
         beta: float | Any = 0.5,
         smooth: float | Any = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class GeneralizedDiceLoss(Loss):
+    """Penalise the lack of overlap of several classes' masks, rare classes as much as common ones."""
+
+    def __init__(
+        self,
+        eps: float | Any = 1e-07,
+        smooth: float | Any = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
@@ -715,6 +879,40 @@ class CircleLoss(Loss):
         self,
         gamma: float | Any = 80.0,
         margin: float | Any = 0.4,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, labels: Any, embeddings: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class CosineDistanceLoss(Loss):
+    """Penalise vectors that point apart: one minus the cosine of their angle."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
+    "mean_with_sample_weight"] | None = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, target: Any, prediction: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+    @overload
+    def __call__(self, y_true: Any, y_pred: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
+
+class NTXentLoss(Loss):
+    """Penalise each pair of one label that is not more similar than its first sample's negatives."""
+
+    def __init__(
+        self,
+        temperature: float | Any = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,

@@ -16,17 +16,22 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "BinaryFocalLoss",
+    "BinarySparsemaxLoss",
     "CTCLoss",
     "CircleLoss",
+    "CosineDistanceLoss",
     "CosineEmbeddingLoss",
     "CosineSimilarityLoss",
     "CrossEntropyLoss",
     "CurriculumWeightedLoss",
     "DiceLoss",
     "ElasticNetPenalty",
+    "FenchelYoungLoss",
     "FocalLoss",
     "GaussianNLLLoss",
     "GeneralizedCrossEntropyLoss",
+    "GeneralizedDiceLoss",
+    "GeneralizedKLDivLoss",
     "GradientPenaltyLoss",
     "HingeEmbeddingLoss",
     "HingeLoss",
@@ -48,12 +53,18 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "MulticlassHingeLoss",
+    "MulticlassPerceptronLoss",
     "NLLLoss",
+    "NTXentLoss",
     "PDEResidualLoss",
+    "PerceptronLoss",
     "PerceptualLoss",
     "PoissonNLLLoss",
+    "PolyCrossEntropyLoss",
+    "RankingSoftmaxLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
+    "SparsemaxLoss",
     "SquaredHingeLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
@@ -365,6 +376,87 @@ class GeneralizedCrossEntropyLoss(Loss):
     @overload
     def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
 
+class PolyCrossEntropyLoss(Loss):
+    """Penalise logits by cross-entropy, the first term of whose power series weighs more."""
+
+    def __init__(
+        self,
+        epsilon: float | Tensor = 2.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class RankingSoftmaxLoss(Loss):
+    """Penalise a list's scores by the cross-entropy of its softmax from the items' relevance."""
+
+    def __init__(
+        self,
+        weight: float | Tensor | None = ...,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class BinarySparsemaxLoss(Loss):
+    """Penalise the logit of a yes-or-no label, which costs 0 once it is right by 1."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class SparsemaxLoss(Loss):
+    """Penalise the labelled class's missing probability, classes far behind having none at all."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: Tensor, labels: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class FenchelYoungLoss(Loss):
+    """Penalise scores by how far their smoothed maximum is above their product with the target."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, logits: Tensor, target: Tensor, *, max_fun: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, max_fun: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
@@ -510,12 +602,58 @@ class MulticlassHingeLoss(Loss):
     @overload
     def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
 
+class PerceptronLoss(Loss):
+    """Penalise a score linearly that has the wrong sign."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class MulticlassPerceptronLoss(Loss):
+    """Penalise the best class's score by how far it is above the labelled one's."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, labels: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
     def __init__(
         self,
         log_target: bool = False,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class GeneralizedKLDivLoss(Loss):
+    """Penalise log-amounts by their relative entropy from target amounts that need not sum to 1."""
+
+    def __init__(
+        self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -550,6 +688,23 @@ class TverskyLoss(Loss):
         alpha: float | Tensor = 0.5,
         beta: float | Tensor = 0.5,
         smooth: float | Tensor = 1.0,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class GeneralizedDiceLoss(Loss):
+    """Penalise the lack of overlap of several classes' masks, rare classes as much as common ones."""
+
+    def __init__(
+        self,
+        eps: float | Tensor = 1e-07,
+        smooth: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -662,6 +817,38 @@ class CircleLoss(Loss):
         self,
         gamma: float | Tensor = 80.0,
         margin: float | Tensor = 0.4,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, embeddings: Tensor, labels: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class CosineDistanceLoss(Loss):
+    """Penalise vectors that point apart: one minus the cosine of their angle."""
+
+    def __init__(
+        self,
+        *,
+        reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
+        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        axis: int | None = ...,
+        empty: Literal["nan", "zero"] | None = ...,
+    ) -> None: ...
+    @overload
+    def __call__(self, prediction: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+    @overload
+    def __call__(self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
+
+class NTXentLoss(Loss):
+    """Penalise each pair of one label that is not more similar than its first sample's negatives."""
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,

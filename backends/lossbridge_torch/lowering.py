@@ -46,7 +46,10 @@ def replace(x: Tensor, index: Tensor, value: Tensor | float, dim: int) -> Tensor
     safe = index.long().clamp(0, max(x.shape[dim] - 1, 0))
     shape = list(x.shape)
     shape[dim] = 1
+    # The entry's place may differ along axes that the row itself lacks.
+    shape = list(torch.broadcast_shapes(shape, safe.shape))
     safe = safe.expand(shape)
+    x = x.expand(*shape[:dim], x.shape[dim], *shape[dim:][1:])
     if isinstance(value, Tensor):
         return x.scatter(dim, safe, value.expand(shape))
     return x.scatter(dim, safe, value)
@@ -124,7 +127,12 @@ def _reduce(name: str) -> Entry:
             return f"{x[0]}.sum()"
         dims = emitter.dims(node.attr("axes"))
         result = f"{x[0]}.{name}({dims}, keepdim=True)"
-        return result if node.type.axes else f"{result}.reshape(())"
+        if not node.type.axes:
+            return f"{result}.reshape(())"
+        if all(is_star(axis) for axis in node.attr("axes")):
+            # torch takes no dimensions at all for every dimension.
+            return f"({result} if {dims} else {x[0]})"
+        return result
 
     return entry
 
@@ -152,9 +160,11 @@ def _dot(emitter: Emitter, node: Node, x: list[str]) -> str:
         missing = tuple(i for i in emitter.graph.layout if i not in axes and not is_star(i))
         return f"{name}.squeeze({emitter.dims(missing)})" if missing else name
 
-    left, right, result = ("".join(letters[i] for i in axes) for axes in (a, b, node.type.axes))
-    if "..." in result and "..." not in left + right:
-        raise AssertionError("a contraction keeps a group that neither operand has")
+    # A group that an operand lacks still has its dimensions there, each of length 1.
+    left, right, result = (
+        "".join(letters[i] for i in emitter.graph.layout if i in axes or is_star(i))
+        for axes in (a, b, node.type.axes)
+    )
     expression = f'torch.einsum("{left},{right}->{result}", {tight(x[0], a)}, {tight(x[1], b)})'
     gone = [i for i in emitter.graph.layout if i not in node.type.axes and not is_star(i)]
     slots = ", ".join(

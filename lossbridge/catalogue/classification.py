@@ -8,12 +8,16 @@ from typing import Annotated
 from lossbridge.ir import Expr, Operand
 from lossbridge.kinds import Kind
 from lossbridge.ops import (
+    apply,
     attach_gradient,
     dot,
     expm1,
+    indicator,
+    iota,
     log,
     log_softmax,
     maximum,
+    rename,
     sigmoid,
     size,
     softmax,
@@ -23,7 +27,7 @@ from lossbridge.ops import (
     where,
 )
 from lossbridge.spec import Weight
-from lossbridge.trace import define, integer, non_negative, positive, probability
+from lossbridge.trace import define, integer, non_negative, positive, probability, real
 
 Logits = Annotated[Expr, "real[*batch, classes]"]
 Labels = Annotated[Expr, "index(classes)[*batch]"]
@@ -98,6 +102,20 @@ def focal(logits: Logits, labels: Labels, *, gamma: Expr) -> Expr:
     return -((1.0 - p) ** gamma) * log(p)
 
 
+def smoothed(target: Expr, share: Operand, classes: Operand) -> Expr:
+    """A distribution, a share of which is spread evenly over its classes."""
+    return (1.0 - share) * target + share / classes
+
+
+def expected_nll(
+    log_p: Expr, target: Expr, *axes: str, weight: Operand | None = None, safe: bool = True
+) -> Expr:
+    """The negative log-probabilities of classes, weighed by a target: 0 times infinity is 0."""
+    possible = where((target == 0.0) & (log_p == -math.inf), 0.0, log_p) if safe else log_p
+    terms = target * possible
+    return -sum(terms if weight is None else weight * terms, *axes)
+
+
 @define(
     "cross_entropy_probabilities@1",
     name="CrossEntropyLoss",
@@ -120,11 +138,9 @@ def cross_entropy_probabilities(
 
     Edges: a class of target probability 0 contributes 0, even at a logit of -inf.
     """
-    smooth = (1.0 - label_smoothing) * target + label_smoothing / size(logits, "classes")
+    smooth = smoothed(target, label_smoothing, size(logits, "classes"))
     t = where(label_smoothing > 0.0, smooth, target)
-    log_p = log_softmax(logits, "classes")
-    possible = where((t == 0.0) & (log_p == -math.inf), 0.0, log_p) if safe else log_p
-    return -sum(weight * (t * possible), "classes")
+    return expected_nll(log_softmax(logits, "classes"), t, "classes", weight=weight, safe=safe)
 
 
 @define(
@@ -317,3 +333,127 @@ def generalized_cross_entropy(logits: Logits, labels: Labels, *, q: Expr) -> Exp
     """
     log_p = take(log_softmax(logits, "classes"), labels, "classes")
     return -expm1(q * log_p) / q
+
+
+Distribution = Annotated[Expr, "simplex(classes)[*batch, classes]"]
+
+
+def poly(nll: Expr, p: Expr, target: Expr, epsilon: Operand, *axes: str) -> Expr:
+    """Cross-entropy, and ``epsilon`` times what is missing of the probability."""
+    return nll + epsilon * sum(target * (1.0 - p), *axes)
+
+
+@define(
+    "poly_cross_entropy@1",
+    params={"epsilon": real(2.0)},
+    yields="per_sample",
+    references=["Leng et al. 2022, PolyLoss, eq. 7"],
+)
+def poly_cross_entropy(logits: Logits, target: Distribution, *, epsilon: Expr) -> Expr:
+    """Penalise logits by cross-entropy, the first term of whose power series weighs more.
+
+    ``epsilon`` is added to the coefficient of 1 - p, which is 1 in cross-entropy.
+
+    Edges: exact however confident the logits are; ``epsilon=0`` is cross-entropy.
+    """
+    nll = expected_nll(log_softmax(logits, "classes"), target, "classes")
+    return poly(nll, softmax(logits, "classes"), target, epsilon, "classes")
+
+
+@define(
+    "ranking_softmax@1",
+    params={"weight": non_negative(1.0, "*batch, classes")},
+    yields="per_sample",
+    references=["Cao et al. 2007, Learning to rank, eq. 8"],
+)
+def ranking_softmax(
+    logits: Logits, target: Annotated[Expr, "non_negative[*batch, classes]"], *, weight: Expr
+) -> Expr:
+    """Penalise a list's scores by the cross-entropy of its softmax from the items' relevance.
+
+    The items lie along the axis of the classes; relevances need not sum to 1, and ``weight`` weighs
+    each item's.
+
+    Edges: an item of relevance 0 contributes 0, even at a score of -inf.
+    """
+    return expected_nll(log_softmax(logits, "classes"), weight * target, "classes")
+
+
+@define(
+    "binary_sparsemax@1",
+    references=["Blondel, Martins and Niculae 2020, section 4.4"],
+)
+def binary_sparsemax(
+    logits: Annotated[Expr, "real[*batch]"], target: Annotated[Expr, "binary[*batch]"]
+) -> Expr:
+    """Penalise the logit of a yes-or-no label, which costs 0 once it is right by 1.
+
+    Quadratic between -1 and 1, linear on the wrong side.
+
+    Edges: at both ends value and gradient are continuous.
+    """
+    wrong = where(target != 0.0, -logits, logits)
+    inner = 0.25 * (wrong + 1.0) ** 2
+    return where(wrong <= -1.0, 0.0, where(wrong >= 1.0, wrong, inner))
+
+
+def sparsemax_of(scores: Expr, hit: Expr) -> Expr:
+    """The sparsemax loss of scores over "classes", the labelled one being ``hit``."""
+    z = stop_gradient(scores)
+    other = rename(z, "classes", "others")
+    ahead = sum(where(other <= z, 0.0, z - other), "others")
+    chosen = ~(ahead <= -1.0)  # so that a NaN is among them
+    support = rename(chosen, "classes", "others")
+
+    def distance(x: Expr) -> Expr:
+        """The probability, or how far below 0 it would be."""
+        gaps = sum(where(support, x - rename(x, "classes", "others"), 0.0), "others")
+        return (1.0 + gaps) / sum(indicator(support), "others")
+
+    def missing(q: Expr) -> Expr:
+        """The probability, and of the labelled class what is missing of it."""
+        p = where(chosen, q, 0.0)
+        return where(hit, sum(where(hit, 0.0, p), "classes"), p)
+
+    q = distance(z)
+    short = sum(where(hit & ~chosen, -q, 0.0), "classes")
+    slope = missing(distance(scores))
+    return attach_gradient(
+        0.5 * sum(missing(q) ** 2, "classes") + short, scores, where(hit, -slope, slope)
+    )
+
+
+@define(
+    "sparsemax@1",
+    yields="per_sample",
+    references=["Martins and Astudillo 2016, section 3"],
+)
+def sparsemax(logits: Logits, labels: Labels) -> Expr:
+    """Penalise the labelled class's missing probability, classes far behind having none at all.
+
+    Probabilities are the point of the simplex nearest to the scores. Half the squared distance of
+    the label from it, and what the label lacks to have any probability. All pairs of classes are
+    compared, which suits up to some thousand of them.
+
+    Edges: 0 with gradient 0 once the label leads all others by 1; the gradient is continuous.
+    """
+    return sparsemax_of(logits, iota(logits, "classes") == labels)
+
+
+@define(
+    "fenchel_young@1",
+    ports={"max_fun": "(real[*batch, classes]) -> real[*batch]"},
+    yields="per_sample",
+    references=["Blondel, Martins and Niculae 2020, definition 2"],
+)
+def fenchel_young(
+    logits: Logits, target: Annotated[Expr, "real[*batch, classes]"], *, max_fun: str
+) -> Expr:
+    """Penalise scores by how far their smoothed maximum is above their product with the target.
+
+    ``max_fun(logits)`` is the smoothed maximum over the classes, such as logsumexp, whose loss is
+    cross-entropy but for the target's own entropy; it must treat samples separately.
+
+    Edges: those of the smoothed maximum; the loss adds none.
+    """
+    return apply(max_fun, logits) - dot(target, logits, "classes")

@@ -6,8 +6,14 @@ import math
 from typing import Annotated
 
 from lossbridge.ir import Expr
-from lossbridge.ops import exp, log, where
+from lossbridge.ops import attach_gradient, exp, kl_phi, log, stop_gradient, where
 from lossbridge.trace import define, flag
+
+
+def relative_entropy(log_q: Expr, p: Expr) -> Expr:
+    """p (log(p) - log_q), and 0 where p is 0."""
+    none = p == 0.0
+    return where(none, 0.0, p * (log(where(none, 1.0, p)) - log_q))
 
 
 @define(
@@ -29,9 +35,39 @@ def kl_div(
 
     Edges: a target probability of 0 contributes 0, with gradient 0.
     """
-    none = target == 0.0
-    linear = where(none, 0.0, target * (log(where(none, 1.0, target)) - prediction))
+    linear = relative_entropy(prediction, target)
     nothing = target == -math.inf
     log_p = where(nothing, 0.0, target)
     logarithmic = where(nothing, 0.0, exp(log_p) * (log_p - prediction))
     return where(log_target, logarithmic, linear)
+
+
+@define(
+    "generalized_kl_div@1",
+    name="GeneralizedKLDivLoss",
+    references=["Csiszar 1991, Why least squares and maximum entropy, section 2"],
+)
+def generalized_kl_div(
+    prediction: Annotated[Expr, "real[*batch]"], target: Annotated[Expr, "non_negative[*batch]"]
+) -> Expr:
+    """Penalise log-amounts by their relative entropy from target amounts that need not sum to 1.
+
+    target (log(target) - prediction) - target + exp(prediction), which is never negative: the
+    divergence of each single amount, where that of distributions is one of their sum only.
+
+    Edges: a target of 0 costs the predicted amount, with gradient 0 in the target.
+    """
+    x, y = stop_gradient(prediction), stop_gradient(target)
+    amount = exp(x)
+    excess = y - amount
+    near = abs(excess) < 0.5 * amount
+    # Near the target the terms cancel: their sum is of second order in the excess.
+    value = where(
+        near,
+        amount * kl_phi(where(near, excess, 0.0) / where(near, amount, 1.0)),
+        relative_entropy(x, y) + (amount - y),
+    )
+    slope = where(y == 0.0, 0.0, log(where(y == 0.0, 1.0, target)) - prediction)
+    return attach_gradient(
+        attach_gradient(value, prediction, exp(prediction) - target), target, slope
+    )

@@ -189,3 +189,28 @@ def multiclass_hinge(
     own = take(prediction, labels, "classes")
     rivals = where(iota(prediction, "classes") == labels, -math.inf, prediction)
     return part(amax(rivals - own, "classes") + margin)
+
+
+@define("perceptron@1", references=["Rosenblatt 1958; Bishop 2006, eq. 4.54"])
+def perceptron(prediction: Score, target: Sign) -> Expr:
+    """Penalise a score linearly that has the wrong sign.
+
+    Edges: at a score of 0 the gradient is half of that on the wrong side.
+    """
+    value: Expr = hinge.function(prediction, target, margin=0.0)
+    return value
+
+
+@define(
+    "multiclass_perceptron@1",
+    yields="per_sample",
+    references=["Collins 2002, Discriminative training methods, section 2"],
+)
+def multiclass_perceptron(
+    prediction: Scores, labels: Annotated[Expr, "index(classes)[*batch]"]
+) -> Expr:
+    """Penalise the best class's score by how far it is above the labelled one's.
+
+    Edges: classes that tie for the best score share the gradient evenly.
+    """
+    return amax(prediction - take(prediction, labels, "classes"), "classes")

@@ -10,10 +10,12 @@ from lossbridge.catalogue.margin import Part, positive_part
 from lossbridge.ir import Expr, Operand
 from lossbridge.kinds import Kind
 from lossbridge.ops import (
+    all_,
     any_,
     apply,
     cos,
     dot,
+    indicator,
     iota,
     log_softmax,
     logsumexp,
@@ -23,6 +25,7 @@ from lossbridge.ops import (
     normalize,
     p_norm,
     rename,
+    restate,
     sin,
     softplus,
     stop_gradient,
@@ -35,6 +38,16 @@ from lossbridge.trace import define, flag, non_negative, positive, real
 
 Embedding = Annotated[Expr, "real[*batch, features]"]
 Row = Annotated[Expr, "real[batch, features]"]
+
+
+def half_chord(u: Expr, v: Expr, *axes: str) -> Expr:
+    """One minus the cosine of unit vectors: half their squared distance, which does not cancel."""
+    return 0.5 * sum((u - v) ** 2, *axes)
+
+
+def degenerate(x1: Expr, x2: Expr) -> Expr:
+    """Whether there is no angle, one of the vectors being 0."""
+    return (norm(x1, "features") == 0.0) | (norm(x2, "features") == 0.0)
 
 
 @define(
@@ -53,8 +66,7 @@ def cosine_embedding(
     Edges: a zero vector has cosine 0 with every vector, and gradient 0.
     """
     u, v = normalize(x1, "features"), normalize(x2, "features")
-    degenerate = (norm(x1, "features") == 0.0) | (norm(x2, "features") == 0.0)
-    distance = where(degenerate, 1.0, 0.5 * sum((u - v) ** 2, "features"))
+    distance = where(degenerate(x1, x2), 1.0, half_chord(u, v, "features"))
     apart = positive_part(dot(u, v, "features") - margin)
     return where(target > 0.0, distance, apart)
 
@@ -211,7 +223,9 @@ def cosine_similarity(prediction: Embedding, target: Embedding) -> Expr:
 
     Edges: a zero vector has cosine 0 with every vector, and gradient 0.
     """
-    return -dot(normalize(prediction, "features"), normalize(target, "features"), "features")
+    u, v = normalize(prediction, "features"), normalize(target, "features")
+    # Half the squared distance has the same slope, exactly 0 where the vectors are one.
+    return restate(-dot(u, v, "features"), half_chord(u, v, "features"))
 
 
 def circle_value(
@@ -265,3 +279,54 @@ def circle(
         gamma=gamma,
         margin=margin,
     )
+
+
+@define(
+    "cosine_distance@1",
+    yields="per_sample",
+    references=["Salton, Wong and Yang 1975, A vector space model, section 1, on its complement"],
+)
+def cosine_distance(prediction: Embedding, target: Embedding) -> Expr:
+    """Penalise vectors that point apart: one minus the cosine of their angle.
+
+    Edges: a zero vector has distance 1 from every vector, and gradient 0.
+    """
+    u, v = normalize(prediction, "features"), normalize(target, "features")
+    return where(degenerate(prediction, target), 1.0, half_chord(u, v, "features"))
+
+
+def nt_xent_of(similarity: Expr, labels: Expr) -> tuple[Expr, Expr]:
+    """What each pair of one label costs against its first sample's negatives, and which pairs are.
+
+    ``similarity`` runs over "batch" and "others".
+    """
+    same = labels == rename(labels, "batch", "others")
+    pair = same & ~(iota(similarity, "batch") == iota(similarity, "others"))
+    # A sample with no negatives at all has nothing to be told from.
+    alone = all_(same, "others")
+    negatives = logsumexp(where(same & ~alone, -math.inf, similarity), "others")
+    value = where(pair & ~alone, softplus(negatives - similarity), 0.0)
+    return value, indicator(pair)
+
+
+@define(
+    "nt_xent@1",
+    name="NTXentLoss",
+    params={"temperature": positive(0.07)},
+    yields="per_pair",
+    normalizer="valid",
+    references=["Chen et al. 2020, A simple framework for contrastive learning, eq. 1"],
+)
+def nt_xent(
+    embeddings: Row, labels: Annotated[Expr, "integer[batch]"], *, temperature: Expr
+) -> tuple[Expr, Expr]:
+    """Penalise each pair of one label that is not more similar than its first sample's negatives.
+
+    Cross-entropy of a pair's cosine over ``temperature`` among those of the first sample with all
+    samples of other labels; the mean is over all ordered pairs of one label.
+
+    Edges: pairs without negatives cost 0; without pairs the mean is over nothing.
+    """
+    u = normalize(embeddings, "features")
+    similarity = dot(u, rename(u, "batch", "others"), "features") / temperature
+    return nt_xent_of(similarity, labels)

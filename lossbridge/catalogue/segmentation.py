@@ -6,7 +6,7 @@ from typing import Annotated
 
 from lossbridge.ir import Expr, Operand
 from lossbridge.ops import dot, restate, sum
-from lossbridge.trace import define, non_negative
+from lossbridge.trace import define, non_negative, positive
 
 Mask = Annotated[Expr, "probability[batch, *positions]"]
 
@@ -50,7 +50,15 @@ def overlap_and_rest(
     yields="per_sample",
     references=["Salehi, Erdogmus and Gholipour 2017, eq. 3"],
 )
-def tversky(prediction: Mask, target: Mask, *, alpha: Expr, beta: Expr, smooth: Expr) -> Expr:
+def tversky(
+    prediction: Mask,
+    target: Mask,
+    *,
+    alpha: Expr,
+    beta: Expr,
+    smooth: Expr,
+    axes: tuple[str, ...] = ("*positions",),
+) -> Expr:
     """Penalise the lack of overlap of two masks; ``alpha`` weighs excess, ``beta`` what is missing.
 
     One minus (overlap + smooth) / (overlap + alpha excess + beta missing + smooth), sample by
@@ -58,6 +66,38 @@ def tversky(prediction: Mask, target: Mask, *, alpha: Expr, beta: Expr, smooth: 
 
     Edges: with ``smooth=0`` two empty masks give NaN, the quotient of zeros.
     """
-    overlap, rest = overlap_and_rest(prediction, target, alpha, beta, "*positions")
+    overlap, rest = overlap_and_rest(prediction, target, alpha, beta, *axes)
     whole = overlap + rest + smooth
     return restate(rest / whole, 1.0 - (overlap + smooth) / whole)
+
+
+def rarity(target: Expr, eps: Operand, *axes: str) -> Expr:
+    """A weight for each class: one over its squared volume, to which ``eps`` is added."""
+    return 1.0 / (sum(target, *axes) ** 2 + eps)
+
+
+@define(
+    "generalized_dice@1",
+    params={"eps": positive(1e-7), "smooth": non_negative(0.0)},
+    yields="per_sample",
+    references=["Sudre et al. 2017, section 2"],
+)
+def generalized_dice(
+    prediction: Annotated[Expr, "probability[batch, *positions, classes]"],
+    target: Annotated[Expr, "probability[batch, *positions, classes]"],
+    *,
+    eps: Expr,
+    smooth: Expr,
+) -> Expr:
+    """Penalise the lack of overlap of several classes' masks, rare classes as much as common ones.
+
+    One minus (2 overlap + smooth) / (prediction + target + smooth), overlaps and volumes weighed
+    over the classes by one over their squared volume in the target, plus ``eps``.
+
+    Edges: a class that is absent from the target has the weight 1 / ``eps``.
+    """
+    weight = rarity(target, eps, "*positions")
+    overlap, rest = overlap_and_rest(prediction, target, 0.5, 0.5, "*positions")
+    both, apart = dot(weight, overlap, "classes"), dot(weight, rest, "classes")
+    whole = both + apart + 0.5 * smooth
+    return restate(apart / whole, 1.0 - (both + 0.5 * smooth) / whole)

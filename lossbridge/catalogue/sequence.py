@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated
 
-from lossbridge.ir import Expr
+from lossbridge.ir import Expr, Operand
 from lossbridge.ops import (
     intdiv,
     logaddexp,
@@ -15,6 +15,7 @@ from lossbridge.ops import (
     scan,
     shift,
     size,
+    softplus,
     take,
     to_real,
     where,
@@ -31,13 +32,16 @@ def forward(
     log_probs: Expr,
     targets: Expr,
     blank: Expr | int,
-    outside: float = -math.inf,
+    outside: Operand = -math.inf,
     emitted: Callable[[Expr, Expr], Expr] = keep,
+    held: Expr | None = None,
+    detour: Operand | None = None,
 ) -> Expr:
     """The log-probability of all beginnings of alignments, by time step and state they end in.
 
     States 0, 2, 4, ... are blanks, state 2k + 1 is the k-th target. An alignment begins in state 0;
-    ``outside`` is the log-probability of beginning elsewhere.
+    ``outside`` is the log-probability of beginning elsewhere; steps in the share ``held`` leave
+    everything as it is; ``detour`` is added where a label may not follow its like directly.
     """
     state = range_("states", 2.0 * size(targets, "positions") + 1.0)
     is_label = mod(state, 2) == 1
@@ -52,7 +56,21 @@ def forward(
         jump = where(skips, shift(alpha, "states", 2, -math.inf), -math.inf)
         return logaddexp(stay, jump) + emit
 
-    return scan("time", start, step, emit)
+    if detour is not None:
+        # Two ways lead from a label to the blank behind it, one of them a detour.
+        to_blank = where(is_label, 0.0, softplus(detour))
+        to_label = where(skips, 0.0, detour)
+
+    def loose(alpha: Expr) -> Expr:
+        stay = logaddexp(alpha, shift(alpha, "states", 1, -math.inf) + to_blank)
+        jump = shift(alpha, "states", 2, -math.inf) + to_label
+        return where(is_label, logaddexp(stay, jump), stay) + emit
+
+    def mixed(alpha: Expr) -> Expr:
+        moved = step(alpha) if detour is None else loose(alpha)
+        return moved if held is None else held * alpha + (1.0 - held) * moved
+
+    return scan("time", start, mixed, emit)
 
 
 @define(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lossbridge import ops
-from lossbridge.ir import Builder, Expr, Graph, const_value, is_const
+from lossbridge.ir import Builder, Expr, Graph, Node, const_value, is_const
 from lossbridge.rewrite import rewrite
 
 
@@ -36,6 +36,8 @@ FOLD: dict[str, Callable[..., Any]] = {
     "sin": _guarded(math.sin),
     "cos": _guarded(math.cos),
     "cosh": _guarded(math.cosh),
+    "sigmoid": _guarded(lambda x: 1.0 / (1.0 + math.exp(-x))),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,
@@ -282,6 +284,30 @@ def drop_broadcast(v: Expr) -> Expr | None:
     return None
 
 
+def _scan(v: Expr) -> Expr | None:
+    """A constant that a recursion reads stands in its body, where it is folded too."""
+    captures = [arg(v, k) for k in range(1, len(v.node.args))]
+    known = {f"c{k}": const_value(c.node) for k, c in enumerate(captures) if is_const(c)}
+    if not known:
+        return None
+    kept = [k for k, c in enumerate(captures) if not is_const(c)]
+    names = {f"c{old}": f"c{new}" for new, old in enumerate(kept)}
+    body = bind(v.node.attr("body"), known)
+    nodes = tuple(
+        n
+        if n.op != "input"
+        else Node(
+            n.op,
+            (),
+            tuple((k, names.get(x, x) if k == "name" else x) for k, x in n.attrs),
+            n.type,
+        )
+        for n in body.nodes
+    )
+    attrs = {**dict(v.node.attrs), "body": Graph(body.layout, nodes, body.outputs)}
+    return v.builder.op("scan", arg(v, 0), *(captures[k] for k in kept), **attrs)
+
+
 SIMPLIFY: dict[str, Callable[[Expr], Expr | None]] = {
     "add": _add,
     "sub": _sub,
@@ -295,6 +321,7 @@ SIMPLIFY: dict[str, Callable[[Expr], Expr | None]] = {
     "or": _or,
     "not": _not,
     "take": _take,
+    "scan": _scan,
 }
 
 

@@ -575,6 +575,109 @@ def test_generalized_cross_entropy() -> None:
     )
 
 
+def test_perceptrons() -> None:
+    """The wrong sign costs the score, and the best class its lead, shared where two tie."""
+    inputs = {"prediction": [2.0, -3.0], "target": [-1.0, -1.0]}
+    check("perceptron@1", inputs, [2.0, 0.0], {"prediction": [1.0, 0.0]})
+    check(
+        "multiclass_perceptron@1",
+        {"prediction": [[1.0, 4.0, 2.0], [2.0, 2.0, 0.0]], "labels": [0, 0]},
+        [3.0, 0.0],
+        {"prediction": [[-1.0, 1.0, 0.0], [-0.5, 0.5, 0.0]]},
+    )
+
+
+def test_generalized_kl_div() -> None:
+    """1 log(1/2) - 1 + 2; next to the target e**2 / 2 - e**3 / 6 of the relative excess e."""
+    check(
+        "generalized_kl_div@1",
+        {"prediction": [math.log(2.0), 0.0, 0.0], "target": [1.0, 1.0 + 2.0**-20, 0.0]},
+        [1.0 - math.log(2.0), 2.0**-41 - 2.0**-60 / 6.0, 1.0],
+        {
+            "prediction": [1.0, -(2.0**-20), 1.0],
+            "target": [-math.log(2.0), math.log1p(2.0**-20), 0.0],
+        },
+    )
+
+
+def test_poly_cross_entropy() -> None:
+    """p = 3/4: log(4/3) and twice 1/4; its slope is p - 1 less twice p (1 - p)."""
+    check(
+        "poly_cross_entropy@1",
+        {"logits": [[math.log(3.0), 0.0]], "target": [[1.0, 0.0]]},
+        [math.log(4.0 / 3.0) + 0.5],
+        {"logits": [[-0.625, 0.625]]},
+    )
+
+
+def test_ranking_softmax() -> None:
+    """Relevances 2 and 1 at probabilities 3/4 and 1/4; the slopes are 3 p less the relevance."""
+    check(
+        "ranking_softmax@1",
+        {"logits": [[math.log(3.0), 0.0]], "target": [[2.0, 1.0]]},
+        [2.0 * math.log(4.0 / 3.0) + math.log(4.0)],
+        {"logits": [[0.25, -0.25]]},
+    )
+
+
+def test_binary_sparsemax() -> None:
+    """(1 + x)**2 / 4 between -1 and 1 of the logit on the wrong side, and x beyond."""
+    check(
+        "binary_sparsemax@1",
+        {"logits": [0.0, 0.5, -3.0, 2.0], "target": [0.0, 1.0, 1.0, 1.0]},
+        [0.25, 0.0625, 3.0, 0.0],
+        {"logits": [0.5, -0.25, -1.0, 0.0]},
+    )
+
+
+def test_sparsemax() -> None:
+    """Scores 1, 1/2, -1 are nearest to (3/4, 1/4, 0). By the definition, p.(z - z_y) + (1 - p.p)/2:
+    label 0 costs -1/8 + 3/16, label 2 costs 3/2 + 3/8 + 3/16; the slopes are p less the label."""
+    scores = [[1.0, 0.5, -1.0]]
+    slopes = {"logits": [[-0.25, 0.25, 0.0]]}
+    check("sparsemax@1", {"logits": scores, "labels": [0]}, [0.0625], slopes)
+    slopes = {"logits": [[0.75, 0.25, -1.0]]}
+    check("sparsemax@1", {"logits": scores, "labels": [2]}, [2.0625], slopes)
+
+
+def test_fenchel_young() -> None:
+    """A smoothed maximum of 3 less 1/2 1 + 1/2 2; the slope in the target is minus the scores."""
+    (call,) = planned("fenchel_young@1").calls
+    inputs = {"logits": [[1.0, 2.0]], "target": [[0.5, 0.5]], call.name: [3.0]}
+    slopes = {call.name: [1.0], "target": [[-1.0, -2.0]]}
+    check("fenchel_young@1", inputs, [1.5], slopes)
+
+
+def test_generalized_dice() -> None:
+    """Volumes 2 and 1 weigh 1/5 and 1/2 with eps 1; all predictions are 1/2, so overlaps are 1 and
+    1/2 and the sums of both masks 7/2 and 5/2."""
+    target = [[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]]
+    inputs = {"prediction": [[[0.5, 0.5]] * 3], "target": target}
+    check("generalized_dice@1", inputs, [1.0 - 0.9 / 1.95], {}, eps=1.0)
+
+
+def test_cosine_distance() -> None:
+    """(1, 0) and (3, 4) have the cosine 3/5; the slopes are across the vectors."""
+    check(
+        "cosine_distance@1",
+        {"prediction": [[1.0, 0.0]], "target": [[3.0, 4.0]]},
+        [0.4],
+        {"prediction": [[0.0, -0.8]], "target": [[-0.128, 0.096]]},
+    )
+
+
+def test_nt_xent() -> None:
+    """Two equal vectors of one label, and one across: each pair costs log(1 + exp(0 - 1))."""
+    cost = math.log1p(math.exp(-1.0))
+    check(
+        "nt_xent@1",
+        {"embeddings": [[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]], "labels": [0, 0, 1]},
+        [[0.0, cost, 0.0], [cost, 0.0, 0.0], [0.0, 0.0, 0.0]],
+        {},
+        temperature=1.0,
+    )
+
+
 def test_a_wrong_value_is_noticed() -> None:
     with pytest.raises(AssertionError):
         check(

@@ -55,7 +55,7 @@ def original(name: str, arguments: Mapping[str, Any]) -> Any:
     module, _, attribute = name.rpartition(".")
     found = getattr(importlib.import_module(module), attribute)
     if module == "optax.losses":
-        return functools.partial(found, **arguments)
+        return functools.partial(_loss_alone, found, **arguments)
     if module == "torch.nn":
         import torch
 
@@ -63,6 +63,12 @@ def original(name: str, arguments: Mapping[str, Any]) -> Any:
         return found(**{**arguments, **arrays})
     # A Keras loss casts to float32 unless told otherwise, its inputs of float64 too.
     return found(**{"dtype": "float64", **arguments})
+
+
+def _loss_alone(function: Any, *inputs: Any, **arguments: Any) -> Any:
+    """What a function returns beside the loss is left out."""
+    found = function(*inputs, **arguments)
+    return found[0] if isinstance(found, tuple) else found
 
 
 def ours(platform: str, name: str, arguments: Mapping[str, Any]) -> Any:

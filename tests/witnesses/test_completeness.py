@@ -59,4 +59,7 @@ def test_arguments_are_the_original_s_in_name_order_and_default(module: str) -> 
             names = [n for n in theirs if n not in ("args", "kwargs")]
         assert [p.name for p in given] == names, name
         for parameter in given:
-            assert parameter.default == theirs[parameter.name].default, (name, parameter.name)
+            default = theirs[parameter.name].default
+            if inspect.isfunction(default):
+                default = default.__name__  # no framework is imported to name its function
+            assert parameter.default == default, (name, parameter.name)
