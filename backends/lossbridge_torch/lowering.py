@@ -47,7 +47,7 @@ def replace(x: Tensor, index: Tensor, value: Tensor | float, dim: int) -> Tensor
     shape = list(x.shape)
     shape[dim] = 1
     # The entry's place may differ along axes that the row itself lacks.
-    shape = list(torch.broadcast_shapes(shape, safe.shape))
+    shape = [max(a, b) if a and b else 0 for a, b in zip(shape, safe.shape, strict=True)]
     safe = safe.expand(shape)
     x = x.expand(*shape[:dim], x.shape[dim], *shape[dim:][1:])
     if isinstance(value, Tensor):

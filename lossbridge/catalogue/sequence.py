@@ -56,10 +56,10 @@ def forward(
         jump = where(skips, shift(alpha, "states", 2, -math.inf), -math.inf)
         return logaddexp(stay, jump) + emit
 
-    if detour is not None:
-        # Two ways lead from a label to the blank behind it, one of them a detour.
-        to_blank = where(is_label, 0.0, softplus(detour))
-        to_label = where(skips, 0.0, detour)
+    # Two ways lead from a label to the blank behind it, one of them a detour.
+    way = 0.0 if detour is None else detour
+    to_blank = where(is_label, 0.0, softplus(way)) if detour is not None else 0.0
+    to_label = where(skips, 0.0, way) if detour is not None else 0.0
 
     def loose(alpha: Expr) -> Expr:
         stay = logaddexp(alpha, shift(alpha, "states", 1, -math.inf) + to_blank)

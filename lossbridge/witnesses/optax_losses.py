@@ -752,7 +752,7 @@ def triplet_margin_loss(
     axis: int = -1, norm_degree: float = 2, margin: float = 1.0, eps: float = 1e-6
 ) -> Meaning:
     axes, over = laid(axis)
-    kinds = dict.fromkeys(("anchor", "positive", "negative"), f"real[{axes}]")
+    kinds: dict[str, str] = dict.fromkeys(("anchor", "positive", "negative"), f"real[{axes}]")
 
     def distance(u: Expr, v: Expr, p: Expr, eps: Expr) -> Expr:
         """No norm where p is odd: differences below 0 count below 0."""
