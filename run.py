@@ -32,13 +32,15 @@ STAMP = ENVIRONMENT / ".installed-for"
 CONSTRAINTS = ROOT / "constraints" / "newest-py311.txt"
 REQUIREMENT = f"{ROOT}[all,dev]"
 
+PYTHON = "{python}"  # stands for the environment's Python, which pyright does not find by itself
+
 # Each job is a row of commands, run by the environment's Python; further arguments go to the last.
 JOBS: dict[str, list[list[str]]] = {
     "setup": [],
     "tests": [["-m", "pytest"]],
     "conformance": [["-m", "lossbridge", "conformance"]],
     "lint": [["-m", "ruff", "format", "--check", "."], ["-m", "ruff", "check", "."]],
-    "types": [["-m", "mypy"], ["-m", "pyright"]],
+    "types": [["-m", "mypy"], ["-m", "pyright", "--pythonpath", PYTHON]],
     "regen": [["tools/regen.py"]],
     "bench": [["benchmarks/bench.py"]],
 }
@@ -66,7 +68,8 @@ def run(python: Path, job: str, further: list[str]) -> int:
     worst = 0
     for position, command in enumerate(commands):
         last = position == len(commands) - 1
-        line = [str(python), *command, *(further if last else [])]
+        words = [str(python) if word == PYTHON else word for word in command]
+        line = [str(python), *words, *(further if last else [])]
         # A child ended by a signal has a negative status, which must not count as a small one.
         worst = max(worst, abs(subprocess.call(line, cwd=ROOT, env=environment)))
     return worst

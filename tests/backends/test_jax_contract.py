@@ -482,7 +482,7 @@ def test_shapes_never_broadcast_silently() -> None:
 
 def test_dtypes_that_cannot_hold_a_kind_are_refused() -> None:
     with pytest.raises(DTypeError, match="integer"):
-        L.FocalLoss()(logits(4, 3), jnp.zeros(4))
+        L.NLLLoss()(logits(4, 3), jnp.zeros(4))
     with pytest.raises(DTypeError, match="float32"):
         L.MSELoss()(jnp.zeros(4, jnp.int32), jnp.zeros(4))
 
