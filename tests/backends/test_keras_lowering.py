@@ -40,6 +40,7 @@ SIZES = {
     "positions": 3,
     "terms": 3,
     "time": 7,
+    "others": 6,  # the batch a second time
 }
 
 
