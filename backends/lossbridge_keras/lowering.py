@@ -10,7 +10,7 @@ both. Integers are int32 throughout: the wrapper brings them there, and saturate
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -610,6 +610,37 @@ def _total(x: Any) -> Any:
     return tf.raw_ops.Sum(input=x, axis=_dimensions(x.ndim))
 
 
+def _mean(x: Any) -> Any:
+    """The mean of all of x."""
+    return tf.raw_ops.Mean(input=x, axis=_dimensions(x.ndim))
+
+
+def _as_mean(value: Expr) -> Expr | None:
+    """A sum of everything over the number of its elements, in one op of two."""
+    total, count = (Expr(value.builder, a) for a in value.node.args)
+    if total.node.op != "sum" or value.axes:
+        return None
+    axes = total.node.attr("axes")
+    if sorted(_counted(count)) != sorted(axes):
+        return None
+    return value.builder.op("mean", Expr(value.builder, total.node.args[0]), axes=axes)
+
+
+def _counted(count: Expr) -> Iterator[str]:
+    """The axes whose lengths are multiplied."""
+    if count.node.op == "mul":
+        for a in count.node.args:
+            yield from _counted(Expr(count.builder, a))
+    else:
+        # Anything else counts no axis that a sum could have.
+        plain = count.node.op == "size" and not count.node.attr("leading")
+        yield count.node.attr("axis") if plain else ""
+
+
+def _eager_writer(graph: Graph, lowering: Lowering) -> Emitter:
+    return _writer(rewrite(graph, {"div": (_as_mean,)}), lowering)
+
+
 def _count_now(x: Any, start: int, stop: int | None, dt: Any) -> int:
     """How many elements some dimensions hold, of a tensor that is there."""
     return math.prod(x.shape.as_list()[start:stop])
@@ -671,8 +702,10 @@ EAGER = replace(
         **{op: _raw(name, "x") for op, name in _UNARY.items()},
         **{op: _raw(name, "x", "y") for op, name in _BINARY.items()},
         "sum": _total_or_sums,
+        "mean": "_mean({0})",
         "size": lambda e, n, x: _lower_size(e, n, x).replace("_count(", "_count_now(", 1),
         "constant": "_held({0}, dt)",
     },
-    helpers=(*HELPERS, _held, _total, _count_now),
+    helpers=(*HELPERS, _held, _total, _mean, _count_now),
+    emitter=_eager_writer,
 )
