@@ -767,7 +767,7 @@ class GeneralizedDiceLoss(Loss):
     def __init__(
         self,
         eps: float | ArrayLike = 1e-07,
-        smooth: float | ArrayLike = 0.0,
+        smooth: float | ArrayLike = 1e-05,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,

@@ -759,7 +759,7 @@ class GeneralizedDiceLoss(Loss):
     def __init__(
         self,
         eps: float | Any = 1e-07,
-        smooth: float | Any = 0.0,
+        smooth: float | Any = 1e-05,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,

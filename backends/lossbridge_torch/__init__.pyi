@@ -704,7 +704,7 @@ class GeneralizedDiceLoss(Loss):
     def __init__(
         self,
         eps: float | Tensor = 1e-07,
-        smooth: float | Tensor = 0.0,
+        smooth: float | Tensor = 1e-05,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,

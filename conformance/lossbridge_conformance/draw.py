@@ -75,7 +75,7 @@ class Draw:
             low, high = float(self.form.least_exponent), self.form.emax + 0.999
         exponent = low + (high - low) * self.rng.random(shape)
         whole = np.floor(exponent)
-        return np.asarray(np.ldexp(np.exp2(exponent - whole), whole.astype(np.int64)))
+        return np.asarray(np.ldexp(exp2(exponent - whole), whole.astype(np.int64)))
 
     def _simplex(self, shape: Shape, along: int | None) -> Floats:
         """Multiples of a power of two that sum to exactly 1."""
@@ -90,9 +90,24 @@ class Draw:
 
     def near(self, x: Floats) -> Floats:
         """Values at relative distances 2**-10 to 1 from others: where differences cancel."""
-        distance = np.exp2(-10.0 * self.rng.random(x.shape)) * self._sign(x.shape)
+        exponent = -10.0 * self.rng.random(x.shape)
+        whole = np.floor(exponent)
+        distance = np.ldexp(exp2(exponent - whole), whole.astype(np.int64)) * self._sign(x.shape)
         found = round_floats(x * (1.0 + distance), self.dtype)
         return np.where(np.isfinite(found), found, x)
+
+
+def exp2(x: Floats) -> Floats:
+    """2**x between 0 and 1, by products and sums alone.
+
+    NumPy's own has other last bits on a processor with other vector instructions, and stored cases
+    are the same everywhere.
+    """
+    y = x * math.log(2.0)
+    found = np.ones_like(y)
+    for k in range(20, 0, -1):
+        found = 1.0 + found * y / k
+    return found
 
 
 # --- the special grid --------------------------------------------------------------------------

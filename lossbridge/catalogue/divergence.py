@@ -6,7 +6,7 @@ import math
 from typing import Annotated
 
 from lossbridge.ir import Expr
-from lossbridge.ops import attach_gradient, exp, kl_phi, log, stop_gradient, where
+from lossbridge.ops import attach_gradient, exp, expm1, kl_phi, log, stop_gradient, where
 from lossbridge.trace import define, flag
 
 
@@ -61,13 +61,18 @@ def generalized_kl_div(
     amount = exp(x)
     excess = y - amount
     near = abs(excess) < 0.5 * amount
+    none = y == 0.0
+    # Where the predicted amount is too large a number, the divergence and its slope may not be: in
+    # units of the target, that amount is exp(lead).
+    beyond = (amount == math.inf) & ~none
+    lead = where(beyond, x - log(where(none, 1.0, y)), 0.0)
     # Near the target the terms cancel: their sum is of second order in the excess.
     value = where(
         near,
         amount * kl_phi(where(near, excess, 0.0) / where(near, amount, 1.0)),
-        relative_entropy(x, y) + (amount - y),
+        where(beyond, y * (expm1(lead) - lead), relative_entropy(x, y) + (amount - y)),
     )
-    slope = where(y == 0.0, 0.0, log(where(y == 0.0, 1.0, target)) - prediction)
-    return attach_gradient(
-        attach_gradient(value, prediction, exp(prediction) - target), target, slope
-    )
+    surplus = where(beyond, y * expm1(lead), amount - y)
+    surplus = attach_gradient(attach_gradient(surplus, prediction, exp(prediction)), target, -1.0)
+    slope = where(none, 0.0, log(where(none, 1.0, target)) - prediction)
+    return attach_gradient(attach_gradient(value, prediction, surplus), target, slope)

@@ -187,8 +187,9 @@ def multiclass_hinge(
     share it evenly.
     """
     own = take(prediction, labels, "classes")
+    # As in the perceptron, the best is chosen before it is compared, so that none ties by rounding.
     rivals = where(iota(prediction, "classes") == labels, -math.inf, prediction)
-    return part(amax(rivals - own, "classes") + margin)
+    return part((amax(rivals, "classes") - own) + margin)
 
 
 @define("perceptron@1", references=["Rosenblatt 1958; Bishop 2006, eq. 4.54"])
@@ -213,4 +214,5 @@ def multiclass_perceptron(
 
     Edges: classes that tie for the best score share the gradient evenly.
     """
-    return amax(prediction - take(prediction, labels, "classes"), "classes")
+    # Not the largest difference: beside an own score of -7e19 all others would tie.
+    return amax(prediction, "classes") - take(prediction, labels, "classes")

@@ -78,7 +78,7 @@ def rarity(target: Expr, eps: Operand, *axes: str) -> Expr:
 
 @define(
     "generalized_dice@1",
-    params={"eps": positive(1e-7), "smooth": non_negative(0.0)},
+    params={"eps": positive(1e-7), "smooth": non_negative(1e-5)},
     yields="per_sample",
     references=["Sudre et al. 2017, section 2"],
 )
@@ -94,7 +94,8 @@ def generalized_dice(
     One minus (2 overlap + smooth) / (prediction + target + smooth), overlaps and volumes weighed
     over the classes by one over their squared volume in the target, plus ``eps``.
 
-    Edges: a class that is absent from the target has the weight 1 / ``eps``.
+    Edges: a class that is absent from the target has the weight 1 / ``eps``; with ``smooth=0``
+    masks that are empty in all classes give NaN, the quotient of zeros.
     """
     weight = rarity(target, eps, "*positions")
     overlap, rest = overlap_and_rest(prediction, target, 0.5, 0.5, "*positions")

@@ -576,14 +576,15 @@ def test_generalized_cross_entropy() -> None:
 
 
 def test_perceptrons() -> None:
-    """The wrong sign costs the score, and the best class its lead, shared where two tie."""
+    """The wrong sign costs the score, and the best class its lead, shared where two tie; scores
+    that differ do not tie, however far below them the labelled one is."""
     inputs = {"prediction": [2.0, -3.0], "target": [-1.0, -1.0]}
     check("perceptron@1", inputs, [2.0, 0.0], {"prediction": [1.0, 0.0]})
     check(
         "multiclass_perceptron@1",
-        {"prediction": [[1.0, 4.0, 2.0], [2.0, 2.0, 0.0]], "labels": [0, 0]},
-        [3.0, 0.0],
-        {"prediction": [[-1.0, 1.0, 0.0], [-0.5, 0.5, 0.0]]},
+        {"prediction": [[1.0, 4.0, 2.0], [2.0, 2.0, 0.0], [-1e30, 1.0, 2.0]], "labels": [0, 0, 0]},
+        [3.0, 0.0, 1e30],
+        {"prediction": [[-1.0, 1.0, 0.0], [-0.5, 0.5, 0.0], [-1.0, 0.0, 1.0]]},
     )
 
 
@@ -597,6 +598,17 @@ def test_generalized_kl_div() -> None:
             "prediction": [1.0, -(2.0**-20), 1.0],
             "target": [-math.log(2.0), math.log1p(2.0**-20), 0.0],
         },
+    )
+
+
+def test_generalized_kl_div_of_an_amount_beyond_all_numbers() -> None:
+    """1e308 against exp(710), which is 2.2e308: 1e308 (exp(u) - 1 - u), u = 710 - log(1e308)."""
+    u = 710.0 - 308.0 * math.log(10.0)
+    check(
+        "generalized_kl_div@1",
+        {"prediction": [710.0], "target": [1e308]},
+        [1e308 * (math.expm1(u) - u)],
+        {"prediction": [1e308 * math.expm1(u)], "target": [-u]},
     )
 
 
@@ -653,7 +665,10 @@ def test_generalized_dice() -> None:
     1/2 and the sums of both masks 7/2 and 5/2."""
     target = [[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]]
     inputs = {"prediction": [[[0.5, 0.5]] * 3], "target": target}
-    check("generalized_dice@1", inputs, [1.0 - 0.9 / 1.95], {}, eps=1.0)
+    check("generalized_dice@1", inputs, [1.0 - 0.9 / 1.95], {}, eps=1.0, smooth=0.0)
+    check("generalized_dice@1", inputs, [1.0 - 1.9 / 2.95], {}, eps=1.0, smooth=1.0)
+    nothing = {"prediction": [[[0.0, 0.0]]], "target": [[[0.0, 0.0]]]}
+    check("generalized_dice@1", nothing, [0.0], {})
 
 
 def test_cosine_distance() -> None:
