@@ -395,7 +395,7 @@ def _value_condition(
     return measure.condition_value(graph, given, oracle(graph, given, budget=BUDGET), dtype)
 
 
-NEAR = 2.0**-30  # how far, relatively, a kink is looked for
+NEAR = (2.0**-30, 2.0**-45)  # how far, relatively, a kink is looked for
 JUMP = 2.0**-12  # of the largest component: a smooth gradient changes by far less over that
 
 
@@ -407,26 +407,48 @@ def _kinks(
 ) -> dict[str, Array]:
     """Where a gradient jumps: what it is a little to either side is another number."""
     rng = np.random.default_rng(0)
-    found = {n: np.zeros(results[f"gradient_{n}"].shape, bool) for n in subject.wrt}
+    here = {n: round_to(results[f"gradient_{n}"], "float64").value for n in subject.wrt}
+    found = {n: np.zeros(here[n].shape, bool) for n in subject.wrt}
     signs = {n: np.where(rng.random(np.shape(inputs[n])) < 0.5, -1.0, 1.0) for n in subject.wrt}
-    for side in (1.0, -1.0):
+
+    def beside(distance: float) -> dict[str, Array]:
+        """The gradient at a distance."""
         moved = dict(inputs)
         with np.errstate(all="ignore"):
             for n, sign in signs.items():
                 x = np.asarray(inputs[n], np.float64)
-                moved[n] = x * (1.0 + side * sign * NEAR) + side * sign * NEAR**4
-        beside = evaluate(written, moved, bits=256, assume=0)
-        for n in subject.wrt:
-            here = round_to(results[f"gradient_{n}"], "float64").value
-            there = round_to(beside[f"gradient_{n}"], "float64").value
-            axes = subject.axes_of(n)
-            inner = dims_of(axes, [a for a in axes if a not in subject.axes], here.ndim)
-            known = np.isfinite(here) & np.isfinite(there)
-            size = np.where(known, np.maximum(np.abs(here), np.abs(there)), 0.0)
-            size = np.max(size, axis=inner, keepdims=True, initial=0.0)
-            apart = np.abs(np.where(known, here, 0.0) / 2 - np.where(known, there, 0.0) / 2) * 2
-            found[n] |= known & (apart > JUMP * size)
+                moved[n] = x * (1.0 + distance * sign) + distance**3 * abs(distance) * sign
+        near = evaluate(written, moved, bits=256, assume=0)
+        return {n: round_to(near[f"gradient_{n}"], "float64").value for n in subject.wrt}
+
+    for side in (1.0, -1.0):
+        there = beside(side * NEAR[0])
+        jumps = {n: _apart(here[n], there[n]) > JUMP * _size(subject, n, here[n], there[n])
+                 for n in subject.wrt}  # fmt: skip
+        if not any(jump.any() for jump in jumps.values()):
+            continue
+        # A smooth gradient that is exactly 0 here is another number there too, but comes nearer.
+        nearer = beside(side * NEAR[1])
+        for n, jump in jumps.items():
+            stays = _apart(here[n], nearer[n]) > 0.5 * _apart(here[n], there[n])
+            found[n] |= jump & stays
     return found
+
+
+def _apart(x: Array, y: Array) -> Array:
+    """How far finite numbers are apart; 0 where one of them is not finite."""
+    known = np.isfinite(x) & np.isfinite(y)
+    with np.errstate(over="ignore"):
+        return np.abs(np.where(known, x, 0.0) / 2 - np.where(known, y, 0.0) / 2) * 2
+
+
+def _size(subject: Subject, name: str, x: Array, y: Array) -> Array:
+    """The largest component of each sample's gradient in one input, of two gradients."""
+    axes = subject.axes_of(name)
+    inner = dims_of(axes, [a for a in axes if a not in subject.axes], x.ndim)
+    known = np.isfinite(x) & np.isfinite(y)
+    size = np.where(known, np.maximum(np.abs(x), np.abs(y)), 0.0)
+    return np.asarray(np.max(size, axis=inner, keepdims=True, initial=0.0))
 
 
 def cached_truths(job: tuple[Subject, tuple[str, ...], str]) -> dict[tuple[int, str], Truth]:

@@ -314,6 +314,17 @@ def test_a_kink_is_exact(tmp_path):
     assert "two first" in failed.detail
 
 
+def test_a_smooth_gradient_through_zero_is_no_kink(tmp_path):
+    found, truths, _ = by_hand(tmp_path, "L1Loss", "LinearCrossEntropyLoss")
+    kinks = {
+        s.spec.id: any(x.any() for t in truths[s.name].values() for x in t.kinks.values())
+        for s in found
+    }
+    assert kinks["l1@1"]
+    # Equal weights for all classes: the gradient in the embedding is 0 there, and nowhere near.
+    assert not kinks["linear_cross_entropy@1"]
+
+
 def test_a_wrong_derivative_row_is_caught_though_the_truth_shares_it(tmp_path, monkeypatch):
     (right,), _ = subjects.chosen(("LogCoshLoss",), tmp_path, settings=False)
     assert derivatives.cell(right).status == "PASS"
