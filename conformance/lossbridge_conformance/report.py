@@ -30,6 +30,7 @@ from lossbridge_conformance.results import (
     FAILING,
     MODE_ORDER,
     NOT_TESTED,
+    OURS,
     PLATFORM_ORDER,
     Cell,
     Merged,
@@ -54,12 +55,34 @@ NAMES = {
 }
 
 
+class Builtins(msgspec.Struct, frozen=True, kw_only=True):
+    """The frameworks' own losses in a run: shown beside ours, and never part of the verdict."""
+
+    rows: tuple[Row, ...]
+    uses: tuple[deviations.DeviationUse, ...] = ()
+
+    def count(self, *statuses: str) -> int:
+        """How many of their cells have one of these statuses."""
+        return sum(row.cell.status in statuses for row in self.rows)
+
+    @property
+    def tested(self) -> int:
+        """How many of their cells were measured."""
+        return len(self.rows) - self.count(*NOT_TESTED)
+
+    @property
+    def beyond(self) -> int:
+        """How many are beyond their bound, or gave no result, on record or not."""
+        return self.count("XFAIL", *(FAILING - {"XPASS"}))
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A run judged by the recorded deviations: what every output format is made from."""
 
     merged: Merged
     summary: Summary
     uses: tuple[deviations.DeviationUse, ...] = ()
+    builtins: Builtins | None = None
 
 
 def prepare(
@@ -69,7 +92,21 @@ def prepare(
 ) -> Report:
     """Judge a merged run by the record; ``required`` names platforms that must be in it."""
     judged, uses = deviations.apply(merged, recorded)
-    return Report(merged=judged, summary=results.summarise(judged, required), uses=uses)
+    theirs = tuple(row for row in judged.rows if row.cell.subject != OURS)
+    # What follows, the verdict above all, never sees a cell that is not of ours.
+    ours = msgspec.structs.replace(
+        judged, rows=tuple(row for row in judged.rows if row.cell.subject == OURS)
+    )
+    return Report(
+        merged=ours,
+        summary=results.summarise(ours, required),
+        uses=tuple(use for use in uses if OURS in use.deviation.subjects),
+        builtins=Builtins(
+            rows=theirs, uses=tuple(use for use in uses if OURS not in use.deviation.subjects)
+        )
+        if theirs
+        else None,
+    )
 
 
 def write_reports(report: Report, folder: str | os.PathLike[str]) -> dict[str, Path]:
