@@ -203,9 +203,7 @@ class _Probe:
             make, lambda dtype: {name: _port(p, dtype) for name, p in (ports or {}).items()}
         )
 
-    def native(
-        self, name: str, arguments: Mapping[str, Any], order: tuple[str, ...]
-    ) -> Subject:
+    def native(self, name: str, arguments: Mapping[str, Any], order: tuple[str, ...]) -> Subject:
         """The framework's own loss, unreduced, made with these arguments.
 
         ``order`` names the inputs as it takes them, one after another.

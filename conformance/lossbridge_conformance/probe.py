@@ -85,9 +85,7 @@ class Probe(Protocol):
 class NativeProbe(Probe, Protocol):
     """A platform that also shows its framework's own losses, which a backend need not do."""
 
-    def native(
-        self, name: str, arguments: Mapping[str, Any], order: tuple[str, ...]
-    ) -> Subject:
+    def native(self, name: str, arguments: Mapping[str, Any], order: tuple[str, ...]) -> Subject:
         """A built-in by the name of its witness, made with ``arguments``, its reduction off.
 
         ``order`` names the inputs, as its witness calls them, in the order in which it takes them.

@@ -388,8 +388,8 @@ def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Tru
             rules = any(taken.any() for _, taken in merged.values())
             results = {n: r for n, (r, _) in merged.items()}
         # Only the agreement of our platforms asks for kinks.
-        ours = subject.builtin is None
-        kinks = _kinks(subject, written, inputs, results) if call.stratum == "special" and ours else {}
+        kinked = call.stratum == "special" and subject.builtin is None
+        kinks = _kinks(subject, written, inputs, results) if kinked else {}
         for dtype in wanted:
             flushed = measure.flushed_inputs(written, inputs, dtype)
             accepted = None

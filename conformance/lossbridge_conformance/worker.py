@@ -77,14 +77,7 @@ def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[
     key = task["subject"]
     if key not in subjects:
         subjects.clear()  # tasks come ordered by subject; frameworks keep what they compiled
-        subjects[key] = _native(probe, task["native"]) if task.get("native") else probe.subject(
-            task["spec"],
-            task["params"],
-            reduction=task["reduction"],
-            normalizer=task["normalizer"],
-            weights=task["weights"],
-            ports=task["ports"],
-        )
+        subjects[key] = _subject(probe, task)
     asked = [task["wrt"]]
     if task.get("native"):
         asked.append(task["wrt"][:1])  # some have no derivative in their targets, and then raise
@@ -100,11 +93,20 @@ def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[
     raise raised[0]
 
 
-def _native(probe: Any, wanted: Mapping[str, Any]) -> Any:
-    """The framework's own loss; a probe need not have any."""
+def _subject(probe: Any, task: Mapping[str, Any]) -> Any:
+    """One of our losses, or the framework's own, which a probe need not have."""
+    if not task.get("native"):
+        return probe.subject(
+            task["spec"],
+            task["params"],
+            reduction=task["reduction"],
+            normalizer=task["normalizer"],
+            weights=task["weights"],
+            ports=task["ports"],
+        )
     if not hasattr(probe, "native"):
         raise UnsupportedError(f"the probe of {probe.name} has no losses of its framework's own")
-    return probe.native(**wanted)
+    return probe.native(**task["native"])
 
 
 def _train(probe: Any, task: Mapping[str, Any]) -> dict[str, Any]:
