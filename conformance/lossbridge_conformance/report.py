@@ -36,6 +36,7 @@ from lossbridge_conformance.results import (
     Cell,
     Merged,
     Row,
+    Status,
     Summary,
     badness,
     place,
@@ -223,6 +224,7 @@ class Gain:
 
     theirs: Row
     ours: Row
+    reason: str
 
     @property
     def share(self) -> float:
@@ -236,13 +238,14 @@ def gains(report: Report, limit: int = WORST_ROWS) -> list[Gain]:
     if report.builtins is None:
         return []
     ours = {_place(row.cell): row for row in report.merged.rows if row.cell.track == "stability"}
+    reasons = {use.deviation.id: use.deviation.reason for use in report.builtins.uses}
     best: dict[tuple[str, str, str], Gain] = {}
     for row in report.builtins.rows:
         beside = ours.get(_place(row.cell))
         beyond = row.cell.status in FAILING | {"XFAIL"}
         if row.cell.stratum != "practical" or beside is None or not beyond:
             continue
-        gain = Gain(row, beside)
+        gain = Gain(row, beside, reasons.get(row.cell.deviation or "", row.cell.detail))
         key = (row.cell.loss, row.cell.subject, row.cell.quantity)
         if gain.share > 0.0 and (key not in best or gain.share > best[key].share):
             best[key] = gain
@@ -453,8 +456,8 @@ def markdown(report: Report, limit: int = MARKDOWN_LIMIT) -> str:
             f"{builtins_text(report.builtins)} They have no part in the verdict.",
             "The largest differences on ordinary inputs, in bits:",
             "",
-            "| the framework's own | quantity | dtype | mode | its bits | ours | bound |",
-            "| --- | --- | --- | --- | ---: | ---: | ---: |",
+            "| the framework's own | quantity | dtype | mode | its bits | ours | bound | why |",
+            "| --- | --- | --- | --- | ---: | ---: | ---: | --- |",
         ]
         parts.append(("\n".join(lines), [_markdown_gain(g) for g in gains(report)], ""))
 
@@ -540,6 +543,7 @@ def _markdown_gain(gain: Gain) -> str:
         bits_text(cell.bits),
         bits_text(gain.ours.cell.bits),
         bits_text(cell.bound),
+        code(gain.reason, 160),
     )
     return f"| {' | '.join(values)} |"
 
@@ -863,6 +867,8 @@ def _versus(report: Report) -> Grid:
     A loss with several built-ins on a platform has as many lines.
     """
     theirs = () if report.builtins is None else report.builtins.rows
+    uses = () if report.builtins is None else report.builtins.uses
+    recorded = {use.deviation.id: use.deviation.status for use in uses}
     ours: dict[tuple[str, ...], list[Row]] = {}
     for row in report.merged.rows:
         if row.cell.track == "stability":
@@ -892,7 +898,7 @@ def _versus(report: Report) -> Grid:
                     cells.append(None)
                     continue
                 beside = ours.get((loss, group.key, sub), [])
-                cell = _versus_cell(f"versus-{len(panels)}", group, sub, beside, rows)
+                cell = _versus_cell(f"versus-{len(panels)}", group, sub, beside, rows, recorded)
                 cells.append(cell)
                 panels.append(cell)
         everyone = [row for rows in columns.values() for row in rows]
@@ -914,7 +920,12 @@ def _versus(report: Report) -> Grid:
 
 
 def _versus_cell(
-    anchor: str, group: Group, sub: str, ours: Sequence[Row], theirs: Sequence[Row]
+    anchor: str,
+    group: Group,
+    sub: str,
+    ours: Sequence[Row],
+    theirs: Sequence[Row],
+    recorded: Mapping[str, Status],
 ) -> GridCell:
     """Both sides over the same modes and strata."""
     places = {(row.cell.mode, row.cell.stratum) for row in theirs}
@@ -922,11 +933,19 @@ def _versus_cell(
     pairs = []
     for quantity in ("value", "gradient"):
         for rows in (ours, theirs):
-            cells = [row.cell for row in rows if row.cell.quantity == quantity]
-            style = look(max(cells, key=badness)) if cells else "untested"
-            # On record or not, it is what a user of the built-in loses.
-            style = "beyond" if rows is theirs and style == "known" else style
-            pairs.append((_quantity_text(rows, quantity), style))
+            held = [row for row in rows if row.cell.quantity == quantity]
+            if not held:
+                pairs.append(("·", "untested"))
+                continue
+            worst = max(held, key=_row_badness)
+            style = look(worst.cell)
+            if rows is theirs and worst.cell.status == "XFAIL":
+                # On record or not, it is what a user of the built-in loses.
+                style = "beyond"
+                status = recorded.get(worst.cell.deviation or "", "FAIL")
+                cell = msgspec.structs.replace(worst.cell, status=status)
+                held = [msgspec.structs.replace(worst, cell=cell)]
+            pairs.append((_quantity_text(held, quantity), style))
     made = _grid_cell(anchor, theirs[0].cell.subject, group, sub, theirs, True)
     words = [f"{who} {text}" for (text, _), who in zip(pairs, ("ours", "its own") * 2, strict=True)]
     return replace(
