@@ -16,8 +16,10 @@ import numpy as np
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
 from lossbridge.frontdoor import forms
+from lossbridge.migrate.sides import original
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
+from lossbridge.witnesses import find
 from lossbridge_jax.lowering import LOWERING
 from lossbridge_jax.native import Loss, compile
 from lossbridge_jax.train import train
@@ -198,17 +200,13 @@ class _Probe:
             ports=lambda dtype: {name: _port(p, dtype) for name, p in (ports or {}).items()},
         )
 
-    def witness(self, name: str, **arguments: Any) -> Subject | None:
-        """optax's own loss of that name, or None where it has none."""
-        losses = importlib.import_module("optax").losses
-        function = getattr(losses, name, None)
-        if function is None or name.startswith("_"):
-            return None
+    def native(self, name: str, arguments: Mapping[str, Any], order: tuple[str, ...]) -> Subject:
+        """The framework's own loss, unreduced, made with these arguments.
 
-        def run(**inputs: Any) -> Any:
-            return function(*inputs.values(), **arguments)
-
-        return Subject(run)
+        ``order`` names the inputs as it takes them, one after another.
+        """
+        function = original(find(name), arguments)
+        return Subject(lambda **inputs: function(*(inputs[n] for n in order)))
 
 
 class _Lazily:

@@ -14,8 +14,10 @@ import tensorflow as tf
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
 from lossbridge.frontdoor import Bound
+from lossbridge.migrate.sides import original
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
+from lossbridge.witnesses import find
 from lossbridge_keras.ejected import eject, source
 from lossbridge_keras.lowering import LOWERING
 from lossbridge_keras.native import compile
@@ -201,16 +203,16 @@ class _Probe:
             make, lambda dtype: {name: _port(p, dtype) for name, p in (ports or {}).items()}
         )
 
-    def witness(self, name: str, **arguments: Any) -> Subject | None:
-        """Keras's own loss of that name, called (target, prediction); None where it has none."""
-        found = getattr(keras.losses, name, None)
-        if not (isinstance(found, type) and issubclass(found, keras.losses.Loss)):
-            return None
+    def native(self, name: str, arguments: Mapping[str, Any], order: tuple[str, ...]) -> Subject:
+        """The framework's own loss, unreduced, made with these arguments.
+
+        ``order`` names the inputs as it takes them, one after another.
+        """
 
         def make(dtype: str) -> tuple[Callable[..., Any], Mapping[str, Any]]:
             # Without a dtype Keras would compute in float32 whatever it is given.
-            native = found(**{"reduction": "none", "dtype": dtype, **arguments})
-            return lambda **inputs: native(*list(inputs.values())[::-1]), {}
+            loss = original(find(name), {**arguments, "dtype": dtype})
+            return lambda **inputs: loss(*(inputs[n] for n in order)), {}
 
         return Subject(make)
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
 from lossbridge.frontdoor import Bound, has_class_axis
+from lossbridge.migrate.sides import original
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
+from lossbridge.witnesses import find
 from lossbridge_torch.ejected import eject, source
 from lossbridge_torch.lowering import LOWERING
 from lossbridge_torch.native import compile as compile_loss
@@ -211,19 +213,15 @@ class _Probe:
             ports=lambda kind: {name: _port(p, kind) for name, p in (ports or {}).items()},
         )
 
-    def witness(self, name: str, **arguments: Any) -> Subject | None:
-        """torch's own loss of that name, or None where it has none."""
-        own = getattr(torch.nn, name, None)
-        if own is None or not name.endswith("Loss"):
-            return None
+    def native(self, name: str, arguments: Mapping[str, Any], order: tuple[str, ...]) -> Subject:
+        """The framework's own loss, unreduced, made with these arguments.
+
+        ``order`` names the inputs as it takes them, one after another.
+        """
 
         def make(kind: torch.dtype) -> Callable[..., Any]:
-            module = own(**arguments)
-
-            def run(**inputs: Any) -> Any:
-                return module(*inputs.values())
-
-            return run
+            module = original(find(name), arguments).to(kind)
+            return lambda **inputs: module(*(inputs[n] for n in order))
 
         return Subject(make)
 

@@ -21,6 +21,7 @@ from lossbridge.versions import clauses, within
 from lossbridge_conformance.results import (
     FAILING,
     NOT_TESTED,
+    OURS,
     Cell,
     Merged,
     Name,
@@ -34,6 +35,7 @@ from lossbridge_conformance.results import (
 
 DEVIATIONS_SCHEMA = "lossbridge-deviations/1"
 DEVIATIONS_FILE = Path(__file__).with_name("deviations.json")
+BUILTINS_FILE = Path(__file__).with_name("builtin_deviations.json")
 
 
 class Deviation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,6 +48,7 @@ class Deviation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=20_000)]
+    subjects: tuple[Name, ...] = (OURS,)
     platforms: tuple[Name, ...] = ()
     modes: tuple[Name, ...] = ()
     losses: tuple[Name, ...] = ()
@@ -71,6 +74,7 @@ class Deviation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return all(
             not accepted or actual in accepted
             for accepted, actual in (
+                (self.subjects, cell.subject),
                 (self.platforms, cell.platform),
                 (self.modes, cell.mode),
                 (self.losses, cell.loss),
@@ -186,6 +190,11 @@ def load(path: str | os.PathLike[str] = DEVIATIONS_FILE) -> tuple[Deviation, ...
     return deviations
 
 
+def recorded() -> tuple[Deviation, ...]:
+    """All that is on record: of ours, and of the frameworks' own losses."""
+    return (*load(), *load(BUILTINS_FILE))
+
+
 def match(
     cell: Cell, versions: Mapping[str, str], deviations: Sequence[Deviation]
 ) -> Deviation | None:
@@ -275,12 +284,14 @@ def _use(deviation: Deviation, rows: Sequence[Row], merged: Merged) -> Deviation
         if deviation.names(row.cell) and row.cell.status not in NOT_TESTED
     ]
     if not named:
+        subjects = {row.cell.subject for row in merged.rows}
         platforms = {source.platform for source in merged.sources}
         losses = {row.cell.loss for row in merged.rows}
         dtypes = {row.cell.dtype for row in merged.rows}
         asked = all(
             not wanted or bool(set(wanted) & had)
             for wanted, had in (
+                (deviation.subjects, subjects),
                 (deviation.platforms, platforms),
                 (deviation.losses, losses),
                 (deviation.dtypes, dtypes),

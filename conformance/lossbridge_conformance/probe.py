@@ -82,6 +82,18 @@ class Probe(Protocol):
         ...
 
 
+class NativeProbe(Probe, Protocol):
+    """A platform that also shows its framework's own losses, which a backend need not do."""
+
+    def native(self, name: str, arguments: Mapping[str, Any], order: tuple[str, ...]) -> Subject:
+        """A built-in by the name of its witness, made with ``arguments``, its reduction off.
+
+        ``order`` names the inputs, as its witness calls them, in the order in which it takes them.
+        It may raise on inputs that it refuses, and where a gradient is asked for that it lacks.
+        """
+        ...
+
+
 def registered() -> dict[str, EntryPoint]:
     """The probes of all installed backends, by name, none of them loaded."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -15,7 +15,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,15 +25,18 @@ import markupsafe
 import msgspec
 
 from lossbridge_conformance import chart, deviations, results
+from lossbridge_conformance.formats import FORMATS
 from lossbridge_conformance.results import (
     DTYPE_ORDER,
     FAILING,
     MODE_ORDER,
     NOT_TESTED,
+    OURS,
     PLATFORM_ORDER,
     Cell,
     Merged,
     Row,
+    Status,
     Summary,
     badness,
     place,
@@ -54,12 +57,34 @@ NAMES = {
 }
 
 
+class Builtins(msgspec.Struct, frozen=True, kw_only=True):
+    """The frameworks' own losses in a run: shown beside ours, and never part of the verdict."""
+
+    rows: tuple[Row, ...]
+    uses: tuple[deviations.DeviationUse, ...] = ()
+
+    def count(self, *statuses: str) -> int:
+        """How many of their cells have one of these statuses."""
+        return sum(row.cell.status in statuses for row in self.rows)
+
+    @property
+    def tested(self) -> int:
+        """How many of their cells were measured."""
+        return len(self.rows) - self.count(*NOT_TESTED)
+
+    @property
+    def beyond(self) -> int:
+        """How many are beyond their bound, or gave no result, on record or not."""
+        return self.count("XFAIL", *(FAILING - {"XPASS"}))
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A run judged by the recorded deviations: what every output format is made from."""
 
     merged: Merged
     summary: Summary
     uses: tuple[deviations.DeviationUse, ...] = ()
+    builtins: Builtins | None = None
 
 
 def prepare(
@@ -69,7 +94,21 @@ def prepare(
 ) -> Report:
     """Judge a merged run by the record; ``required`` names platforms that must be in it."""
     judged, uses = deviations.apply(merged, recorded)
-    return Report(merged=judged, summary=results.summarise(judged, required), uses=uses)
+    theirs = tuple(row for row in judged.rows if row.cell.subject != OURS)
+    # What follows, the verdict above all, never sees a cell that is not of ours.
+    ours = msgspec.structs.replace(
+        judged, rows=tuple(row for row in judged.rows if row.cell.subject == OURS)
+    )
+    return Report(
+        merged=ours,
+        summary=results.summarise(ours, required),
+        uses=tuple(use for use in uses if OURS in use.deviation.subjects),
+        builtins=Builtins(
+            rows=theirs, uses=tuple(use for use in uses if OURS not in use.deviation.subjects)
+        )
+        if theirs
+        else None,
+    )
 
 
 def write_reports(report: Report, folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -161,6 +200,63 @@ def counts_text(summary: Summary) -> str:
     )
 
 
+def builtins_text(builtins: Builtins) -> str:
+    """How the frameworks' own losses did."""
+    told = {
+        "on record": builtins.count("XFAIL"),
+        "new": builtins.count("FAIL", "NAN", "RAISES", "CRASH"),
+    }
+    better = builtins.count("XPASS")
+    of_these = ", ".join(f"{count:,} {what}" for what, count in told.items())
+    text = (
+        f"The frameworks' own losses: {builtins.beyond:,} of {builtins.tested:,} cells beyond "
+        f"their bound ({of_these})"
+    )
+    if better:
+        text += f", and {better:,} better than recorded"
+    stale = [printable(u.deviation.id, 200) for u in builtins.uses if u.state == "stale"]
+    return f"{text}{'; no longer so: ' + ', '.join(stale) if stale else ''}."
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one built-in loses that ours keeps: its cell, and ours beside it."""
+
+    theirs: Row
+    ours: Row
+    reason: str
+
+    @property
+    def share(self) -> float:
+        """The bits between them, of those the format has."""
+        bits = [row.cell.bits or 0.0 for row in (self.theirs, self.ours)]
+        return (bits[0] - bits[1]) / FORMATS[self.theirs.cell.dtype].width
+
+
+def gains(report: Report, limit: int = WORST_ROWS) -> list[Gain]:
+    """The largest differences on ordinary inputs, one for each built-in and quantity."""
+    if report.builtins is None:
+        return []
+    ours = {_place(row.cell): row for row in report.merged.rows if row.cell.track == "stability"}
+    reasons = {use.deviation.id: use.deviation.reason for use in report.builtins.uses}
+    best: dict[tuple[str, str, str], Gain] = {}
+    for row in report.builtins.rows:
+        beside = ours.get(_place(row.cell))
+        beyond = row.cell.status in FAILING | {"XFAIL"}
+        if row.cell.stratum != "practical" or beside is None or not beyond:
+            continue
+        gain = Gain(row, beside, reasons.get(row.cell.deviation or "", row.cell.detail))
+        key = (row.cell.loss, row.cell.subject, row.cell.quantity)
+        if gain.share > 0.0 and (key not in best or gain.share > best[key].share):
+            best[key] = gain
+    return sorted(best.values(), key=lambda gain: gain.share, reverse=True)[:limit]
+
+
+def _place(cell: Cell) -> tuple[str, ...]:
+    """Where a cell stands, whoever's it is."""
+    return (cell.loss, cell.platform, cell.mode, cell.dtype, cell.quantity, cell.stratum)
+
+
 def worst_text(summary: Summary) -> str:
     """Which cell is worst, and by how much."""
     if summary.worst is None:
@@ -202,6 +298,8 @@ def first_lines(report: Report) -> str:
     stale = [printable(use.deviation.id, 200) for use in report.uses if use.state == "stale"]
     if stale:
         lines.append(f"Stale deviations, to be removed: {', '.join(stale)}.")
+    if report.builtins is not None:
+        lines.append(f"{builtins_text(report.builtins)} They have no part in the verdict.")
     lines.append(counts_text(summary))
     return "\n".join(lines)
 
@@ -232,6 +330,15 @@ def summary_json(report: Report) -> bytes:
         "notes": list(report.merged.notes),
         "stale_deviations": [use.deviation.id for use in report.uses if use.state == "stale"],
     }
+    theirs = report.builtins
+    if theirs is not None:
+        record["native"] = {
+            "tested": theirs.tested,
+            "beyond": theirs.beyond,
+            "recorded": theirs.count("XFAIL"),
+            "better": theirs.count("XPASS"),
+            "stale_deviations": [u.deviation.id for u in theirs.uses if u.state == "stale"],
+        }
     return msgspec.json.encode(results.spell(record)) + b"\n"
 
 
@@ -342,6 +449,18 @@ def markdown(report: Report, limit: int = MARKDOWN_LIMIT) -> str:
     rows = [_markdown_row(row) for row in failing[:WORST_ROWS]]
     parts.append(("\n".join(lines), rows, ""))
 
+    if report.builtins is not None:
+        lines = [
+            "### Ours and the frameworks' own",
+            "",
+            f"{builtins_text(report.builtins)} They have no part in the verdict.",
+            "The largest differences on ordinary inputs, in bits:",
+            "",
+            "| the framework's own | quantity | dtype | mode | its bits | ours | bound | why |",
+            "| --- | --- | --- | --- | ---: | ---: | ---: | --- |",
+        ]
+        parts.append(("\n".join(lines), [_markdown_gain(g) for g in gains(report)], ""))
+
     labels = list(dict.fromkeys(row.label for row in report.merged.rows))
     labels.sort(key=lambda label: place(label, PLATFORM_ORDER))
     labels = labels[:24]
@@ -414,6 +533,21 @@ def _markdown_row(row: Row) -> str:
     return f"| {_SIGNS[cell.status]} | {' | '.join(values)} |"
 
 
+def _markdown_gain(gain: Gain) -> str:
+    cell = gain.theirs.cell
+    values = (
+        code(cell.subject, 100),
+        code(cell.quantity, 40),
+        code(cell.dtype, 40),
+        code(f"{gain.theirs.label} {cell.mode}", 60),
+        bits_text(cell.bits),
+        bits_text(gain.ours.cell.bits),
+        bits_text(cell.bound),
+        code(gain.reason, 160),
+    )
+    return f"| {' | '.join(values)} |"
+
+
 def _markdown_cell(rows: Sequence[Row]) -> str:
     if not rows:
         return "·"
@@ -477,6 +611,7 @@ class GridCell:
     judgements: Sequence[Judgement] = ()
     evidence: Sequence[Evidence] = ()
     heading: str = ""
+    pairs: Sequence[tuple[str, str]] = ()  # text and style: ours and theirs, value and gradient
 
 
 @dataclass(frozen=True)
@@ -498,6 +633,7 @@ class Line:
     look: str
     weight: float
     cells: Sequence[GridCell | None]
+    small: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -725,6 +861,105 @@ def _grid_cell(
     )
 
 
+def _versus(report: Report) -> Grid:
+    """Losses against platforms and dtypes: ours and the built-in, side by side.
+
+    A loss with several built-ins on a platform has as many lines.
+    """
+    theirs = () if report.builtins is None else report.builtins.rows
+    uses = () if report.builtins is None else report.builtins.uses
+    recorded = {use.deviation.id: use.deviation.status for use in uses}
+    ours: dict[tuple[str, ...], list[Row]] = {}
+    for row in report.merged.rows:
+        if row.cell.track == "stability":
+            ours.setdefault((row.cell.loss, row.label, row.cell.dtype), []).append(row)
+    held: dict[tuple[str, int], dict[tuple[str, str], list[Row]]] = {}
+    named: dict[tuple[str, str], list[str]] = {}
+    subs: dict[str, set[str]] = {}
+    for row in theirs:
+        names = named.setdefault((row.cell.loss, row.label), [])
+        if row.cell.subject not in names:
+            names.append(row.cell.subject)
+        line = held.setdefault((row.cell.loss, names.index(row.cell.subject)), {})
+        line.setdefault((row.label, row.cell.dtype), []).append(row)
+        subs.setdefault(row.label, set()).add(row.cell.dtype)
+    groups = [
+        Group(label, printable(label, 80), "", sorted(subs[label], key=_dtype_place))
+        for label in sorted(subs, key=_label_place)
+    ]
+    lines: list[Line] = []
+    panels: list[GridCell] = []
+    for (loss, _), columns in sorted(held.items()):
+        cells: list[GridCell | None] = []
+        for group in groups:
+            for sub in group.subs:
+                rows = columns.get((group.key, sub))
+                if rows is None:
+                    cells.append(None)
+                    continue
+                beside = ours.get((loss, group.key, sub), [])
+                cell = _versus_cell(f"versus-{len(panels)}", group, sub, beside, rows, recorded)
+                cells.append(cell)
+                panels.append(cell)
+        everyone = [row for rows in columns.values() for row in rows]
+        worst = max(everyone, key=_row_badness).cell
+        lines.append(
+            Line(
+                name=printable(loss, 120),
+                title=printable(worst.class_, 120),
+                look=look(worst),
+                weight=_weight(worst),
+                cells=cells,
+                small=[
+                    printable(name, 120)
+                    for name in dict.fromkeys(row.cell.subject for row in everyone)
+                ],
+            )
+        )
+    return Grid("versus", groups, lines, panels)
+
+
+def _versus_cell(
+    anchor: str,
+    group: Group,
+    sub: str,
+    ours: Sequence[Row],
+    theirs: Sequence[Row],
+    recorded: Mapping[str, Status],
+) -> GridCell:
+    """Both sides over the same modes and strata."""
+    places = {(row.cell.mode, row.cell.stratum) for row in theirs}
+    ours = [row for row in ours if (row.cell.mode, row.cell.stratum) in places]
+    pairs = []
+    for quantity in ("value", "gradient"):
+        for rows in (ours, theirs):
+            held = [row for row in rows if row.cell.quantity == quantity]
+            if not held:
+                pairs.append(("·", "untested"))
+                continue
+            worst = max(held, key=_row_badness)
+            style = look(worst.cell)
+            if rows is theirs and worst.cell.status == "XFAIL":
+                # On record or not, it is what a user of the built-in loses.
+                style = "beyond"
+                status = recorded.get(worst.cell.deviation or "", "FAIL")
+                cell = msgspec.structs.replace(worst.cell, status=status)
+                held = [msgspec.structs.replace(worst, cell=cell)]
+            pairs.append((_quantity_text(held, quantity), style))
+    made = _grid_cell(anchor, theirs[0].cell.subject, group, sub, theirs, True)
+    words = [f"{who} {text}" for (text, _), who in zip(pairs, ("ours", "its own") * 2, strict=True)]
+    return replace(
+        made,
+        pairs=pairs,
+        title=f"{made.heading}: value {', '.join(words[:2])}; gradient {', '.join(words[2:])}",
+        judgements=[_judgement(row) for row in (*ours, *theirs)],
+    )
+
+
+def _dtype_place(dtype: str) -> tuple[int, str]:
+    return place(dtype, DTYPE_ORDER)
+
+
 def html(report: Report) -> str:
     """One page with everything in it, which loads nothing."""
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
@@ -775,6 +1010,10 @@ def html(report: Report) -> str:
         sources=report.merged.sources,
         versions_text=_versions_text,
         stability=stability,
+        versus=_versus(report),
+        builtins=report.builtins,
+        builtins_text=builtins_text,
+        gains=gains(report),
         agreement=agreement,
         contract=contract,
         worst=[(_judgement(row), _case_entries(row.case)) for row in worst[:WORST_ROWS]],

@@ -22,6 +22,8 @@ from lossbridge.errors import LossbridgeError, OutputError, shown
 SCHEMA_NAME = "lossbridge-results/1"
 SCHEMA_FILE = Path(__file__).with_name("schema") / "results-v1.json"
 
+OURS = "ours"  # whose loss a cell is of, where it is not a framework's own
+
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_DEPTH = 32  # of the free-form parts; a deeper case description is an attack, not a description
 
@@ -86,11 +88,14 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     ``bits`` is the worst judged error (condition number already taken off); it may be infinite,
     and is None where no number applies. ``worst_case`` names an entry of the file's ``cases``.
+    ``subject`` is ``ours``, or the framework's own loss that was measured on the cases of ``loss``,
+    such as ``torch.nn.MSELoss()``.
     """
 
     id: Name
     track: Track
     loss: Name
+    subject: Name = OURS
     class_: Name = msgspec.field(name="class", default="")
     platform: Name
     mode: Name = ""
@@ -151,11 +156,19 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 def cell_id(
-    track: str, loss: str, platform: str, mode: str, dtype: str, quantity: str, stratum: str
+    track: str,
+    loss: str,
+    platform: str,
+    mode: str,
+    dtype: str,
+    quantity: str,
+    stratum: str,
+    subject: str = OURS,
 ) -> str:
     """The canonical id of a cell: its coordinates, joined by slashes, empty ones left out."""
+    who = "" if subject == OURS else subject
     return "/".join(
-        part for part in (track, loss, platform, mode, dtype, quantity, stratum) if part
+        part for part in (track, loss, who, platform, mode, dtype, quantity, stratum) if part
     )
 
 
@@ -535,6 +548,7 @@ def _row_order(row: Row) -> tuple[Any, ...]:
     cell = row.cell
     return (
         cell.loss,
+        cell.subject != OURS,
         row.source,
         row.label,
         place(cell.mode, MODE_ORDER),

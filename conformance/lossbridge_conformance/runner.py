@@ -27,6 +27,7 @@ from lossbridge_conformance import (
     converge,
     derivatives,
     deviations,
+    natives,
     report,
     stability,
 )
@@ -46,12 +47,13 @@ from lossbridge_conformance.subjects import (
     Skipped,
     Subject,
     Truths,
-    cached_truths,
+    all_truths,
     chosen,
 )
 from lossbridge_conformance.workers import Worker, modes_of, run_all
 
 TRACKS = ("stability", "agreement", "contract", "convergence")
+SUBJECTS = ("ours", "native")
 TRAINERS = ("torch", "keras", "jax")  # platforms with a front door to train through
 CURVES = ("aligned", "defaults", "defaults:scaled", *converge.CONTROLS)
 QUICK_CURVES = ("aligned",)
@@ -63,14 +65,16 @@ def run(
     losses: Sequence[str] = (),
     dtypes: Sequence[str] = (),
     tracks: Sequence[str] = (),
+    subjects: Sequence[str] = ("ours",),
     out: Path = Path("conformance-report"),
     quick: bool = False,
     as_json: bool = False,
 ) -> int:
     """Measure, write the report into ``out``, print its first lines; returns the exit code."""
     measured = measure_all(
-        platforms=platforms, losses=losses, dtypes=dtypes, tracks=tracks, out=out, quick=quick
-    )
+        platforms=platforms, losses=losses, dtypes=dtypes, tracks=tracks, subjects=subjects,
+        out=out, quick=quick,
+    )  # fmt: skip
     if as_json:
         print(report.summary_json(measured).decode(), end="")
     else:
@@ -85,11 +89,16 @@ def measure_all(
     losses: Sequence[str] = (),
     dtypes: Sequence[str] = (),
     tracks: Sequence[str] = (),
+    subjects: Sequence[str] = ("ours",),
     out: Path,
     quick: bool = False,
 ) -> report.Report:
     """The run itself: the merged, judged results, written to ``out``."""
     dtypes = _known("dtype", dtypes, DTYPES)
+    if "ours" not in _known("subject", subjects, SUBJECTS):
+        raise ArgumentError(
+            "the frameworks' own losses are measured beside ours; write --subjects ours,native"
+        )
     tracks = _known("track", tracks, TRACKS)
     probes = registered()
     wanted = list(dict.fromkeys(platforms)) or sorted(probes)
@@ -102,7 +111,8 @@ def measure_all(
             f"registered are {', '.join(sorted(probes)) or 'none'}"
         )
     cache = _folder(out)
-    subjects, skipped = chosen(losses, cache, settings=not quick)
+    measured, skipped = chosen(losses, cache, settings=not quick)
+    builtins = natives.chosen(measured, list(present)) if "native" in subjects else []
     with (
         tempfile.TemporaryDirectory() as temporary,
         # A fresh process each: this one has threads, which a fork would not survive.
@@ -110,17 +120,17 @@ def measure_all(
     ):
         # The contract is checked in float64 whatever is asked for.
         asked = tuple(d for d in DTYPES if d in dtypes or d == "float64")
-        jobs = [(subject, asked, str(cache)) for subject in subjects]
-        truths: Truths = dict(
-            zip((s.name for s in subjects), pool.map(cached_truths, jobs), strict=True)
-        )
-        contracts = [Contract(s, truths) for s in subjects] if "contract" in tracks else []
-        training = _training(subjects, quick) if "convergence" in tracks else []
+        truths: Truths = all_truths(measured, builtins, asked, dtypes, cache, pool)
+        contracts = [Contract(s, truths) for s in measured] if "contract" in tracks else []
+        training = _training(measured, quick) if "convergence" in tracks else []
         workers = []
         for name, modes in present.items():
             tasks: list[dict[str, Any]] = []
             if {"stability", "agreement"} & set(tracks):
-                for subject in subjects:
+                for subject in measured:
+                    tasks += stability.tasks(subject, modes, dtypes, quick)
+            if "stability" in tracks:
+                for subject in natives.at_home(builtins, name):
                     tasks += stability.tasks(subject, modes, dtypes, quick)
             for contract in contracts:
                 tasks += contract.tasks(modes[0], quick)
@@ -128,19 +138,18 @@ def measure_all(
                 tasks += training
             workers.append(Worker(name, modes, tasks, Path(temporary)))
         run_all(workers)
-        stability.excuse(workers, subjects, truths, pool)
-        slopes = list(pool.map(derivatives.cell, subjects)) if contracts else []
+        stability.excuse(workers, [*measured, *builtins], truths, pool)
+        slopes = list(pool.map(derivatives.cell, measured)) if contracts else []
     files = [
-        _results(worker, subjects, skipped, dtypes, truths, contracts, tracks, quick)
+        _results(worker, measured, builtins, skipped, dtypes, truths, contracts, tracks, quick)
         for worker in workers
     ]
     extra: list[Any] = list(slopes)
     if "agreement" in tracks:
-        extra += agreement.cells(workers, subjects, dtypes, truths)
-    extra += _converged(workers, subjects, training)
-    recorded = deviations.load()
+        extra += agreement.cells(workers, measured, dtypes, truths)
+    extra += _converged(workers, measured, training)
     merged = with_cells(merge(files), extra)
-    judged = report.prepare(merged, recorded, required=wanted)
+    judged = report.prepare(merged, deviations.recorded(), required=wanted)
     for results in files:
         write(results, out / f"results-{results.platform}.json")
     # What no single platform could say, so that a later report of these files has it too.
@@ -179,6 +188,7 @@ def _folder(out: Path) -> Path:
 def _results(
     worker: Worker,
     subjects: Sequence[Subject],
+    builtins: Sequence[Subject],
     skipped: Sequence[Skipped],
     dtypes: Sequence[str],
     truths: Truths,
@@ -190,7 +200,8 @@ def _results(
     examples: dict[str, Any] = {}
     cells: list[Cell] = []
     if "stability" in tracks:
-        cells += stability.cells(worker, subjects, dtypes, truths, examples, quick)
+        both = [*subjects, *natives.at_home(builtins, worker.platform)]
+        cells += stability.cells(worker, both, dtypes, truths, examples, quick)
         cells += stability.skipped_cells(worker, skipped)
     for contract in contracts:
         cells += contract.cells(worker)

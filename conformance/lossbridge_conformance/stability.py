@@ -13,7 +13,7 @@ import numpy as np
 from lossbridge_conformance import cases, measure
 from lossbridge_conformance.formats import FORMATS, round_floats
 from lossbridge_conformance.oracle import Rounded
-from lossbridge_conformance.results import Cell, Status, cell_id
+from lossbridge_conformance.results import OURS, Cell, Status, cell_id
 from lossbridge_conformance.subjects import (
     DTYPES,
     HALVES,
@@ -47,6 +47,7 @@ CROSSING = (
     "the rule for half precision does not apply"
 )
 QUICK = "not part of a quick run"
+BUILTIN = "the frameworks' own losses are measured on the practical and the special cases"
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -70,7 +71,7 @@ def tasks(
             for at, call in enumerate(subject.calls):
                 if subject.rounds_inside and call.group in HALVES:
                     continue
-                if dtype in _dtypes_of(call, dtypes) and not _left_out(
+                if dtype in _dtypes_of(subject, call, dtypes) and not _left_out(
                     subject, modes, mode, dtype, call, quick
                 ):
                     batches.setdefault(_beside(subject, at), []).append(at)
@@ -82,7 +83,7 @@ def tasks(
 def _beside(subject: Subject, at: int) -> Any:
     """A key that is equal for calls whose samples may lie side by side in one."""
     call = subject.calls[at]
-    if call.sample_axis is None or subject.spec.weights or subject.tree:
+    if call.sample_axis is None or subject.spec.weights or subject.tree or subject.mixes:
         return at
     shapes = [
         tuple(n for n, axis in zip(x.shape, subject.kinds[name].axes, strict=True)
@@ -135,15 +136,19 @@ def _together(subject: Subject, parts: list[dict[str, Any]], sample: str | None)
 
 def base(subject: Subject) -> dict[str, Any]:
     """What all tasks of a loss have in common."""
+    own = subject.builtin
     return {
         "kind": "run", "spec": subject.spec, "params": dict(subject.params),
         "ports": dict(subject.ports), "reduction": "none", "normalizer": None, "call": {},
+        "native": own and {"name": own.name, "arguments": own.arguments, "order": own.order},
     }  # fmt: skip
 
 
-def _dtypes_of(call: cases.Call, dtypes: Sequence[str]) -> list[str]:
-    """The dtypes a call is run in: a half-precision one in float32 too, to be rounded from."""
+def _dtypes_of(subject: Subject, call: cases.Call, dtypes: Sequence[str]) -> list[str]:
+    """The dtypes a call is run in: ours in a half-precision one in float32 too, to round from."""
     wanted = [d for d in dtypes if call.group in cases.SERVES[d]]
+    if subject.builtin is not None:
+        return wanted
     return [*wanted, *(["float32"] if any(d in HALVES for d in wanted) else [])]
 
 
@@ -151,6 +156,8 @@ def _left_out(
     subject: Subject, modes: Sequence[str], mode: str, dtype: str, call: cases.Call, quick: bool
 ) -> str:
     """Why a call is not run, or nothing."""
+    if subject.builtin is not None:
+        return "" if subject.against_truth(call, dtype) and mode not in SLOW_MODES else BUILTIN
     if subject.setting and mode != modes[0]:
         return SETTINGS
     if mode in SLOW_MODES:
@@ -204,6 +211,8 @@ def cells(
     """The cells of one platform; descriptions of their worst cases go into ``examples``."""
     for subject in subjects:
         for mode in worker.modes:
+            if subject.builtin is not None and mode in SLOW_MODES:
+                continue
             for dtype in dtypes:
                 yield from _cells(worker, subject, mode, dtype, truths, examples, quick)
 
@@ -234,7 +243,7 @@ def _cells(
             tally = tallies.setdefault((quantity, call.stratum), Tally())
             if "error" in answer:
                 tally.fail(error_status(answer), answer["error"], call.ids[0])
-            elif dtype in HALVES:
+            elif dtype in HALVES and subject.builtin is None:
                 single = worker.answers[task_id(subject, mode, "float32", at)]
                 _half(subject, call, quantity, dtype, answer, single, tally)
             else:
@@ -246,8 +255,9 @@ def _cells(
             examples[tally.worst_case] = tally.example or {"note": tally.detail}
         yield _cell(subject, worker.platform, mode, dtype, quantity, stratum, tally)
     if reasons and not tallies:
+        reason = "; ".join(reasons)
         yield untested(
-            subject.name, subject.class_, worker.platform, mode, dtype, "; ".join(reasons)
+            subject.loss, subject.class_, worker.platform, mode, dtype, reason, subject.who
         )
 
 
@@ -258,12 +268,15 @@ def skipped_cells(worker: Worker, skipped: Sequence[Skipped]) -> Iterator[Cell]:
             yield untested(loss.id, loss.class_, worker.platform, mode, "", loss.reason)
 
 
-def untested(loss: str, class_: str, platform: str, mode: str, dtype: str, reason: str) -> Cell:
+def untested(
+    loss: str, class_: str, platform: str, mode: str, dtype: str, reason: str, who: str = OURS
+) -> Cell:
     """A cell that says why nothing was measured."""
     return Cell(
-        id=cell_id("stability", loss, platform, mode, dtype, "", ""),
+        id=cell_id("stability", loss, platform, mode, dtype, "", "", who),
         track="stability",
         loss=loss,
+        subject=who,
         class_=class_,
         platform=platform,
         mode=mode,
@@ -285,6 +298,8 @@ def judge(
 ) -> None:
     """Add one call to a cell: its value, or its gradients (in ``wrt``, or in every input)."""
     for name in ("value",) if quantity == "value" else wrt or subject.wrt:
+        if subject.builtin is not None and name not in ("value", *answer["gradients"]):
+            continue  # a built-in may have no gradient in its target
         rounded = truth.rounded[name if quantity == "value" else f"gradient_{name}"]
         accepted = (
             []
@@ -298,6 +313,8 @@ def judge(
             )
             continue
         axes = subject.axes_of(name)
+        if subject.builtin is not None:
+            got = round_floats(got, rounded.dtype)  # some answer in a wider dtype than was asked
         got = _where_defined(subject, call, truth, got, rounded.value, axes)
         # What lies below half the least subnormal is 0, and no definition states that zero's sign.
         got = np.where((got == 0.0) & (rounded.value == 0.0), rounded.value, got)
@@ -476,13 +493,17 @@ def _cell(
             status = "UNTESTED"
     condition = tally.condition
     return Cell(
-        id=cell_id("stability", subject.name, platform, mode, dtype, quantity, stratum),
-        track="stability", loss=subject.name, class_=subject.class_, platform=platform, mode=mode,
-        dtype=dtype, quantity=quantity, stratum=stratum, status=status,
+        id=cell_id(
+            "stability", subject.loss, platform, mode, dtype, quantity, stratum, subject.who
+        ),
+        track="stability", loss=subject.loss, class_=subject.class_, subject=subject.who,
+        platform=platform, mode=mode, dtype=dtype, quantity=quantity, stratum=stratum,
+        status=status,
         bits=tally.worst if tally.worst >= 0.0 else None,
         median_bits=judged[len(judged) // 2] if judged else None,
         condition=condition if condition is not None and math.isfinite(condition) else None,
-        bound=0.0 if dtype in HALVES else BOUNDS[quantity], cases=len(judged),
+        bound=0.0 if dtype in HALVES and subject.builtin is None else BOUNDS[quantity],
+        cases=len(judged),
         worst_case=tally.worst_case, detail=detail[:600],
     )  # fmt: skip
 

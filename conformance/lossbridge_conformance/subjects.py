@@ -6,7 +6,9 @@ import hashlib
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -33,6 +35,7 @@ from lossbridge_conformance.oracle import (
     round_to,
 )
 from lossbridge_conformance.probe import PortSpec
+from lossbridge_conformance.results import OURS
 
 Array: TypeAlias = NDArray[Any]
 DTYPES = tuple(FORMATS)
@@ -42,10 +45,27 @@ BUDGET = 40.0  # seconds that the oracle may spend on one call
 
 
 @dataclass(frozen=True)
+class Builtin:
+    """A built-in with its arguments: where it is at home, and how it is called.
+
+    ``order`` names the inputs of its witness in the order in which it takes them; ``loss`` is the
+    loss of ours on whose cases it is measured.
+    """
+
+    text: str
+    name: str
+    platform: str
+    arguments: Mapping[str, Any] = field(compare=False)
+    order: tuple[str, ...]
+    loss: str
+
+
+@dataclass(frozen=True)
 class Subject:
     """One loss of a run: a specification, its settings, and its cases.
 
-    ``setting`` is empty for the defaults; otherwise it says what was changed.
+    ``setting`` is empty for the defaults; otherwise it says what was changed. A framework's own
+    loss is a subject too: ``spec`` is then its exact meaning.
     """
 
     spec: Spec
@@ -55,11 +75,36 @@ class Subject:
     calls: tuple[cases.Call, ...]
     fixtures: str
     setting: str = ""
+    builtin: Builtin | None = None
 
     @property
     def name(self) -> str:
-        """The loss, as cells name it."""
+        """What tells this subject from all others."""
+        return self.loss if self.builtin is None else f"{self.builtin.text} on {self.loss}"
+
+    @property
+    def loss(self) -> str:
+        """The loss of ours, as cells name it."""
+        if self.builtin is not None:
+            return self.builtin.loss
         return f"{self.spec.id} ({self.setting})" if self.setting else self.spec.id
+
+    @property
+    def who(self) -> str:
+        """Whose it is, as cells name it: ours, or the built-in."""
+        return OURS if self.builtin is None else self.builtin.text
+
+    def against_truth(self, call: cases.Call, dtype: str) -> bool:
+        """Whether the results of a call are held against the oracle.
+
+        Ours in half precision are held against our own float32. Of the built-ins, the extremes of
+        the range and the larger cases are left out.
+        """
+        if call.group not in cases.SERVES[dtype]:
+            return False
+        if self.builtin is None:
+            return dtype not in HALVES
+        return call.stratum != "full" and "large" not in call.flags[0]
 
     @property
     def numbers(self) -> Numbers:
@@ -88,6 +133,11 @@ class Subject:
     def tree(self) -> bool:
         """Whether the loss is one of a parameter tree."""
         return any(kind.name == "tree" for kind in self.spec.inputs.values())
+
+    @cached_property
+    def mixes(self) -> bool:
+        """Whether samples of a call do not stand alone: a built-in may look at a whole batch."""
+        return self.builtin is not None and cases.sample_axis(spec_graph(self.spec)) is None
 
     @property
     def rounds_inside(self) -> bool:
@@ -325,8 +375,7 @@ def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Tru
     found: dict[tuple[int, str], Truth] = {}
     stable: Graph | None = None
     for at, call in enumerate(subject.calls):
-        # Half precision is held against our own float32, not against the oracle.
-        wanted = [d for d in dtypes if call.group in cases.SERVES[d] and d not in HALVES]
+        wanted = [d for d in dtypes if subject.against_truth(call, d)]
         if not wanted:
             continue
         inputs = subject.given(written, call)
@@ -338,7 +387,9 @@ def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Tru
             merged = {n: filled(r, again[n]) for n, r in results.items()}
             rules = any(taken.any() for _, taken in merged.values())
             results = {n: r for n, (r, _) in merged.items()}
-        kinks = _kinks(subject, written, inputs, results) if call.stratum == "special" else {}
+        # Only the agreement of our platforms asks for kinks.
+        kinked = call.stratum == "special" and subject.builtin is None
+        kinks = _kinks(subject, written, inputs, results) if kinked else {}
         for dtype in wanted:
             flushed = measure.flushed_inputs(written, inputs, dtype)
             accepted = None
@@ -468,6 +519,43 @@ def cached_truths(job: tuple[Subject, tuple[str, ...], str]) -> dict[tuple[int, 
     temporary.write_bytes(pickle.dumps(found))
     os.replace(temporary, path)
     return found
+
+
+def all_truths(
+    subjects: Sequence[Subject],
+    builtins: Sequence[Subject],
+    dtypes: Sequence[str],
+    builtin_dtypes: Sequence[str],
+    folder: Path,
+    pool: Executor,
+) -> dict[str, dict[tuple[int, str], Truth]]:
+    """The truth of every subject; built-ins that are one function, or ours, share theirs."""
+    jobs = {s.name: (s, tuple(dtypes), str(folder)) for s in subjects}
+    functions = {(s.graph(), s.fixtures): s.name for s in reversed(subjects) if not s.setting}
+    shared: dict[str, list[str]] = {}
+    for built in builtins:
+        twin = functions.setdefault((built.graph(), built.fixtures), built.name)
+        shared[built.name] = [twin]
+        if twin == built.name:
+            jobs[twin] = (built, tuple(builtin_dtypes), str(folder))
+        elif twin in {s.name for s in subjects}:
+            # Ours has no truths in half precision.
+            halves = tuple(d for d in builtin_dtypes if d in HALVES)
+            name = f"{twin} in half precision"
+            shared[built.name].append(name)
+            if halves:
+                jobs.setdefault(name, (built, halves, str(folder)))
+    found = dict(zip(jobs, pool.map(cached_truths, jobs.values()), strict=True))
+    result = {s.name: found[s.name] for s in subjects}
+    for built in builtins:
+        result[built.name] = {
+            # Condition numbers are found for the one and not for the other.
+            (at, dtype): replace(truth, conditions=dict(truth.conditions))
+            for name in shared[built.name]
+            for (at, dtype), truth in found.get(name, {}).items()
+            if dtype in builtin_dtypes and built.against_truth(built.calls[at], dtype)
+        }
+    return result
 
 
 def _own_code() -> str:

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lossbridge.errors import UnsupportedError
+
 THREADS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -75,7 +77,26 @@ def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[
     key = task["subject"]
     if key not in subjects:
         subjects.clear()  # tasks come ordered by subject; frameworks keep what they compiled
-        subjects[key] = probe.subject(
+        subjects[key] = _subject(probe, task)
+    asked = [task["wrt"]]
+    if task.get("native"):
+        asked.append(task["wrt"][:1])  # some have no derivative in their targets, and then raise
+    raised: list[Exception] = []
+    for wrt in dict.fromkeys(asked):
+        try:
+            found = subjects[key].run(
+                task["inputs"], dtype=task["dtype"], mode=task["mode"], wrt=wrt, call=task["call"]
+            )
+            return {"value": found["value"], "gradients": found["gradients"]}
+        except Exception as error:
+            raised.append(error)
+    raise raised[0]
+
+
+def _subject(probe: Any, task: Mapping[str, Any]) -> Any:
+    """One of our losses, or the framework's own, which a probe need not have."""
+    if not task.get("native"):
+        return probe.subject(
             task["spec"],
             task["params"],
             reduction=task["reduction"],
@@ -83,10 +104,9 @@ def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[
             weights=task["weights"],
             ports=task["ports"],
         )
-    found = subjects[key].run(
-        task["inputs"], dtype=task["dtype"], mode=task["mode"], wrt=task["wrt"], call=task["call"]
-    )
-    return {"value": found["value"], "gradients": found["gradients"]}
+    if not hasattr(probe, "native"):
+        raise UnsupportedError(f"the probe of {probe.name} has no losses of its framework's own")
+    return probe.native(**task["native"])
 
 
 def _train(probe: Any, task: Mapping[str, Any]) -> dict[str, Any]:

@@ -376,6 +376,9 @@ def conformance(
     platforms: Annotated[str, typer.Option(help="Comma-separated; default: those installed.")] = "",
     losses: Annotated[str, typer.Option(help="Comma-separated classes, ids, files.")] = "",
     dtypes: Annotated[str, typer.Option(help="Comma-separated; default: all four.")] = "",
+    subjects: Annotated[
+        str, typer.Option(help="ours, or ours,native: the frameworks' own losses beside them.")
+    ] = "ours",
     out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("conformance-report"),
     quick: Annotated[bool, typer.Option("--quick", help="A small sample of every track.")] = False,
     as_json: Json = False,
@@ -396,6 +399,7 @@ def conformance(
             platforms=_words(platforms),
             losses=_words(losses),
             dtypes=_words(dtypes),
+            subjects=_words(subjects),
             out=out,
             quick=quick,
             as_json=as_json,

@@ -155,8 +155,5 @@ class NumPyProbe:
     ) -> Subject:
         return Subject(spec, params, reduction, normalizer, weights, ports)
 
-    def witness(self, name: str, **arguments: Any) -> None:
-        """NumPy has no losses of its own."""
-
 
 PROBE = NumPyProbe()
