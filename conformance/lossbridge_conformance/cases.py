@@ -46,7 +46,7 @@ SERVES: dict[str, tuple[str, ...]] = {
 SIZE = 4  # length of an axis in ordinary cases: small, and a power of two
 LARGER = (33, 3)  # length of axes, and number of samples, of the larger practical cases
 LARGER_JOINT = (9, 1)  # the same where several axes of a case grow together
-LABELS = ("index", "binary", "sign")
+LABELS = ("index", "binary", "sign", "probability")
 DEPENDENT_SHARE = 4  # a call that is one case costs as much as a batch; make fewer of those
 
 
@@ -259,7 +259,7 @@ def _special(plan: _Plan, draw: Draw, count: int) -> list[Row]:
             # A saturated logit is a trap for one label and easy for the other: take both.
             both = labelled and flag in ("saturated", "exp_overflow", "infinite")
             for variant in (0, 1) if both else (at,):
-                queue.append(((flag, name), {**_benign(plan, variant), name: row}))
+                queue.append(((flag, name), {**_benign(plan, variant, both), name: row}))
         queues.append(queue)
     queues.append(_ties(plan, draw))
     # Inputs with few patterns keep all of theirs; the others share what is left.
@@ -284,9 +284,9 @@ def _spread(queue: list[Row], share: int) -> list[Row]:
     return [row for position, row in enumerate(queue) if position in chosen]
 
 
-def _benign(plan: _Plan, variant: int) -> dict[str, Array]:
+def _benign(plan: _Plan, variant: int, certain: bool = False) -> dict[str, Array]:
     return {
-        name: benign(kind, plan.shape(name), plan.along(name), variant)
+        name: benign(kind, plan.shape(name), plan.along(name), variant, certain)
         for name, kind in plan.kinds.items()
     }
 

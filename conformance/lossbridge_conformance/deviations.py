@@ -18,6 +18,7 @@ import msgspec
 
 from lossbridge.errors import ArgumentError, shown
 from lossbridge.versions import clauses, within
+from lossbridge_conformance.cases import STRATA
 from lossbridge_conformance.results import (
     FAILING,
     NOT_TESTED,
@@ -161,6 +162,11 @@ def check(deviations: Sequence[Deviation], origin: str) -> None:
                     raise ArgumentError("an empty version range holds every version; leave it out")
             except ArgumentError as error:
                 raise ResultsError("semantic", f"{where}: {error}") from None
+        unknown = [name for name in deviation.strata if name not in STRATA]
+        if unknown:
+            raise ResultsError(
+                "semantic", f"{where} has the stratum {shown(unknown[0])}; there are {STRATA}"
+            )
         low, high = deviation.min_bits, deviation.max_bits
         if deviation.status != "FAIL":
             if low is not None or high is not None:
@@ -284,17 +290,17 @@ def _use(deviation: Deviation, rows: Sequence[Row], merged: Merged) -> Deviation
         if deviation.names(row.cell) and row.cell.status not in NOT_TESTED
     ]
     if not named:
-        subjects = {row.cell.subject for row in merged.rows}
-        platforms = {source.platform for source in merged.sources}
-        losses = {row.cell.loss for row in merged.rows}
-        dtypes = {row.cell.dtype for row in merged.rows}
+        had = [row.cell for row in merged.rows if row.cell.status not in NOT_TESTED]
         asked = all(
-            not wanted or bool(set(wanted) & had)
-            for wanted, had in (
-                (deviation.subjects, subjects),
-                (deviation.platforms, platforms),
-                (deviation.losses, losses),
-                (deviation.dtypes, dtypes),
+            not wanted or any(getattr(cell, name) in wanted for cell in had)
+            for name, wanted in (
+                ("subject", deviation.subjects),
+                ("platform", deviation.platforms),
+                ("loss", deviation.losses),
+                ("dtype", deviation.dtypes),
+                ("mode", deviation.modes),
+                ("stratum", deviation.strata),
+                ("track", deviation.tracks),
             )
         )
         if asked:

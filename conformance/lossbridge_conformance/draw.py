@@ -216,8 +216,10 @@ def _patterns(kind: Kind, shape: Shape, along: int, dtype: str) -> Iterator[tupl
             yield flag, row
 
 
-def benign(kind: Kind, shape: Shape, along: int, variant: int) -> Array:
-    """An ordinary value of a kind, to stand beside a special one."""
+def benign(kind: Kind, shape: Shape, along: int, variant: int, certain: bool = False) -> Array:
+    """An ordinary value of a kind, to stand beside a special one; a probability may be certain."""
+    if certain and kind.name == "probability":
+        return np.full(shape, float(variant % 2))
     if kind.name in ("index", "integer"):
         return np.full(shape, variant % 2, dtype=np.int64)
     if kind.name in ("mask", "flag"):

@@ -174,6 +174,20 @@ def test_the_traps_of_a_classifier_are_there(stored: Fixture) -> None:
     assert {"saturated", "nan", "infinite", "tie", "equal", "max"} <= flags
 
 
+def test_a_saturated_logit_meets_certain_targets() -> None:
+    # At logit 20 and target 1 a built-in's gradient is exactly 0, where 2.06e-9 is right.
+    stored = generate(
+        spec({"logits": "real[*batch]", "target": "probability[*batch]"}, "logits * target")
+    )
+    pairs = {
+        (float(x), float(y))
+        for call in stored
+        if call.stratum == "special"
+        for x, y in zip(call.inputs["logits"], call.inputs["target"], strict=True)
+    }
+    assert {(20.0, 0.0), (20.0, 1.0), (-20.0, 0.0), (-20.0, 1.0)} <= pairs
+
+
 def test_samples_are_batched_where_they_are_independent(stored: Fixture) -> None:
     assert sample_axis(build_graph(CLASSES)) == "*batch"
     assert sample_axis(build_graph(PAIRS)) is None

@@ -177,7 +177,9 @@ def test_a_deviation_that_is_exceeded_is_not_stale() -> None:
 @pytest.mark.parametrize(
     ("changes", "state"),
     [
-        ({"strata": ("nowhere",)}, "stale"),
+        ({"quantities": ("curvature",)}, "stale"),
+        ({"strata": ("full",)}, "not exercised"),
+        ({"modes": ("elsewhere",)}, "not exercised"),
         ({"losses": ("other@1",)}, "not exercised"),
         ({"platforms": ("jax",)}, "not exercised"),
         ({"versions": {"torch": "<2"}}, "not exercised"),
@@ -224,6 +226,7 @@ def test_a_record_is_read(tmp_path: Path) -> None:
         {"status": "CRASH"},
         {"status": "NAN"},
         {"platforms": "torch"},
+        {"strata": ["nowhere"]},
         {"versions": {"torch": "~=2.0"}},
         {"versions": {"torch": ""}},
         {"unknown": 1},
