@@ -363,6 +363,15 @@ def _lower_where(emitter: Emitter, node: Node, x: list[str]) -> str:
     return _tensors("tf.where({0}, {1}, {2})")(emitter, node, x)
 
 
+def _lower_div(emitter: Emitter, node: Node, x: list[str]) -> str:
+    first = emitter.graph.nodes[node.args[0]]
+    if first.op == "const" and const_value(first) == 1.0:
+        # TensorFlow's graphs make 1 / y a reciprocal, which is an approximation: of 1.0 it is
+        # 0.99999994. Doubling both is exact, and what overflows has a subnormal reciprocal.
+        return f"(2.0 / ({x[1]} + {x[1]}))"
+    return f"({x[0]} / {x[1]})"
+
+
 def _lower_dot(emitter: Emitter, node: Node, x: list[str]) -> str:
     e = _compact(emitter)
     a, b = (e.axes(i) for i in node.args)
@@ -463,7 +472,7 @@ TABLE: dict[str, Any] = {
     # Not `==`: on tensors it may compare identities, depending on a global switch.
     "eq": _symmetric("equal"),
     "ne": _symmetric("not_equal"),
-    "div": "({0} / {1})",
+    "div": _lower_div,
     "pow": "({0} ** {1})",
     "maximum": _tensors("tf.maximum({0}, {1})"),
     "minimum": _tensors("tf.minimum({0}, {1})"),
