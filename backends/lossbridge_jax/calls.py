@@ -12,6 +12,10 @@ import numpy as np
 MODES = ("eager", "jit")
 # Compiled for one call: no time is spent on what would make many faster.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+if hasattr(jax, "enable_x64"):
+    enable_x64 = jax.enable_x64
+else:  # before 0.8
+    from jax.experimental import enable_x64
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -29,7 +33,7 @@ def evaluate(
     ``call``, for which one function must be given again.
     """
     # Only here, and only while it runs: the switch belongs to the user.
-    with jax.enable_x64(True):
+    with enable_x64(True):
         given = {
             n: jnp.asarray(x, dtype if np.asarray(x).dtype.kind == "f" else None)
             for n, x in inputs.items()

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lossbridge.errors import BackendUnavailable, LossbridgeError, OutputError, suggestion
+from lossbridge.errors import BackendUnavailable, LossbridgeError, suggestion
+from lossbridge.files import save
 
 PLATFORMS = ("torch", "keras", "jax")
 app = typer.Typer(
@@ -148,29 +149,6 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
-
-
-def save(text: str, path: Path | None) -> None:
-    """Write atomically, or to the screen."""
-    if path is None:
-        print(text, end="" if text.endswith("\n") else "\n")
-        return
-    import os
-    import tempfile
-
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent or Path(), prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"{str(path)!r} could not be written ({error.strerror}); nothing there was changed"
-        ) from None
 
 
 # --- list, show, check ---------------------------------------------------------------------------
