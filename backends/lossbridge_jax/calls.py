@@ -56,11 +56,19 @@ def evaluate(
             key = (call, tuple(wrt))
             try:
                 if key not in kept:
-                    kept[key] = jax.jit(run, compiler_options=QUICK)
+                    kept[key] = quickly(run)
                 found, value = kept[key](moving, still)
             except Exception:  # it may ask for values, which has an answer outside jit only
                 found, value = run(moving, still)
         return np.asarray(value, np.float64), {n: np.asarray(found[n], np.float64) for n in wrt}
+
+
+def quickly(run: Callable[..., Any]) -> Any:
+    """``run`` compiled for a few calls."""
+    try:
+        return jax.jit(run, compiler_options=QUICK)
+    except TypeError:  # before 0.6
+        return jax.jit(run)
 
 
 def accepts(value: Any) -> bool:

@@ -11,7 +11,7 @@ import base64
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +47,7 @@ def array(given: Sequence[Any] | None) -> Any:
     return np.frombuffer(base64.b64decode(data), form).reshape(shape).copy()
 
 
-@cache
+@lru_cache(maxsize=4)
 def stored(key: str) -> tuple[Probe, ...]:
     """The probes as they were where this file was written."""
     found = []

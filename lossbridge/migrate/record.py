@@ -134,6 +134,7 @@ class Recorded(Side):
 
     forms: tuple[Form, ...] = field(default=(), repr=False)
     form: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
     text: str = field(default="", repr=False)
 
     def overloads(self) -> list[Side]:
@@ -142,6 +143,16 @@ class Recorded(Side):
             replace(self, form=k, signature=_signature(f), provenance=tuple(f.provenance))
             for k, f in enumerate(self.forms)
         ]
+
+    def summary(self, path: str | Path) -> dict[str, Any]:
+        """What the record at ``path`` holds, in a few entries."""
+        answers = [x for f in self.forms for asked in f.asked for x in asked.answers.values()]
+        return {
+            "record": str(path), "label": self.label, "platform": self.platform,
+            "versions": self.versions, "probes": {"version": VERSION, "digest": digest()},
+            "inputs": [f.inputs for f in self.forms], "answers": len(answers),
+            "raised": sum(bool(x.error) for x in answers),
+        }  # fmt: skip
 
     def on(
         self, probe: Probe, inputs: Mapping[str, Any], joint: Sequence[str | None] = ()
@@ -264,7 +275,7 @@ def loaded(data: str | bytes, name: str) -> Recorded:
         found.label, _signature(forms[0]), found.platform, _never, specs,
         takes_weights=found.takes_weights, single=found.single, recorded=True,
         provenance=tuple(forms[0].provenance), notes=list(found.notes), forms=forms,
-        text=data if isinstance(data, str) else data.decode(),
+        versions=found.versions, text=data if isinstance(data, str) else data.decode(),
     )  # fmt: skip
     where = ", ".join(f"{n} {v}" for n, v in found.versions.items() if n != "lossbridge")
     made.notes.append(f"recorded with {where}")

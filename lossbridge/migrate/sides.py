@@ -181,9 +181,31 @@ def _of_native(found: Native, obj: Any) -> Side:
         found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
         takes_weights=keras, native=found,
     )  # fmt: skip
-    if keras and str(getattr(obj, "dtype", "")) == "float32":
-        made.single = True
+    if keras:
+        # Keras 2 does not say in which dtype a loss computes.
+        made.single = obj.dtype == "float32" if hasattr(obj, "dtype") else casts(made)
     return made
+
+
+def casts(x: Side) -> bool:
+    """Whether it casts what it is given to float32: a change below its digits changes nothing."""
+    probe = next(p for p in probes(_rank(x)) if p.id.endswith("/inside 0"))
+    inputs = seen(probe, x.signature)
+    found = []
+    for step in (0.0, 2.0**-30, 2.0**-10):
+        rng = np.random.default_rng(7)
+        moved = {
+            n: i * (1.0 + step * rng.uniform(-1.0, 1.0, np.shape(i)))
+            if np.asarray(i).dtype.kind == "f" else i
+            for n, i in inputs.items()
+        }  # fmt: skip
+        found.append(x.on(probe, moved).value)
+    return bool(found[0] == found[1] != found[2])
+
+
+def _rank(x: Side) -> int:
+    """The rank of its widest input, as far as there are probes of it."""
+    return min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), 3)
 
 
 def signature_of(spec: Spec, built_in: Native | None = None) -> Signature:
@@ -255,9 +277,9 @@ def _of_callable(function: Any, inputs: Mapping[str, str], platform: str | None)
         if candidate is None or not available(candidate):
             continue
         found = Side(name, signature, candidate, call)
-        rank = max(len(k.axes) for k in signature.inputs.values())
-        outcome = found.run(next(iter(probes(min(max(rank, 1), 3)))))
+        outcome = found.run(next(iter(probes(_rank(found)))))
         if not outcome.raised:
+            found.single = casts(found)
             return found
         tried.append(f"{candidate}: {outcome.error}")
     raise UncallableError(

@@ -38,7 +38,8 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
                       "_attributes")),
     ("migrate.sides", (
         "PLATFORMS", "HOMES", "Outcome", "Side", "called", "_weighted", "of_live", "_of_native",
-        "signature_of", "overload", "available", "_of_callable", "UncallableError",
+        "signature_of", "overload", "available", "casts", "_rank", "_of_callable",
+        "UncallableError",
     )),
     ("migrate.judge", (
         "NARROW", "_domains", "_in_domain", "_joint", "_ranks", "_fixed", "_ignored",
@@ -48,7 +49,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("migrate.elsewhere", ALL),
 )  # fmt: skip
 
-HEAD = '''"""Record a loss on the fixed probes of lossbridge {version}. Made by lossbridge record --emit.
+HEAD = '''"""Record a loss on the fixed probes; `lossbridge record --emit` of {version} wrote this.
 
     python recorder.py FILE.py:loss -o side.json
     python recorder.py FILE.py:f --inputs logits=real[n,c] --inputs labels=index(c)[n] -o side.json
