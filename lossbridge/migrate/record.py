@@ -367,7 +367,7 @@ def _agrees(x: Recorded) -> bool:
     ranks = judge._ranks(recorded.signature, recorded.signature)
     own = judge._domains(recorded.signature)
     found = judge._pairs(recorded, meant, own, ranks, False, groups=("inside",))
-    return all(p.status in ("equal", "slight", "gradient") or p.a.raised for p in found)
+    return all(p.status == "equal" or p.a.raised for p in found)
 
 
 # --- the stand-alone recorder --------------------------------------------------------------------
