@@ -29,7 +29,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("files", ALL),
     ("kinds", ALL),
     ("migrate.probes", (
-        "VERSION", "Probe", "Signature", "parse", "SHAPES", "IGNORED", "relabelled", "seen",
+        "VERSION", "Array", "Probe", "Signature", "parse", "SHAPES", "IGNORED", "relabelled", "seen",
         "unequal", "_sequences", "SEQUENCE", "_array", "_cut", "_softmax", "_log_softmax",
         "_DOMAINS", "digest", "_bytes",
     )),
