@@ -328,7 +328,9 @@ def eject(
 @command("compare")
 def compare(
     a: Annotated[str, typer.Argument(help='Such as "torch.nn.HuberLoss(delta=2.0)".')],
-    b: Annotated[str, typer.Argument(help="Another; also a specification's file.")],
+    b: Annotated[
+        str, typer.Argument(help="Another; also a record, a specification, or FILE.py:name.")
+    ],
     weights: Annotated[str, typer.Option(help="sample or class: demand that they be probed.")] = "",
     as_json: Json = False,
 ) -> int:

@@ -122,7 +122,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def record_schema() -> dict[str, Any]:
     """The JSON Schema of records."""
-    return msgspec.json.schema(Record)
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {**schema, **msgspec.json.schema(Record)}
 
 
 # --- recording -----------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("files", ALL),
     ("kinds", ALL),
     ("migrate.probes", (
-        "VERSION", "Array", "Probe", "Signature", "parse", "SHAPES", "IGNORED", "relabelled", "seen",
-        "unequal", "_sequences", "SEQUENCE", "_array", "_cut", "_softmax", "_log_softmax",
+        "VERSION", "Array", "Probe", "Signature", "parse", "SHAPES", "IGNORED", "relabelled",
+        "seen", "unequal", "_sequences", "SEQUENCE", "_array", "_cut", "_softmax", "_log_softmax",
         "_DOMAINS", "digest", "_bytes",
     )),
     ("migrate.domains", ALL),
