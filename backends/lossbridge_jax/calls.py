@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,9 @@ import numpy as np
 MODES = ("eager", "jit")
 # Compiled for one call: no time is spent on what would make many faster.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-if hasattr(jax, "enable_x64"):
-    enable_x64 = jax.enable_x64
-else:  # before 0.8
-    from jax.experimental import enable_x64
+SWITCH: Any = getattr(jax, "enable_x64", None)
+if SWITCH is None:  # before 0.8
+    SWITCH = importlib.import_module("jax.experimental").enable_x64
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -33,7 +33,7 @@ def evaluate(
     ``call``, for which one function must be given again.
     """
     # Only here, and only while it runs: the switch belongs to the user.
-    with enable_x64(True):
+    with SWITCH(True):
         given = {
             n: jnp.asarray(x, dtype if np.asarray(x).dtype.kind == "f" else None)
             for n, x in inputs.items()

@@ -52,9 +52,12 @@ def stored(key: str) -> tuple[Probe, ...]:
     """The probes as they were where this file was written."""
     found = []
     for id, group, rank, latent, labels, signs, weights, dtype, mode in DATA[key]:
-        latent = tuple(array(x) for x in latent)
-        rest = (array(x) for x in (labels, signs, weights))
-        found.append(Probe(id, group, rank, latent, *rest, dtype, mode))
+        found.append(
+            Probe(
+                id, group, rank, tuple(map(array, latent)), array(labels), array(signs),
+                array(weights), dtype, mode,
+            )
+        )  # fmt: skip
     return tuple(found)
 
 

@@ -44,7 +44,7 @@ from lossbridge.reader import read_file, read_json
 from lossbridge.spec import Spec, loads, to_json
 from lossbridge.witnesses import find, witnesses
 
-MOST = 1 << 24
+MOST = 1 << 23  # a record of the largest signature takes a quarter of this
 CONTAINERS = 1 << 18
 
 # --- the format ----------------------------------------------------------------------------------

@@ -209,8 +209,9 @@ def versions() -> dict[str, str]:
         if isinstance(version, str):
             found[name] = version
     inner = getattr(sys.modules.get("tensorflow"), "keras", None)
-    if "keras" not in found and isinstance(getattr(inner, "__version__", None), str):
-        found["keras"] = inner.__version__
+    version = getattr(inner, "__version__", None)
+    if "keras" not in found and isinstance(version, str):
+        found["keras"] = version
     return found
 
 

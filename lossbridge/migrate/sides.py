@@ -298,8 +298,8 @@ def _of_text(text: str) -> Side:
     if text.endswith(".json"):
         from lossbridge.migrate.record import of_file
 
-        found = of_file(text)
-        return of_spec(found, None) if isinstance(found, Spec) else found
+        held = of_file(text)
+        return of_spec(held, None) if isinstance(held, Spec) else held
     name, positional, keywords = parse_call(text)
     if name.startswith("lossbridge."):
         front, _, attribute = name.rpartition(".")
