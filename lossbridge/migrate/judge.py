@@ -72,8 +72,9 @@ def compare(
     """Whether two losses are the same function, in value and gradient, and if not, why.
 
     Each of ``a`` and ``b`` is a live loss of PyTorch, Keras or optax, one of ours, a
-    specification, an expression such as ``"keras.losses.Tversky(alpha=0.3)"`` (parsed, never
-    evaluated), or a plain callable, whose arguments ``inputs`` then describes:
+    specification, the path of a specification or of a record (see :func:`lossbridge.record`), an
+    expression such as ``"keras.losses.Tversky(alpha=0.3)"`` (parsed, never evaluated), or a plain
+    callable, whose arguments ``inputs`` then describes:
     ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``. ``platform`` names the framework of a
     callable that takes arrays of several. ``weights="sample"`` demands that sample weights be
     probed.

@@ -85,7 +85,7 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[Text, Text]
     domains: list[Text]
     axis: Place | None
-    asked: list[Asked]
+    asked: Annotated[list[Asked], msgspec.Meta(max_length=1000)]
     provenance: list[Text] = []
 
 
