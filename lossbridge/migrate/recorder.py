@@ -176,7 +176,7 @@ def plain(value: Any) -> Any:
 
 def _clean(text: str) -> str:
     """Text for a file: one line of ASCII, not long."""
-    return text.encode("ascii", "backslashreplace").decode("ascii").replace("\0", " ")[:300]
+    return text.encode("ascii", "backslashreplace").decode("ascii").replace("\0", " ")[:900]
 
 
 def text_of(record: Mapping[str, Any]) -> str:

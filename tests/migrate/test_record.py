@@ -168,6 +168,23 @@ def test_a_record_holds_what_any_known_loss_may_ask() -> None:
         assert not labelled or (x[left] and y[right])
 
 
+def test_a_specification_is_recorded_with_its_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lossbridge.catalogue import catalogue
+
+    monkeypatch.setattr(record, "peers", tuple)
+    spec, out = tmp_path / "loss.json", tmp_path / "side.json"
+    lossbridge.dump(catalogue()["huber@1"].spec, spec)
+    assert main(["record", str(spec), "--platform", "torch", "-o", str(out)]) == 0
+    held = record.of_file(str(out))
+    assert isinstance(held, record.Recorded)
+    assert [s.id for s in held.specs] == ["huber@1"] and held.platform == "torch"
+    assert main(["compare", str(out), str(spec)]) == 0
+    assert main(["record", str(out), "-o", str(out)]) == 2
+    assert "a record already" in capsys.readouterr().err
+
+
 # --- numbers -------------------------------------------------------------------------------------
 
 
