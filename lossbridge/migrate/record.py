@@ -69,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gradients: dict[Text, Numbers] = {}
     error: Text = ""
     unreduced: Few | None = None
-    noise: Annotated[float, msgspec.Meta(ge=0.0)] | None = None
+    noise: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
