@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lossbridge.ir import Expr
     from lossbridge.migrate.judge import assert_equivalent, compare
     from lossbridge.migrate.live import from_native
+    from lossbridge.migrate.record import record
     from lossbridge.spec import Spec, dump, dumps, load, loads
     from lossbridge.trace import define
 
@@ -30,6 +31,7 @@ __all__ = [
     "from_native",
     "load",
     "loads",
+    "record",
 ]
 
 _HOMES = {
@@ -43,6 +45,7 @@ _HOMES = {
     "from_native": "lossbridge.migrate.live",
     "load": "lossbridge.spec",
     "loads": "lossbridge.spec",
+    "record": "lossbridge.migrate.record",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw this would accept every misspelt name

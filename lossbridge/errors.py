@@ -71,6 +71,10 @@ class UnsupportedError(LossbridgeError):
     """The platform cannot do what was asked; the message gives the reason and another way."""
 
 
+class RecordError(LossbridgeError, ValueError):
+    """A file is no record of a loss, or is one of other probes than those of today."""
+
+
 class BackendUnavailable(LossbridgeError, ImportError):  # noqa: N818 - says it already
     """A platform was named whose framework is not installed, or is too old."""
 
@@ -85,7 +89,7 @@ def shown(value: object) -> str:
     A name from a stranger's file may hold terminal escapes or a megabyte; neither may reach a
     screen through an error.
     """
-    if isinstance(value, list | dict | tuple | set):
+    if isinstance(value, (list, dict, tuple, set)):
         # Printing half a million entries to show sixty characters would take a second.
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, int) and value.bit_length() > 128:

@@ -73,7 +73,7 @@ class Interval(NamedTuple):
     hi_open: bool
 
     def __contains__(self, value: object) -> bool:
-        if not isinstance(value, int | float) or value != value:  # NaN
+        if not isinstance(value, (int, float)) or value != value:  # NaN
             return False
         above = value > self.lo if self.lo_open else value >= self.lo
         below = value < self.hi if self.hi_open else value <= self.hi
@@ -139,7 +139,7 @@ def moved_axis(kind: Kind) -> str | None:
 
 def axis_name(axis: str) -> str:
     """An axis without its star."""
-    return axis.removeprefix("*")
+    return axis[1:] if axis.startswith("*") else axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ class Kind:
         """Whether one element may be ``value``; what holds along an axis is not checked here."""
         if self.dtype == "bool" or isinstance(value, bool):
             return self.dtype == "bool" and isinstance(value, bool)
-        if not isinstance(value, int | float) or value not in self.interval:
+        if not isinstance(value, (int, float)) or value not in self.interval:
             return False
         if self.dtype == "int" and value != math.floor(value):
             return False

@@ -8,7 +8,9 @@ stack on nested brackets. Each of those is an error here, found before or while 
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from typing import Any, Final, NoReturn, TypeAlias
 
 from lossbridge.errors import SpecError, shown
@@ -36,11 +38,20 @@ _FORMATS: Final[tuple[tuple[bytes, str], ...]] = (
 )
 
 
-def read_json(data: str | bytes | bytearray | memoryview) -> Json:
-    """The value that ``data`` writes, or a :class:`SpecError` of phase ``parse``."""
-    raw = _raw(data)
-    if len(raw) > MAX_BYTES:
-        raise too_large(len(raw))
+def read_json(
+    data: str | bytes | bytearray | memoryview,
+    *,
+    most: int = MAX_BYTES,
+    containers: int = MAX_CONTAINERS,
+) -> Json:
+    """The value that ``data`` writes, or a :class:`SpecError` of phase ``parse``.
+
+    ``most`` bounds its bytes and ``containers`` its arrays and objects, for files that hold more
+    than a specification does.
+    """
+    raw = _raw(data, most)
+    if len(raw) > most:
+        raise too_large(len(raw), most)
     if not raw.strip():
         raise _error(f"nothing was given to read; {_SCHEMA_HINT}", "empty")
     for start, what in _FORMATS:
@@ -54,24 +65,51 @@ def read_json(data: str | bytes | bytearray | memoryview) -> Json:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _error(f"byte {error.start} is not UTF-8; {_SCHEMA_HINT}", "utf8") from None
-    _check_nesting(raw)
+    _check_nesting(raw, containers)
     return _parse(text)
 
 
-def too_large(size: int) -> SpecError:
+def read_file(path: str | os.PathLike[str], most: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file of at most ``most`` bytes."""
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | (os.O_NONBLOCK if os.name == "posix" else 0))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise SpecError(
+                    f"{shown(os.fspath(path))} is not a regular file; give the path of a JSON file",
+                    phase="parse",
+                    code="unreadable",
+                )
+            if status.st_size > most:
+                raise too_large(status.st_size, most)
+            return file.read(most + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(
+            f"{shown(os.fspath(path))} cannot be read: {shown(str(error))}; give the path of a "
+            "JSON file",
+            phase="parse",
+            code="unreadable",
+        ) from error
+
+
+def too_large(size: int, most: int = MAX_BYTES) -> SpecError:
     """The error for more bytes than are ever read."""
     return _error(
-        f"the specification has {size} bytes, but at most {MAX_BYTES} (1 MiB) are read; a loss "
+        f"the text has {size} bytes, but at most {most} ({most >> 20} MiB) are read; a loss "
         "this large is data, so pass the data as an input",
         "too_large",
     )
 
 
-def _raw(data: object) -> bytes:
+def _raw(data: object, most: int) -> bytes:
     if isinstance(data, str):
         # A character takes at most 4 bytes, so this bounds the copy that encoding makes.
-        if len(data) > MAX_BYTES:
-            raise too_large(len(data))
+        if len(data) > most:
+            raise too_large(len(data), most)
         try:
             return data.encode("utf-8")
         except UnicodeEncodeError:
@@ -80,8 +118,8 @@ def _raw(data: object) -> bytes:
             ) from None
     if isinstance(data, bytes | bytearray | memoryview):
         size = data.nbytes if isinstance(data, memoryview) else len(data)
-        if size > MAX_BYTES:
-            raise too_large(size)
+        if size > most:
+            raise too_large(size, most)
         return bytes(data)
     raise _error(
         f"text or bytes are read, but {shown(type(data).__name__)} was given; write "
@@ -90,16 +128,16 @@ def _raw(data: object) -> bytes:
     )
 
 
-def _check_nesting(raw: bytes) -> None:
+def _check_nesting(raw: bytes, containers: int) -> None:
     depth = opened = 0
     for found in _BRACKETS.finditer(raw):
         token = found[0]
         if token in (b"[", b"{"):
             depth += 1
             opened += 1
-            if opened > MAX_CONTAINERS:
+            if opened > containers:
                 raise _error(
-                    f"the text has more than {MAX_CONTAINERS} arrays and objects; a specification "
+                    f"the text has more than {containers} arrays and objects; a specification "
                     "has a few for each of its parts",
                     "too_many_values",
                 )

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -71,7 +70,7 @@ from lossbridge.kinds import (
     moved_axis,
     parse_signature,
 )
-from lossbridge.reader import MAX_BYTES, Json, read_json, too_large
+from lossbridge.reader import Json, read_file, read_json
 from lossbridge.text import (
     MAX_AST_NODES,
     MAX_LINE,
@@ -756,30 +755,7 @@ def load(path: str | os.PathLike[str]) -> Spec:
     The file is opened and read once, so what is validated is what is returned; its size is checked
     before any of it is read.
     """
-    try:
-        # Without O_NONBLOCK, opening a pipe waits for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | (os.O_NONBLOCK if os.name == "posix" else 0))
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise SpecError(
-                    f"{shown(os.fspath(path))} is not a regular file; give the path of a JSON file",
-                    phase="parse",
-                    code="unreadable",
-                )
-            if status.st_size > MAX_BYTES:
-                raise too_large(status.st_size)
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, SpecError):
-            raise
-        raise SpecError(
-            f"{shown(os.fspath(path))} cannot be read: {shown(str(error))}; give the path of a "
-            "JSON file",
-            phase="parse",
-            code="unreadable",
-        ) from error
-    return loads(data)
+    return loads(read_file(path))
 
 
 def _from_json(value: Json, where: str, depth: int) -> Spec:

@@ -43,6 +43,12 @@ def _spec_schema() -> str:
     return json.dumps(json_schema(), indent=2) + "\n"
 
 
+def _record_schema() -> str:
+    from lossbridge.migrate.record import record_schema
+
+    return json.dumps(record_schema(), indent=2) + "\n"
+
+
 def _results_schema() -> str:
     from lossbridge_conformance.results import results_schema_text
 
@@ -77,6 +83,7 @@ GENERATED: tuple[Row, ...] = (
     ("backends/lossbridge_keras/__init__.pyi", _stub("keras")),
     ("backends/lossbridge_jax/__init__.pyi", _stub("jax")),
     ("docs/call-forms.md", _call_forms),
+    ("lossbridge/schema/record-v1.json", _record_schema),
     ("lossbridge/schema/spec-v1.json", _spec_schema),
     ("conformance/lossbridge_conformance/schema/results-v1.json", _results_schema),
     *_fixtures(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 MODES = ("eager", "jit")
 # Compiled for one call: no time is spent on what would make many faster.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+SWITCH: Any = getattr(jax, "enable_x64", None)
+if SWITCH is None:  # before 0.8
+    SWITCH = importlib.import_module("jax.experimental").enable_x64
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -29,7 +33,7 @@ def evaluate(
     ``call``, for which one function must be given again.
     """
     # Only here, and only while it runs: the switch belongs to the user.
-    with jax.enable_x64(True):
+    with SWITCH(True):
         given = {
             n: jnp.asarray(x, dtype if np.asarray(x).dtype.kind == "f" else None)
             for n, x in inputs.items()
@@ -52,11 +56,19 @@ def evaluate(
             key = (call, tuple(wrt))
             try:
                 if key not in kept:
-                    kept[key] = jax.jit(run, compiler_options=QUICK)
+                    kept[key] = quickly(run)
                 found, value = kept[key](moving, still)
             except Exception:  # it may ask for values, which has an answer outside jit only
                 found, value = run(moving, still)
         return np.asarray(value, np.float64), {n: np.asarray(found[n], np.float64) for n in wrt}
+
+
+def quickly(run: Callable[..., Any]) -> Any:
+    """``run`` compiled for a few calls."""
+    try:
+        return jax.jit(run, compiler_options=QUICK)
+    except TypeError:  # before 0.6
+        return jax.jit(run)
 
 
 def accepts(value: Any) -> bool:

@@ -32,7 +32,8 @@ def evaluate(
     def run(given: Mapping[str, Any]) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             for name in wrt:
-                tape.watch(given[name])
+                if given[name].dtype.is_floating:
+                    tape.watch(given[name])
             value = tf.convert_to_tensor(call(given))
             mean = tf.reduce_mean(value)
         return value, tape.gradient(

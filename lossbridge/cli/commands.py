@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lossbridge.errors import BackendUnavailable, LossbridgeError, OutputError, suggestion
+from lossbridge.errors import BackendUnavailable, LossbridgeError, suggestion
+from lossbridge.files import save
 
 PLATFORMS = ("torch", "keras", "jax")
 app = typer.Typer(
@@ -148,29 +149,6 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
-
-
-def save(text: str, path: Path | None) -> None:
-    """Write atomically, or to the screen."""
-    if path is None:
-        print(text, end="" if text.endswith("\n") else "\n")
-        return
-    import os
-    import tempfile
-
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent or Path(), prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"{str(path)!r} could not be written ({error.strerror}); nothing there was changed"
-        ) from None
 
 
 # --- list, show, check ---------------------------------------------------------------------------
@@ -350,7 +328,9 @@ def eject(
 @command("compare")
 def compare(
     a: Annotated[str, typer.Argument(help='Such as "torch.nn.HuberLoss(delta=2.0)".')],
-    b: Annotated[str, typer.Argument(help="Another; also a specification's file.")],
+    b: Annotated[
+        str, typer.Argument(help="Another; also a record, a specification, or FILE.py:name.")
+    ],
     weights: Annotated[str, typer.Option(help="sample or class: demand that they be probed.")] = "",
     as_json: Json = False,
 ) -> int:
@@ -363,9 +343,71 @@ def compare(
     from lossbridge.migrate.judge import compare as compare_losses
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    found = compare_losses(a, b, weights=weights or None)
+    found = compare_losses(given(a), given(b), weights=weights or None)
     print(found.to_json() if as_json else found)
     return found.exit_code
+
+
+def given(text: str, inputs: Sequence[str] = (), platform: str | None = None) -> Any:
+    """A side of what stands on a command line: ``FILE.py:name`` is executed, text is not."""
+    from lossbridge.migrate.recorder import described, from_file
+    from lossbridge.migrate.sides import side
+
+    if not text.endswith(".py") and ".py:" not in text:
+        return side(text, platform=platform)
+    loss, beside = from_file(text)
+    return side(loss, inputs=described(inputs) or beside, platform=platform)
+
+
+@command("record")
+def record(
+    loss: Annotated[
+        str, typer.Argument(help="FILE.py:name, which is executed; or as for compare.")
+    ] = "",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The record.")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(help="An input of a plain function, as logits=real[n,c]; repeat it."),
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="The framework of a function that takes any array.")
+    ] = None,
+    emit: Annotated[
+        Path | None,
+        typer.Option(help="Write a recorder that runs without lossbridge, on Python 3.8."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Record what a loss gives on the probes, to compare it in another environment."""
+    import os
+
+    from lossbridge.errors import ArgumentError
+    from lossbridge.migrate.record import record as record_loss
+    from lossbridge.migrate.record import recorder
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if bool(loss) == (emit is not None):
+        raise ArgumentError(
+            "write `lossbridge record FILE.py:loss -o side.json`, or `lossbridge record --emit "
+            "recorder.py`"
+        )
+    if platform is not None and platform not in PLATFORMS:
+        raise ArgumentError(f"there is no platform {platform!r}; write one of {PLATFORMS}")
+    if emit is not None:
+        save(recorder(), emit)
+        if as_json:
+            echo_json({"recorder": emit})
+        else:
+            print(f"wrote {emit}: run it as python {emit} FILE.py:loss -o side.json")
+        return 0
+    if output is None:
+        raise ArgumentError(f"write where the record goes: lossbridge record {loss} -o side.json")
+    found = record_loss(given(loss, inputs or (), platform), output)
+    if as_json:
+        echo_json(found.summary(output))
+    else:
+        print(f"wrote {output}: {found.label} on {found.platform}")
+    return 0
 
 
 # --- conformance ---------------------------------------------------------------------------------

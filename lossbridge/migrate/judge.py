@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -17,8 +16,8 @@ from lossbridge.errors import ArgumentError
 from lossbridge.kinds import Kind, moved_axis
 from lossbridge.migrate import causes
 from lossbridge.migrate.comparison import Cause, Comparison, Example
-from lossbridge.migrate.probes import Probe, Signature, probes, seen, sequence_probes
-from lossbridge.migrate.sides import Outcome, Side, UncallableError, overload, side
+from lossbridge.migrate.probes import Probe, Signature, probes, seen, sequence_probes, unequal
+from lossbridge.migrate.sides import Outcome, Side, UncallableError, calls_of, side
 
 # Relative: what the computing dtype leaves of two sound evaluations of one function. A side that
 # casts to float32 whatever it is given is held to that.
@@ -51,7 +50,7 @@ class Pair:
     inputs: Mapping[str, Any]
     a: Outcome
     b: Outcome
-    status: str  # equal, slight, value, gradient, raises
+    status: str  # equal, slight, value, gradient, raises; missing where a record does not say
 
     @property
     def finite(self) -> bool:
@@ -73,8 +72,9 @@ def compare(
     """Whether two losses are the same function, in value and gradient, and if not, why.
 
     Each of ``a`` and ``b`` is a live loss of PyTorch, Keras or optax, one of ours, a
-    specification, an expression such as ``"keras.losses.Tversky(alpha=0.3)"`` (parsed, never
-    evaluated), or a plain callable, whose arguments ``inputs`` then describes:
+    specification, the path of a specification or of a record (see :func:`lossbridge.record`), an
+    expression such as ``"keras.losses.Tversky(alpha=0.3)"`` (parsed, never evaluated), or a plain
+    callable, whose arguments ``inputs`` then describes:
     ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``. ``platform`` names the framework of a
     callable that takes arrays of several. ``weights="sample"`` demands that sample weights be
     probed.
@@ -120,7 +120,7 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
             None if x != y else x
             for x, y in zip(_domains(a.signature), _domains(b.signature), strict=True)
         ]
-        tried = list(_pairs(a, b, own, ranks, False, groups=("inside",)))
+        tried, _ = _answered(_pairs(a, b, own, ranks, False, groups=("inside",)))
         ran = [p for p in tried if not p.a.raised and not p.b.raised]
         if ran and (
             all(p.status in ("equal", "slight", "gradient") for p in ran)
@@ -137,7 +137,8 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
             )  # fmt: skip
     pairs = []
     for rank in ranks:
-        some = list(_pairs(a, b, joint, (rank,), weighted))
+        some, missing = _answered(_pairs(a, b, joint, (rank,), weighted))
+        unprobed += missing
         refused = [
             next((o.error for o in outcomes if o.raised), "")
             for outcomes in ([p.a for p in _of(some, "inside")], [p.b for p in _of(some, "inside")])
@@ -177,10 +178,10 @@ def _of_sequences(a: Side, b: Side) -> Comparison:
         str(k) for k in b.signature.inputs.values()
     ] and _domains(a.signature) == _domains(b.signature)
     joint = tuple(_domains(a.signature)) if alike else (None,) * len(a.signature.inputs)
-    pairs = [
+    pairs, unprobed = _answered(
         pair(a, b, p, seen(p, a.signature), seen(p, b.signature), joint)
         for p in sequence_probes(told)
-    ]
+    )
     found = _verdict(a, b, pairs, None)
     if not alike and found.verdict != "undecided":
         ran = [p for p in _of(pairs, "inside") if p.finite]
@@ -189,7 +190,7 @@ def _of_sequences(a: Side, b: Side) -> Comparison:
             found = _comparison(
                 "domain_differs", a, b, pairs, [_arguments(a, b), *kept], factor=found.factor
             )
-    return found
+    return msgspec.structs.replace(found, not_probed=(*found.not_probed, *unprobed))
 
 
 def _unable(x: Side) -> str:
@@ -232,7 +233,9 @@ def _provenance(x: Side) -> list[str]:
     TensorFlow's in a graph.
     """
     domain = x.signature.domain(0)
-    if x.recorded or x.platform != "keras" or domain not in ("probability", "simplex"):
+    if x.recorded:
+        return list(x.provenance)
+    if x.platform != "keras" or domain not in ("probability", "simplex"):
         return []
     if x.native is None or "from_logits" not in x.native.given:
         return []
@@ -240,7 +243,7 @@ def _provenance(x: Side) -> list[str]:
     logits = np.array([[50.0, -50.0, 0.0]])
     probe = Probe("2/provenance", "provenance", rank, (logits,), np.array([1]), -np.sign(logits))
     inputs = seen(probe, replace(x.signature, domains=("real", *x.signature.domains[1:])))
-    calls = import_module("lossbridge_keras.calls")
+    calls = calls_of(x.platform)
     found = {}
     for mode in calls.MODES:
         try:
@@ -261,15 +264,12 @@ def _provenance(x: Side) -> list[str]:
 
 def _broadcast(a: Side, b: Side) -> list[str]:
     """What becomes of predictions of shape (N, 1) beside targets of shape (N,)."""
-    names = [list(x.signature.inputs) for x in (a, b)]
-    kinds = [list(x.signature.inputs.values()) for x in (a, b)]
-    if any(len(k) != 2 or k[0].axes != k[1].axes or k[0].axes[:1] != ("*batch",) for k in kinds):
+    first, second = unequal(a.signature), unequal(b.signature)
+    if first is None or second is None:
         return []
-    x, y = np.array([[0.25], [0.5], [0.75]]), np.array([1.0, 0.0, 1.0])
-    probe = Probe("2/(N, 1) and (N,)", "shapes", 2, (x, y), y, y)
-    oa, ob = (
-        s.on(probe, dict(zip(n, (x, y), strict=True))) for s, n in zip((a, b), names, strict=True)
-    )
+    oa, ob = a.on(*first), b.on(*second)
+    if oa.missing or ob.missing:
+        return []
     if oa.raised == ob.raised and (oa.raised or close_to(oa.value, ob.value, SINGLE)):
         return []
     said = [
@@ -288,8 +288,7 @@ def _axes(signature: Signature) -> str:
 
 def _overloads(a: Side, b: Side) -> tuple[Side, Side]:
     """Those meanings of both whose inputs are most alike."""
-    left = [overload(a, s) for s in a.specs] if len(a.specs) > 1 else [a]
-    right = [overload(b, s) for s in b.specs] if len(b.specs) > 1 else [b]
+    left, right = a.overloads(), b.overloads()
     if left[0].signature.axis is None and a.signature.axis is not None:
         for each in left:
             each.signature = replace(each.signature, axis=a.signature.axis)
@@ -393,12 +392,23 @@ def _pairs(
             yield pair(a, b, probe, ia, ib, joint)
 
 
+def _answered(pairs: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
+    """The pairs that both sides have an answer to, and why there is none to the others."""
+    found, why = [], []
+    for p in pairs:
+        if p.status == "missing":
+            why += [o.missing for o in (p.a, p.b) if o.missing]
+        else:
+            found.append(p)
+    return found, list(dict.fromkeys(why))
+
+
 def pair(
     a: Side, b: Side, probe: Probe, ia: Mapping[str, Any], ib: Mapping[str, Any],
     joint: Sequence[str | None],
 ) -> Pair:  # fmt: skip
     """Both sides on one probe, and how what they gave differs."""
-    oa, ob = a.on(probe, ia), b.on(probe, ib)
+    oa, ob = a.on(probe, ia, joint), b.on(probe, ib, joint)
     return Pair(probe, ia, oa, ob, _status(a, b, probe, ia, ib, oa, ob, joint))
 
 
@@ -406,6 +416,8 @@ def _status(
     a: Side, b: Side, probe: Probe, ia: Mapping[str, Any], ib: Mapping[str, Any], oa: Outcome,
     ob: Outcome, joint: Sequence[str | None],
 ) -> str:  # fmt: skip
+    if oa.missing or ob.missing:
+        return "missing"
     if oa.raised or ob.raised:
         return "equal" if oa.raised and ob.raised else "raises"
     if (oa.unreduced and not oa.size) or (ob.unreduced and not ob.size):

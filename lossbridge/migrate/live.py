@@ -126,10 +126,12 @@ def name_of(obj: Any) -> str | None:
     for prefix, public in (
         ("torch.nn.modules.", "torch.nn"),
         ("keras.src.losses.", "keras.losses"),
+        ("keras.losses.", "keras.losses"),  # Keras 2
+        ("tensorflow.python.keras.losses.", "keras.losses"),
         ("optax.losses.", "optax.losses"),
         ("optax.", "optax.losses"),
     ):
-        if module.startswith(prefix) and f"{public}.{name}" in witnesses():
+        if f"{module}.".startswith(prefix) and f"{public}.{name}" in witnesses():
             return f"{public}.{name}"
     return None
 
@@ -151,6 +153,8 @@ def _attributes(witness: Witness, obj: Any) -> dict[str, Any]:
                 f"{witness.name}: this object does not keep its argument {name}; give the meaning "
                 f'as text instead, such as "{witness.name}({name}=...)"'
             )
+    if str(found.get("reduction")) == "auto":  # Keras 2's default; this, but under a strategy
+        found["reduction"] = "sum_over_batch_size"
     return found
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,9 @@ def probes(
         signs = np.where(rng.random(wide) < 0.5, -1.0, 1.0)
         return Probe(f"{rank}/{name}", group, rank, latent, labels, signs, **more)
 
-    one = (1, *shape[1:])
+    first = (1, *shape[1:])
     for k in range(2):
-        yield probe(f"single {k}", "inside", tuple(draw(1.0, one) for _ in range(3)))
+        yield probe(f"single {k}", "inside", tuple(draw(1.0, first) for _ in range(3)))
     for k, scale in enumerate((1.0, 1.0, 3.0)):
         yield probe(f"inside {k}", "inside", tuple(draw(scale) for _ in range(3)))
     x = draw(1.0)
@@ -142,17 +143,33 @@ def probes(
     if weights and rank == 2:
         given = np.array([0.5, 2.0, 0.0, 1.5])
         yield probe("sample weights", "weights", tuple(draw(1.0) for _ in range(3)), weights=given)
-    for label in ignored if rank > 1 else ():
+    if rank > 1 and ignored:
         # Of its own, so that no other probe depends on which labels a side ignores: a record holds
         # its probes whatever it will be compared with.
-        rng = np.random.default_rng((2718 + rank, label % 2**32))
-        labels = np.full(shape[:-1], label)
+        rng = np.random.default_rng((2718 + rank, IGNORED % 2**32))
+        labels = np.full(shape[:-1], IGNORED)
         latent = tuple(draw(1.0) for _ in range(3))
-        yield probe(f"all labels {label}", "ignored", latent, labels)
+        every = probe(f"all labels {IGNORED}", "ignored", latent, labels)
         labels = rng.integers(0, shape[-1], shape[:-1])
-        labels.flat[0] = label
+        labels.flat[0] = IGNORED
         latent = tuple(draw(1.0) for _ in range(3))
-        yield probe(f"one label {label}", "ignored", latent, labels)
+        one = probe(f"one label {IGNORED}", "ignored", latent, labels)
+        for label in ignored:
+            yield relabelled(every, label)
+            yield relabelled(one, label)
+
+
+IGNORED = -100
+"""The label that most losses leave out."""
+
+
+def relabelled(probe: Probe, label: int) -> Probe:
+    """A probe of ignored labels, with another label that is ignored."""
+    return replace(
+        probe,
+        id=probe.id.replace(str(IGNORED), str(label)),
+        labels=np.where(probe.labels == IGNORED, label, probe.labels),
+    )
 
 
 def seen(probe: Probe, signature: Signature) -> dict[str, Array]:
@@ -168,6 +185,16 @@ def seen(probe: Probe, signature: Signature) -> dict[str, Array]:
             array = np.moveaxis(array, -1, min(axis, array.ndim - 1))
         found[name] = array
     return found
+
+
+def unequal(signature: Signature) -> tuple[Probe, dict[str, Array]] | None:
+    """Predictions of shape (N, 1) beside targets of shape (N,), for two inputs of one shape."""
+    kinds = list(signature.inputs.values())
+    if len(kinds) != 2 or kinds[0].axes != kinds[1].axes or kinds[0].axes[:1] != ("*batch",):
+        return None
+    x, y = np.array([[0.25], [0.5], [0.75]]), np.array([1.0, 0.0, 1.0])
+    probe = Probe("2/(N, 1) and (N,)", "shapes", 2, (x, y), y, y)
+    return probe, dict(zip(signature.inputs, (x, y), strict=True))
 
 
 def _sequences(probe: Probe, signature: Signature) -> dict[str, Array]:
@@ -209,12 +236,14 @@ def sequence_probes(lengths: bool) -> Iterator[Probe]:
     }
     for name, (group, labels, time) in some.items():
         whole = np.full(len(labels), time)
-        for given in (whole, whole - np.arange(len(labels))) if lengths else (whole,):
+        for given in (whole, whole - np.arange(len(labels))):
             if time == 2 and given is not whole:
                 continue
             scores = np.round(rng.normal(0.0, 1.0, (len(labels), time, 4)) * 16.0) / 16.0
             said = name if given is whole else f"{name}, of several lengths"
-            yield Probe(f"3/{said}", group, 3, (scores, given.astype(np.float64)), labels, scores)
+            if lengths or given is whole:
+                latent = (scores, given.astype(np.float64))
+                yield Probe(f"3/{said}", group, 3, latent, labels, scores)
     scores = np.round(rng.normal(0.0, 1.0, (2, 4, 4)) * 16.0) / 16.0
     full = np.full(2, 4.0)
     for dtype in ("float32", "float64"):
@@ -238,10 +267,9 @@ def _array(probe: Probe, place: int, kind: Kind, width: int, domain: str) -> Arr
         return _cut(latent, rank)
     if domain in ("simplex", "one_hot") and place > 0:
         # A target: the labels as rows of 0 and 1, so that it can meet a side that takes labels.
-        rows = np.zeros(latent.shape)
-        inside = np.maximum(probe.labels, 0)
-        np.put_along_axis(rows, inside[..., None], 1.0, axis=-1)
-        return rows * (probe.labels >= 0)[..., None]
+        # One that is ignored is a row of zeros.
+        rows: Array = np.arange(latent.shape[-1]) == probe.labels[..., None]
+        return rows.astype(np.float64)
     if domain in ("sign", "binary") or (domain == "probability" and place > 0):
         signs = _cut(probe.signs, rank)
         return signs if domain == "sign" else 0.5 * signs + 0.5
@@ -281,12 +309,26 @@ _DOMAINS: Mapping[str, Any] = {
 }
 
 
+@lru_cache(maxsize=1)
 def digest() -> str:
-    """What all probes are, in a hash: records say which they hold."""
+    """What all probes are, and in which terms they are seen, in a hash: records say which."""
     found = hashlib.sha256(str(VERSION).encode())
-    plain = (probe for rank in SHAPES for probe in probes(rank, weights=True))
+    plain = [probe for rank in SHAPES for probe in probes(rank, weights=True)]
     for probe in (*plain, *sequence_probes(True)):
         found.update(json.dumps([probe.id, probe.group, probe.dtype, probe.mode]).encode())
         for array in (*probe.latent, probe.labels, probe.signs):
-            found.update(np.ascontiguousarray(array).tobytes())
+            found.update(_bytes(array, "f8"))
+    kind = Kind("real", axes=("*batch", "classes"))
+    for probe in plain:
+        for place, more in enumerate(((), ("one_hot",))):
+            for domain in (*_DOMAINS, "index", "sign", "binary", *more):
+                # To three digits: a library's exp may differ from another's in the last.
+                found.update(_bytes(_array(probe, place, kind, 2, domain), "f2"))
     return found.hexdigest()
+
+
+def _bytes(array: Array, form: str) -> bytes:
+    """The numbers of an array, whatever its dtype and the sign of its zeros and NaNs."""
+    with np.errstate(all="ignore"):
+        found = np.asarray(array, np.float64).astype(f"<{form}") + np.array(0.0, f"<{form}")
+    return np.where(np.isnan(found), np.array(np.nan, f"<{form}"), found).tobytes()

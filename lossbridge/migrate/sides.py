@@ -6,17 +6,16 @@ import ast
 import copy
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lossbridge.errors import ArgumentError, LossbridgeError, shown
-from lossbridge.migrate import live
 from lossbridge.migrate.domains import domains
+from lossbridge.migrate.live import Native, native
 from lossbridge.migrate.probes import Probe, Signature, parse, probes, seen
 from lossbridge.spec import Spec
 from lossbridge.trace import Definition
@@ -38,6 +37,8 @@ class Outcome:
     size: int = 1
     noise: float | None = None
     """What rounding its inputs anew makes of the value, where a record says so."""
+    missing: str = ""
+    """Why a record cannot say what came of it."""
 
     @property
     def raised(self) -> bool:
@@ -56,10 +57,11 @@ class Side:
     specs: tuple[Spec, ...] = ()
     witness: Witness | None = None
     takes_weights: bool = False
-    native: live.Native | None = None
+    native: Native | None = None
     single: bool = False  # computes in float32 whatever it is given
     functions: bool = False  # the functions that it needs are bound
     recorded: bool = False  # elsewhere: nothing but the probes can be asked
+    provenance: Sequence[str] = ()  # what was said there of how predictions are made
     notes: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -71,10 +73,24 @@ class Side:
         """Call it on a probe."""
         return self.on(probe, seen(probe, self.signature))
 
-    def on(self, probe: Probe, inputs: Mapping[str, Any]) -> Outcome:
-        """Call it on inputs of its own, in the dtype and mode of a probe."""
-        calls = importlib.import_module(f"lossbridge_{self.platform}.calls")
-        return called(calls, self, probe, inputs)
+    def on(
+        self, probe: Probe, inputs: Mapping[str, Any], joint: Sequence[str | None] = ()
+    ) -> Outcome:
+        """Call it on inputs of its own, in the dtype and mode of a probe.
+
+        ``joint`` are the domains in which the inputs were made, where they are not its own: what
+        was recorded is found by them.
+        """
+        return called(calls_of(self.platform), self, probe, inputs)
+
+    def overloads(self) -> list[Side]:
+        """The side with each of its signatures: there are several where dtypes decide."""
+        return [overload(self, s) for s in self.specs] if len(self.specs) > 1 else [self]
+
+
+def calls_of(platform: str) -> Any:
+    """How the losses of a platform are called."""
+    return importlib.import_module(f"lossbridge_{platform}.calls")
 
 
 def called(calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any]) -> Outcome:
@@ -121,11 +137,16 @@ def side(
     if isinstance(given, Definition):
         given = given.spec
     if isinstance(given, Spec):
-        return _of_spec(given, platform)
+        return of_spec(given, platform)
     if hasattr(given, "bound") and hasattr(given, "spec") and not isinstance(given, type):
         return _of_ours(given)
+    return of_live(given, inputs, platform)
+
+
+def of_live(given: Any, inputs: Mapping[str, str] | None, platform: str | None) -> Side:
+    """A side of a framework's own object, or of a callable whose inputs are described."""
     try:
-        found = live.native(given)
+        found = native(given)
     except ArgumentError:
         if not callable(given) or inputs is None:
             raise
@@ -133,7 +154,7 @@ def side(
     return _of_native(found, given)
 
 
-def _of_native(found: live.Native, obj: Any) -> Side:
+def _of_native(found: Native, obj: Any) -> Side:
     meaning = found.meaning
     witness = found.witness
     spec = meaning.spec
@@ -160,15 +181,37 @@ def _of_native(found: live.Native, obj: Any) -> Side:
         found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
         takes_weights=keras, native=found,
     )  # fmt: skip
-    if keras and str(getattr(obj, "dtype", "")) == "float32":
-        made.single = True
+    if keras:
+        # Keras 2 does not say in which dtype a loss computes.
+        made.single = obj.dtype == "float32" if hasattr(obj, "dtype") else casts(made)
     return made
 
 
-def signature_of(spec: Spec, native: live.Native | None = None) -> Signature:
+def casts(x: Side) -> bool:
+    """Whether it casts what it is given to float32: a change below its digits changes nothing."""
+    probe = next(p for p in probes(_rank(x)) if p.id.endswith("/inside 0"))
+    inputs = seen(probe, x.signature)
+    found = []
+    for step in (0.0, 2.0**-30, 2.0**-10):
+        rng = np.random.default_rng(7)
+        moved = {
+            n: i * (1.0 + step * rng.uniform(-1.0, 1.0, np.shape(i)))
+            if np.asarray(i).dtype.kind == "f" else i
+            for n, i in inputs.items()
+        }  # fmt: skip
+        found.append(x.on(probe, moved).value)
+    return bool(found[0] == found[1] != found[2])
+
+
+def _rank(x: Side) -> int:
+    """The rank of its widest input, as far as there are probes of it."""
+    return min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), 3)
+
+
+def signature_of(spec: Spec, built_in: Native | None = None) -> Signature:
     """What a specification takes."""
     kinds = tuple(k.name for k in spec.inputs.values())
-    found = kinds if native is None else domains(native.witness.name, native.given, kinds)
+    found = kinds if built_in is None else domains(built_in.witness.name, built_in.given, kinds)
     return Signature(dict(spec.inputs), spec.axis, dict(spec.ports), found)
 
 
@@ -204,7 +247,8 @@ def _of_ours(loss: Any) -> Side:
     )  # fmt: skip
 
 
-def _of_spec(spec: Spec, platform: str | None) -> Side:
+def of_spec(spec: Spec, platform: str | None) -> Side:
+    """A side that runs a specification."""
     chosen = platform or next((p for p in PLATFORMS if available(p)), None)
     if chosen is None:
         raise ArgumentError("no platform is installed here to run a specification on")
@@ -233,9 +277,9 @@ def _of_callable(function: Any, inputs: Mapping[str, str], platform: str | None)
         if candidate is None or not available(candidate):
             continue
         found = Side(name, signature, candidate, call)
-        rank = max(len(k.axes) for k in signature.inputs.values())
-        outcome = found.run(next(iter(probes(min(max(rank, 1), 3)))))
+        outcome = found.run(next(iter(probes(_rank(found)))))
         if not outcome.raised:
+            found.single = casts(found)
             return found
         tried.append(f"{candidate}: {outcome.error}")
     raise UncallableError(
@@ -251,11 +295,11 @@ class UncallableError(LossbridgeError):
 
 
 def _of_text(text: str) -> Side:
-    path = Path(text)
     if text.endswith(".json"):
-        from lossbridge.spec import load
+        from lossbridge.migrate.record import of_file
 
-        return _of_spec(load(path), None)
+        held = of_file(text)
+        return of_spec(held, None) if isinstance(held, Spec) else held
     name, positional, keywords = parse_call(text)
     if name.startswith("lossbridge."):
         front, _, attribute = name.rpartition(".")
@@ -272,14 +316,14 @@ def _of_text(text: str) -> Side:
         witness.meaning(*positional, **keywords)  # raises, and says what the arguments are
         raise
     witness.meaning(**arguments)
-    native = live.Native(witness, arguments)
+    found = Native(witness, arguments)
     platform = HOMES[witness.module]
     if not available(platform):
-        made = _of_spec(native.meaning.spec, None)
-        made.label = native.text
+        made = of_spec(found.meaning.spec, None)
+        made.label = found.text
         made.notes.append(f"{FRAMEWORKS[witness.module]} is not installed; its meaning was run")
         return made
-    return _of_native(native, original(witness, arguments))
+    return _of_native(found, original(witness, arguments))
 
 
 def original(witness: Witness, arguments: Mapping[str, Any]) -> Any:
