@@ -18,7 +18,7 @@ from lossbridge.errors import ArgumentError, ShapeError, listed, shown, suggesti
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.kinds import moved_axis as moved_axis
-from lossbridge.plan import Numbers, Options, Plan, index_axes, plan
+from lossbridge.plan import Numbers, Options, Plan, index_sources, plan
 from lossbridge.spec import Reduction, Spec
 from lossbridge.trace import Definition
 
@@ -501,7 +501,7 @@ def _disagreement(
 
 def index_shape(spec: Spec, lengths: Mapping[str, Shape]) -> tuple[int | None, ...]:
     """The shape of the unreduced value: what sample weights and masks line up with."""
-    return tuple(n for axis in index_axes(spec) for n in lengths.get(axis, (None,)))
+    return tuple(n for axis in index_sources(spec) for n in lengths.get(axis, (None,)))
 
 
 def aligned_shape(name: str, what: str, given: Shape, index: Shape) -> tuple[int | None, ...]:

@@ -59,6 +59,24 @@ def index_axes(spec: Spec) -> tuple[str, ...]:
     return graph.nodes[graph.output("value")].type.axes
 
 
+def index_sources(spec: Spec) -> tuple[str, ...]:
+    """For each axis of the unreduced value, that axis of an input which has its length.
+
+    Another one only where an axis was renamed, as in a loss of all pairs of a batch.
+    """
+    renamed = {
+        str(node.attr("new")): str(node.attr("old"))
+        for node in spec_graph(spec).nodes
+        if node.op == "rename"
+    }
+    found = []
+    for axis in index_axes(spec):
+        while axis in renamed:
+            axis = renamed[axis]
+        found.append(axis)
+    return tuple(found)
+
+
 def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph:
     """The graph as written with its reduction appended; outputs ``value`` only, or with ``parts``
     also the ``total`` and the ``divisor`` it is the quotient of.

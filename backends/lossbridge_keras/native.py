@@ -31,7 +31,7 @@ from lossbridge.errors import (
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.ir import Graph, is_star
 from lossbridge.kinds import Kind
-from lossbridge.plan import Numbers, Options, Plan, PortCall, index_axes, plan
+from lossbridge.plan import Numbers, Options, Plan, PortCall, index_sources, plan
 from lossbridge.spec import Spec, dumps, loads
 
 BACKEND: str = keras.backend.backend()
@@ -714,7 +714,7 @@ def _hyperparameter(
 def _running_shape(spec: Spec, kinds: Mapping[str, Kind], values: Mapping[str, Tensor]) -> Tensor:
     """The shape of the unreduced value while the graph runs."""
     parts: list[Tensor] = []
-    for axis in index_axes(spec):
+    for axis in index_sources(spec):
         name = next(n for n, kind in kinds.items() if axis in kind.axes)
         axes, shape = kinds[name].axes, tf.shape(values[name])
         at = axes.index(axis)

@@ -25,7 +25,7 @@ from lossbridge.passes.differentiate import differentiate, pull_back_all, push_f
 from lossbridge.passes.guard import guard
 from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
-from lossbridge.plan import Options, Plan, PortCall, index_axes
+from lossbridge.plan import Options, Plan, PortCall, index_sources
 from lossbridge.spec import Spec
 from lossbridge.trace import port_axes
 from lossbridge.verify import verify
@@ -174,7 +174,7 @@ class Fused:
         self.kinds = tuple(stable.nodes[rows[n]].type.dtype for n in self.names)
         self.orders = {n: stable.nodes[rows[n]].attr("order") for n in self.names}
         self.axes = plan.value_axes
-        self.index = index_axes(plan.spec)  # what sample weights and masks run over
+        self.index = index_sources(plan.spec)  # what sample weights and masks run over
         late = ("segments", "map_sizes")
         self.outside = tuple(
             Outside(call, plan.spec)

@@ -121,6 +121,18 @@ def test_a_small_mean_is_one_op(reduction: str) -> None:
     assert value.numpy() == ((x - y) ** 2).mean() * (1.0 if reduction == "mean" else 2.0)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_one_over_a_number_is_exact_in_graphs(jit: bool) -> None:
+    # As a reciprocal, which TensorFlow makes of it, 1 / 1 is 0.99999994.
+    spec = next(s for s in ALL if s.id == "multiclass_perceptron@1")
+    *_, graph = _both(spec, "none", SIZES)
+    function = emit.load(emit.emit(graph, LOWERING, "ours"), LOWERING, "ours")
+    run = tf.function(function, jit_compile=jit, autograph=False)
+    x = np.tile(np.array([[2.0, 2.0, 2.0, 2.0], [3.0, 1.0, 0.0, -1.0]], np.float32), (16, 1))
+    _, gradient = run(tf.constant(x), tf.constant([1, 0] * 16))
+    assert gradient.numpy()[:2].tolist() == [[0.25, -0.75, 0.25, 0.25], [0.0] * 4]
+
+
 def test_numbers_that_are_kept_are_told_apart() -> None:
     held = {h.__name__: h for h in EAGER.helpers}["_held"]
     signs = [np.signbit(held(x, tf.float32).numpy()) for x in (0.0, -0.0, 0.0)]

@@ -156,3 +156,8 @@ def test_every_docstring_has_its_sections(name: str) -> None:
     assert first.startswith("Penalise ") and first.endswith(".")
     for section in ("Edges:", "Definition:", "Inputs:", "Reduction:", "Call:", "References:"):
         assert section in doc
+
+
+def test_a_renamed_axis_has_the_length_of_its_source() -> None:
+    (spec,) = frontdoor.forms()["NTXentLoss"].specs
+    assert frontdoor.index_shape(spec, {"batch": (5,), "features": (3,)}) == (5, 5)
