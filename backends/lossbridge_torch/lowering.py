@@ -55,6 +55,13 @@ def replace(x: Tensor, index: Tensor, value: Tensor | float, dim: int) -> Tensor
     return x.scatter(dim, safe, value)
 
 
+def largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The largest along ``dims``; of nothing -inf, for which torch raises an error."""
+    if x.numel():
+        return x.amax(dims, keepdim=True)
+    return x.sum(dims, keepdim=True) - math.inf
+
+
 def moved(x: Tensor, dim: int, by: int, fill: float) -> Tensor:
     """``x[k - by]`` along ``dim``, ``fill`` where that lies outside."""
     size = x.shape[dim]
@@ -121,12 +128,14 @@ def _dtype(node: Node) -> str:
     return {"real": "dt", "int": "torch.int64", "bool": "torch.bool"}[node.type.dtype]
 
 
-def _reduce(name: str) -> Entry:
+def _reduce(name: str, call: str = "") -> Entry:
+    call = call or f"{{0}}.{name}({{1}}, keepdim=True)"
+
     def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
         if not node.type.axes and name == "sum":
             return f"{x[0]}.sum()"
         dims = emitter.dims(node.attr("axes"))
-        result = f"{x[0]}.{name}({dims}, keepdim=True)"
+        result = call.format(x[0], dims)
         if not node.type.axes:
             return f"{result}.reshape(())"
         if all(is_star(axis) for axis in node.attr("axes")):
@@ -139,9 +148,11 @@ def _reduce(name: str) -> Entry:
 
 def _any(name: str) -> Entry:
     def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
-        total = _reduce("amax" if name == "any" else "amin")
+        total = _reduce("sum")  # of nothing too, where a largest element is an error
         assert not isinstance(total, str)
-        return f"({total(emitter, node, [f'{x[0]}.to(torch.uint8)'])} > 0)"
+        if name == "any":
+            return f"({total(emitter, node, [x[0]])} > 0)"
+        return f"({total(emitter, node, [f'(~{x[0]})'])} == 0)"
 
     return entry
 
@@ -293,7 +304,7 @@ TABLE: dict[str, Entry] = {
     "stop_gradient": "{0}.detach()",
     "attach_gradient": "{0}",
     "sum": _reduce("sum"),
-    "amax": _reduce("amax"),
+    "amax": _reduce("largest", "largest({0}, {1})"),
     "any": _any("any"),
     "all": _any("all"),
     "dot": _dot,
@@ -315,7 +326,7 @@ LOWERING = Lowering(
     table=TABLE,
     imports=("import torch", "from torch import Tensor"),
     namespace={"torch": torch, "Tensor": Tensor, "math": math},
-    helpers=(gather, replace, moved, counted, recursion),
+    helpers=(gather, replace, largest, moved, counted, recursion),
     native=frozenset({"put", "sigmoid"}),
     literal=_literal,
     prologue=lambda first: (f"dt, device = {first}.dtype, {first}.device",),

@@ -9,6 +9,7 @@ from typing import Annotated
 from lossbridge.ir import Expr, Operand
 from lossbridge.ops import (
     intdiv,
+    iota,
     logaddexp,
     mod,
     range_,
@@ -94,9 +95,16 @@ def ctc(
 
     The mean divides each sequence's loss by its target's length, then averages over the batch.
 
-    Edges: a target that cannot be aligned gives inf, or 0 with ``zero_infinity``, gradient 0.
+    Edges: a target that cannot be aligned gives inf, or 0 with ``zero_infinity``, gradient 0. What
+    stands beyond the lengths is not looked at.
     """
-    alphas = forward(log_probs, targets, blank)
+    within = iota(log_probs, "time") < input_lengths
+    spelled = where(iota(targets, "positions") < target_lengths, targets, blank)
+
+    def heard(emit: Expr, is_blank_label: Expr) -> Expr:
+        return where(within, emit, 0.0)
+
+    alphas = forward(log_probs, spelled, blank, emitted=heard)
     last = take(alphas, input_lengths - 1, "time")
     final = 2 * target_lengths
     at_blank = take(last, final, "states")

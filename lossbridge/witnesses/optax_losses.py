@@ -227,8 +227,10 @@ def cosine(distance: bool, epsilon: float, axis: Axis, where: Any) -> Meaning:
     def body(prediction: Expr, target: Expr, epsilon: Expr, included: Mask = None) -> Expr:
         u, short_u, lost_u = unit(prediction, included, epsilon, over)
         v, short_v, lost_v = unit(target, included, epsilon, over)
-        chord = metric.half_chord(u, v, *over) + 0.5 * (short_u + short_v)
-        value = chord if distance else dot(u, v, *over)
+        value = dot(u, v, *over)
+        if distance:
+            near = metric.half_chord(u, v, *over) + 0.5 * (short_u + short_v)
+            value = select(value > 0.5, near, 1.0 - value)
         lost = lost_u | lost_v
         return undefined_at(undefined_at(value, prediction, lost), target, lost)
 

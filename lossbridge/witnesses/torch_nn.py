@@ -339,7 +339,9 @@ def soft_margin(size_average: Old = None, reduce: Old = None, reduction: str = "
     return meaning(margin.soft_margin, reduction=reduced(reduction, size_average, reduce))
 
 
-UNINITIALISED = "The mean over an empty batch is uninitialised memory there, and NaN here."
+UNINITIALISED = (
+    "The mean and the sum of an empty batch are uninitialised memory there, and NaN and 0 here."
+)
 
 
 @witness("torch.nn.MultiMarginLoss", notes=(UNINITIALISED,))
@@ -380,8 +382,10 @@ def torch_cosine_embedding(*, x1: Expr, x2: Expr, target: Expr, margin: Expr) ->
     u, v = (x / sqrt(square) for x, square in zip((x1, x2), squares, strict=True))
     # 1 - cos; what epsilon takes from both lengths is not lost beside 1.
     missing = TINY / squares[0] + TINY / squares[1]
-    distance = 0.5 * (sum((u - v) ** 2, "features") + missing)
-    apart = clamped(dot(u, v, "features") - margin)
+    cosine = dot(u, v, "features")
+    near = 0.5 * (sum((u - v) ** 2, "features") + missing)
+    distance = where(cosine > 0.5, near, 1.0 - cosine)
+    apart = clamped(cosine - margin)
     return where(target == 1.0, distance, where(target == -1.0, apart, 0.0))
 
 

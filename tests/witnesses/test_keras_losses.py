@@ -49,6 +49,12 @@ def cases(
     ]
 
 
+NOTHING = np.ones((0, 3, 2))
+VECTORS = ("keras.losses.Circle", "keras.losses.CTC")  # samples of one axis: see UNEQUAL, RAISES
+ONE_HOT_HINGE = "keras.losses.CategoricalHinge"  # raises: see RAISES
+LABELLED = (
+    "keras.losses.SparseCategoricalCrossentropy", "keras.losses.CategoricalGeneralizedCrossEntropy",
+)  # fmt: skip
 NONE, SUM = dict(reduction=None), dict(reduction="sum")
 LOGITS = dict(from_logits=True)
 WEIGHTED = dict(reduction="mean_with_sample_weight")
@@ -56,134 +62,161 @@ REDUCED: tuple[dict[str, Any], ...] = ({}, NONE, SUM)
 
 CASES = [
     *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED),
-    *cases("MeanSquaredError", X, Y, {}, NONE, WEIGHTED, at="weights", call=dict(sample_weight=W)),
-    *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED, at="mask", call=dict(mask=W > 0.5)),
-    *cases("MeanSquaredError", X, Y, {}, WEIGHTED, at="mask and weights",
+    *cases("MeanSquaredError", X, Y, {}, NONE, WEIGHTED, at="ignored: weights",
+           call=dict(sample_weight=W)),
+    *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED, at="ignored: mask",
+           call=dict(mask=W > 0.5)),
+    *cases("MeanSquaredError", X, Y, {}, WEIGHTED, at="ignored: mask and weights",
            call=dict(mask=W > 0.5, sample_weight=W + 1.0)),
-    *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED, at="all masked", call=dict(mask=W > 9)),
-    *cases("MeanSquaredError", X, Y, WEIGHTED, at="all weights 0", call=dict(sample_weight=0 * W)),
+    *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED, at="ignored: all masked",
+           call=dict(mask=W > 9)),
+    *cases("MeanSquaredError", X, Y, WEIGHTED, at="ignored: all weights 0",
+           call=dict(sample_weight=0 * W)),
     *cases("MeanSquaredError", X[0], Y[0], *REDUCED, at="one sample, no batch"),
-    *cases("MeanSquaredError", np.ones((0, 3, 2)), np.ones((0, 3, 2)), *REDUCED, at="empty"),
-    *cases("MeanSquaredError", np.ones((3, 0)), np.ones((3, 0)), {}, SUM, at="no features"),
+    *cases("MeanSquaredError", np.ones((3, 0)), np.ones((3, 0)), {}, SUM, at="empty: no features"),
     *cases("MeanAbsoluteError", X, Y, *REDUCED),
-    *cases("MeanAbsoluteError", [[1.0, 2.0, NAN]], [[1.0, 3.0, 0.0]], at="equal, NaN"),
+    *cases("MeanAbsoluteError", [[1.0, 2.0, NAN]], [[1.0, 3.0, 0.0]], at="kinks: equal, NaN"),
     *cases("MeanAbsolutePercentageError", X, Y, *REDUCED),
     *cases("MeanAbsolutePercentageError", [[-1.0, 0.0, 1.0, 2.0, 1.0, 1.0]],
-           [[EPS, 0.0, 0.0, 2.0, -EPS, 1e-9]], at="small targets"),
+           [[EPS, 0.0, 0.0, 2.0, -EPS, 1e-9]], at="kinks, clip: small targets"),
     *cases("MeanSquaredLogarithmicError", P, Q, *REDUCED),
     *cases("MeanSquaredLogarithmicError", [[-1.0, 0.0, EPS_32, 3.0, 3.0, EPS]],
-           [[1.0, 0.0, 1.0, EPS_32, 3.0, 2.0]], at="clip"),
+           [[1.0, 0.0, 1.0, EPS_32, 3.0, 2.0]], at="clip: at and below"),
     *cases("Huber", X, Y, *REDUCED, dict(delta=0.3)),
-    *cases("Huber", [[1.0, 2.0, 0.5]], [[0.5, 2.0, 1.0]], dict(delta=0.5), at="corner and 0"),
+    *cases("Huber", [[1.0, 2.0, 0.5]], [[0.5, 2.0, 1.0]], dict(delta=0.5),
+           at="kinks: corner and 0"),
     # log 2 is rounded to float32 first: 1.9e-9 of values of 0.1 and above.
     *cases("LogCosh", X, Y, *REDUCED, rtol=1e-8),
-    *cases("LogCosh", [[300.0, -300.0, INF]], [[0.0, 0.0, 0.0]], at="far out", rtol=1e-8),
+    *cases("LogCosh", [[300.0, -300.0, INF]], [[0.0, 0.0, 0.0]], at="saturation: far out",
+           rtol=1e-8),
     *cases("Poisson", P, 4.0 * Q, *REDUCED),
-    *cases("Poisson", [[0.0, 0.0, -EPS]], [[2.0, 0.0, 1.0]], at="no rate"),
+    *cases("Poisson", [[0.0, 0.0, -EPS]], [[2.0, 0.0, 1.0]], at="clip: no rate"),
     *cases("Poisson", [[-1.0, 2.0]], [[1.0, 1.0]], at="negative rate"),
     *cases("CosineSimilarity", X, Y, *REDUCED, dict(axis=0), dict(axis=-2)),
     *cases("CosineSimilarity", *MAPS, dict(axis=1)),
-    *cases("CosineSimilarity", [[0.0, 0.0], [0.0, 0.0], [1e-8, 2e-8], [3.0, 4.0]],
-           [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [3e-9, 4e-9]], {}, NONE, at="near 0"),
+    *cases("CosineSimilarity", [[0.0, 0.0], [0.0, 0.0], [1e-8, 2e-8], [1.0, 2.0]],
+           [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [3e-9, 1e-9]], {}, NONE, at="clip: near 0"),
     *cases("Hinge", X, 2.0 * BITS - 1.0, *REDUCED),
     *cases("Hinge", X, BITS, *REDUCED, at="bits"),
     *cases("Hinge", X, Y, at="any labels"),
-    *cases("Hinge", [[1.0, -1.0, 3.0]], [[1.0, -1.0, 1.0]], NONE, at="margin"),
+    *cases("Hinge", [[1.0, -1.0, 3.0]], [[1.0, -1.0, 1.0]], NONE, at="kinks: margin"),
     *cases("Hinge", [[1.0, -1.0], [1.0, 2.0]], [[1.0, 0.0], [0.0, -1.0]], NONE, at="not all bits"),
     *cases("SquaredHinge", X, 2.0 * BITS - 1.0, *REDUCED),
     *cases("SquaredHinge", X, BITS, *REDUCED, at="bits"),
-    *cases("SquaredHinge", [[1.0, -1.0, 3.0]], [[1.0, -1.0, 1.0]], NONE, at="margin"),
+    *cases("SquaredHinge", [[1.0, -1.0, 3.0]], [[1.0, -1.0, 1.0]], NONE, at="kinks: margin"),
     *cases("CategoricalHinge", X, HOT, *REDUCED),
     *cases("CategoricalHinge", X, SOFT, NONE, at="soft targets"),
     *cases("CategoricalHinge", [[2.0, 1.0, 1.0], [-0.5, -1.0, -1.0], [0.0, 0.0, 0.0]],
-           [[1.0, 0.0, 0.0]] * 3, NONE, at="margin and ties"),
+           [[1.0, 0.0, 0.0]] * 3, NONE, at="kinks: margin and ties"),
     *cases("KLDivergence", P, SOFT, *REDUCED),
-    *cases("KLDivergence", [[1.0, 0.0, 0.5, EPS, 0.2]], [[0.0, 1.0, 2.0, EPS, 0.2]], at="clip"),
+    *cases("KLDivergence", [[1.0, 0.0, 0.5, EPS, 0.2]], [[0.0, 1.0, 2.0, EPS, 0.2]],
+           at="clip: at and beyond"),
     *cases("BinaryCrossentropy", P, BITS, *REDUCED, dict(label_smoothing=0.1), dict(axis=0)),
     *cases("BinaryCrossentropy", X, Q, LOGITS, LOGITS | dict(label_smoothing=0.3)),
     *cases("BinaryCrossentropy", *MAPS, dict(axis=1), LOGITS | dict(axis=-2)),
     *cases("BinaryCrossentropy", [[EPS, 1.0 - EPS, 1.0, 0.0, 1.5, -1.0, EPS]],
-           [[0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]], NONE, dict(label_smoothing=0.2), at="clip"),
+           [[0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]], NONE, dict(label_smoothing=0.2),
+           at="clip: at and beyond"),
     *cases("BinaryCrossentropy", [[40.0, 40.0, -800.0, 0.0, -40.0]], [[0.0, 1.0, 0.0, 1.0, 0.5]],
-           LOGITS, at="confident"),
+           LOGITS, at="saturation: confident"),
     *cases("BinaryFocalCrossentropy", P, BITS, *REDUCED, dict(gamma=0.0), dict(gamma=0.5),
            dict(apply_class_balancing=True, alpha=0.3), dict(alpha=0.3), dict(axis=0)),
     *cases("BinaryFocalCrossentropy", P, Q, dict(label_smoothing=0.1), dict(gamma=3.0)),
     *cases("BinaryFocalCrossentropy", X, BITS, LOGITS, LOGITS | dict(label_smoothing=0.1)),
     *cases("BinaryFocalCrossentropy", [[12.0, -15.0, 20.0, 800.0]], [[1.0, 0.0, 0.0, 1.0]],
-           LOGITS, at="confident"),
+           LOGITS, at="saturation: confident"),
     *cases("BinaryFocalCrossentropy", [[EPS, 1.0, 1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0, 1.0, 0.0]],
            {}, dict(gamma=0.0), dict(gamma=0.5), dict(gamma=1.0), dict(label_smoothing=0.2),
-           at="clip"),
+           at="clip: at and beyond"),
     *cases("CategoricalCrossentropy", P, HOT, *REDUCED, dict(label_smoothing=0.1)),
     *cases("CategoricalCrossentropy", P, Q, {}, LOGITS, at="targets of any sum"),
     *cases("CategoricalCrossentropy", X, SOFT, LOGITS, LOGITS | dict(label_smoothing=0.2)),
     *cases("CategoricalCrossentropy", *MAPS, dict(axis=1), dict(axis=1, label_smoothing=0.1),
            dict(axis=-2, label_smoothing=0.1), LOGITS | dict(axis=2, label_smoothing=0.2)),
     *cases("CategoricalCrossentropy", [[1.0, 2.0, 3.0]], [[0.0, 0.0, 0.0]], LOGITS,
-           at="targets all 0"),
+           at="ignored: targets all 0"),
     *cases("CategoricalCrossentropy", [[1.0, -INF, 3.0], [1.0, -INF, 3.0]],
-           [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], LOGITS | NONE, at="-inf"),
+           [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], LOGITS | NONE, at="saturation: -inf"),
     *cases("CategoricalCrossentropy", [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]],
-           [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], NONE, at="clip, no probability"),
+           [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], NONE,
+           at="clip: 0, 1, no probability"),
     *cases("CategoricalFocalCrossentropy", P, HOT, *REDUCED, dict(label_smoothing=0.1),
            dict(gamma=0.0), dict(gamma=0.5, alpha=1.0), dict(alpha=[0.25, 0.5, 1.0])),
+    *cases("CategoricalCrossentropy", [[30.0, 0.0, -30.0], [800.0, -800.0, 0.0]],
+           [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]], LOGITS, LOGITS | dict(label_smoothing=0.2),
+           at="saturation: confident, and wrong"),
+    *cases("CategoricalFocalCrossentropy", [[30.0, 0.0, -30.0], [800.0, -800.0, 0.0]],
+           [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]], LOGITS, LOGITS | dict(label_smoothing=0.2),
+           at="saturation: confident, and wrong"),
+    *cases("SparseCategoricalCrossentropy", [[30.0, 0.0, -30.0], [800.0, -800.0, 0.0]],
+           np.array([1, 1]), LOGITS, at="saturation: confident, and wrong"),
     *cases("CategoricalFocalCrossentropy", X, SOFT, LOGITS, LOGITS | dict(label_smoothing=0.2)),
     *cases("CategoricalFocalCrossentropy", *MAPS, dict(axis=1, label_smoothing=0.1)),
     *cases("CategoricalFocalCrossentropy", [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
            [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], NONE, NONE | dict(gamma=0.0),
-           at="clip, no probability"),
+           at="clip: 0, 1, no probability"),
     *cases("SparseCategoricalCrossentropy", P, LABELS, *REDUCED, WEIGHTED),
     *cases("SparseCategoricalCrossentropy", X, LABELS, LOGITS, LOGITS | dict(ignore_class=2),
            LOGITS | dict(ignore_class=2) | NONE, LOGITS | dict(ignore_class=2) | WEIGHTED,
            LOGITS | dict(ignore_class=2) | SUM, dict(from_logits=True, ignore_class=-1)),
     *cases("SparseCategoricalCrossentropy", X, np.array([-1, 0, -1, 2]),
-           LOGITS | dict(ignore_class=-1), at="ignored"),
+           LOGITS | dict(ignore_class=-1), at="ignored: some"),
     *cases("SparseCategoricalCrossentropy", X, LABELS, LOGITS, LOGITS | dict(ignore_class=2),
-           LOGITS | dict(ignore_class=2) | WEIGHTED, at="weights", call=dict(sample_weight=W)),
-    *cases("SparseCategoricalCrossentropy", X, LABELS, LOGITS | dict(ignore_class=1), at="mask",
+           LOGITS | dict(ignore_class=2) | WEIGHTED, at="ignored: weights",
+           call=dict(sample_weight=W)),
+    *cases("SparseCategoricalCrossentropy", X, LABELS, LOGITS | dict(ignore_class=1),
+           at="ignored: mask",
            call=dict(mask=W > 0.5)),
     *cases("SparseCategoricalCrossentropy", X, np.full(4, 2), LOGITS | dict(ignore_class=2),
-           LOGITS | dict(ignore_class=2) | WEIGHTED, at="all ignored"),
+           LOGITS | dict(ignore_class=2) | WEIGHTED, at="ignored: all"),
     *cases("SparseCategoricalCrossentropy", [[NAN, 1.0, 2.0], [0.0, 1.0, 2.0]], np.array([2, 1]),
-           LOGITS | dict(ignore_class=2), dict(ignore_class=2), at="NaN where ignored"),
+           LOGITS | dict(ignore_class=2), dict(ignore_class=2), at="ignored: NaN"),
     *cases("SparseCategoricalCrossentropy", [[0.0, 1.0, 0.5], [EPS, 1.0 - EPS, 0.0]],
-           np.array([0, 1]), NONE, at="clip"),
+           np.array([0, 1]), NONE, at="clip: at and beyond"),
     *cases("SparseCategoricalCrossentropy", [[1.0, -INF, 3.0], [1.0, -INF, 3.0]], np.array([0, 1]),
-           LOGITS | NONE, at="-inf"),
+           LOGITS | NONE, at="saturation: -inf"),
     *cases("CategoricalGeneralizedCrossEntropy", P, LABELS, *REDUCED, dict(q=0.7), dict(q=0.1)),
     *cases("CategoricalGeneralizedCrossEntropy", [[0.0, 0.5, 0.5], [0.2, 0.3, 0.5]],
-           np.array([0, 1]), {}, NONE, at="no probability"),
+           np.array([0, 1]), {}, NONE, at="kinks: no probability"),
     *cases("CategoricalGeneralizedCrossEntropy", [[0.2, 0.3, 0.5]] * 3, np.array([0, 3, -1]), NONE,
-           at="labels out of range"),
+           at="ignored: labels out of range"),
     *cases("Dice", *MAPS, {}, dict(axis=1), dict(axis=(1, 2, 3)), dict(axis=(-3, -2)) | NONE,
            dict(axis=(0, -1)) | SUM),
-    *cases("Dice", 0.0 * P, 0.0 * P, {}, NONE | dict(axis=-1), at="nothing in either"),
-    *cases("Dice", P, 0.0 * P, NONE | dict(axis=-1), at="no target"),
+    *cases("Dice", 0.0 * P, 0.0 * P, {}, NONE | dict(axis=-1), at="clip: nothing in either"),
+    *cases("Dice", P, 0.0 * P, NONE | dict(axis=-1), at="clip: no target"),
     # 1 - (1 - 7e-9): what is left of an overlap is rounded at 1e-16.
-    *cases("Dice", BITS, BITS, at="all overlaps", rtol=1e-7),
+    *cases("Dice", BITS, BITS, at="clip: all overlaps", rtol=1e-7),
     *cases("Tversky", *MAPS, {}, dict(alpha=0.3, beta=0.7), dict(alpha=0.3, axis=1),
            dict(beta=0.9, axis=(1, 2, 3)), dict(axis=(-3, -2)) | NONE, dict(alpha=2.0, beta=-0.5)),
-    *cases("Tversky", 0.0 * P, 0.0 * P, {}, NONE | dict(axis=-1), at="nothing in either"),
-    *cases("Tversky", P, 0.0 * P, NONE | dict(axis=-1), at="no target"),
+    *cases("Tversky", 0.0 * P, 0.0 * P, {}, NONE | dict(axis=-1), at="clip: nothing in either"),
+    *cases("Tversky", P, 0.0 * P, NONE | dict(axis=-1), at="clip: no target"),
+    *cases("Tversky", BITS, BITS, at="clip: all overlaps", rtol=1e-7),
     *cases("Circle", UNIT, LABELS, *REDUCED, dict(gamma=5.0, margin=0.2), WEIGHTED,
            dict(remove_diagonal=False)),
     *cases("Circle", X, LABELS, dict(gamma=1.0), at="not of length 1"),
     *cases("Circle", CORNERS, np.array([0, 0, 0, 1]), dict(gamma=8.0), NONE | dict(gamma=8.0),
-           WEIGHTED | dict(gamma=8.0), at="samples that do not count"),
+           WEIGHTED | dict(gamma=8.0), at="ignored: samples without pairs"),
     *cases("Circle", CORNERS, np.array([0, 0, 0, 1]), dict(gamma=8.0), WEIGHTED | dict(gamma=8.0),
-           at="weights", call=dict(sample_weight=W)),
-    *cases("Circle", CORNERS, np.array([0, 1, 2, 3]), *REDUCED, at="no pairs"),
+           at="ignored: weights", call=dict(sample_weight=W)),
+    *cases("Circle", CORNERS, np.array([0, 1, 2, 3]), *REDUCED, at="ignored: no pairs"),
     *cases("Circle", CORNERS, np.array([0, 0, 0, 0]), NONE, dict(remove_diagonal=False),
-           at="one label"),
+           at="kinks: one label, equal vectors"),
     # Computed in float32.
     *cases("CTC", FRAMES, WORDS, *REDUCED, rtol=2e-6),
     *cases("CTC", FRAMES, np.array([[1, 0, 3], [0, 2, 1], [0, 0, 0]]), NONE, rtol=2e-6,
-           at="0 within the labels"),
+           at="ignored: 0 within the labels"),
     # Computed in float32 at 707, where numbers lie 6e-5 apart.
     *cases("CTC", FRAMES[:, :3], np.array([[1, 1, 2], [1, 1, 1], [1, 2, 3]]), NONE, rtol=2e-4,
-           at="more labels than fit"),
-    *cases("CTC", FRAMES * 200.0, WORDS, NONE, rtol=2e-6, at="improbable"),
+           at="saturation: more labels than fit"),
+    *cases("CTC", FRAMES * 200.0, WORDS, NONE, rtol=2e-6, at="saturation: improbable"),
+    *(
+        case
+        for name in witnesses()
+        if name.startswith("keras.losses.") and name not in (*VECTORS, ONE_HOT_HINGE)
+        for case in cases(name.rpartition(".")[2], NOTHING,
+                          np.zeros((0, 3), int) if name in LABELLED else NOTHING, *REDUCED,
+                          at="empty: no samples")
+    ),
 ]  # fmt: skip
 
 # What the original computes is not what it means, by rounding; and why.
@@ -194,6 +227,8 @@ ROUNDS = [
     (cases("Huber", [[INF]], [[0.0]], at="inf"), "0 times the other branch's gradient"),
     (cases("CosineSimilarity", [[1e200, 0.0]], [[1.0, 0.0]], at="large"),
      "the sum of squares overflows: the cosine is 0"),
+    (cases("CategoricalCrossentropy", [[40.0, 0.0]], [[1.0, 0.0]], LOGITS, at="confident"),
+     "log(1 + e**-40) is 0"),
 ]  # fmt: skip
 
 # What cannot be equal, or shall not; and why.
@@ -203,6 +238,10 @@ UNEQUAL = [
      "a mask multiplies there, and selects here"),
     (cases("Hinge", [[NAN]], [[1.0]], at="NaN"),
      "the gradient in the target is 0 times the NaN there, and selected away here"),
+    *((found, "no samples, of one axis each: an empty array there, 0 here") for found in (
+        cases("MeanSquaredError", np.ones((0, 3)), np.ones((0, 3)), at="empty: vectors"),
+        cases("Circle", np.ones((0, 3)), np.zeros(0, int), at="empty: vectors"),
+    )),
 ]  # fmt: skip
 
 
@@ -229,7 +268,7 @@ FIRST = list({case.name: case for case in reversed(CASES)}.values())
 def check(case: Case, *platforms: str) -> None:
     wanted = of_original(case)
     for platform in platforms:
-        originals.assert_same(originals.of_ours(case, platform), wanted, case.rtol)
+        originals.assert_same(originals.of_ours(case, platform), wanted, case)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -254,16 +293,19 @@ def test_what_is_listed_as_different_differs(case: Case) -> None:
         check(case, "torch")
 
 
-def test_an_empty_batch_of_vectors_gives_an_empty_array_there_and_0_here() -> None:
-    (case,) = cases("MeanSquaredError", np.ones((0, 3)), np.ones((0, 3)))
-    assert of_original(case).value.shape == (0,)
-    assert originals.of_ours(case, "torch").value == 0.0
+RAISES = [
+    *cases("CategoricalHinge", NOTHING, NOTHING, *REDUCED, at="empty: no samples"),
+    *cases("CTC", np.ones((0, 6, 4)), np.zeros((0, 3), int), *REDUCED, at="empty: no samples"),
+]
 
 
-def test_every_loss_is_tried_in_three_settings_or_more() -> None:
-    for name in witnesses():
-        if name.startswith("keras.losses."):
-            assert sum(case.name == name for case in CASES) >= 3, name
+@pytest.mark.parametrize("case", RAISES, ids=str)
+def test_what_the_original_raises_for_is_a_mean_over_nothing(case: Case) -> None:
+    with pytest.raises(Exception, match="empty"):
+        of_original(case)
+    for platform in originals.PLATFORMS:
+        found = originals.of_ours(case, platform).value
+        assert found.size == 0 if case.arguments == NONE else found == 0.0
 
 
 def test_the_original_reads_the_logits_before_an_activation() -> None:
