@@ -145,7 +145,7 @@ def test_at_edges_of_every_kind(name: str) -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_in_three_settings(name: str) -> None:
     """At benign points, unless there is nothing to set."""
-    arguments = {*find(name).signature.parameters} - {"name", "dtype", "max_fun"}
+    arguments = {*originals.newest(name).signature.parameters} - {"name", "dtype", "max_fun"}
     tried = {settings(case) for case in BY_NAME[name] if not case.edges - {"ignored"}}
     assert len(tried) >= (3 if arguments else 1)
 

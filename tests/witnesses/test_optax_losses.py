@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import originals
 import pytest
-from originals import Case
+from originals import Case, newest
 
 from lossbridge.errors import ArgumentError, ShapeError
 from lossbridge.witnesses import find
@@ -48,7 +48,7 @@ def cases(
     for arguments in settings or ({},):
         left_out = "where" in arguments or arguments.get("ignore_background")
         here = "ignored: a part" if at == "benign" and left_out else at
-        spec = find(f"optax.losses.{name}").meaning(**arguments).spec
+        spec = newest(f"optax.losses.{name}").meaning(**arguments).spec
         arrays = {n: np.asarray(x) for n, x in zip(spec.inputs, inputs, strict=True)}
         found.append(Case(f"optax.losses.{name}", here, arrays, arguments, **more))
     return found
