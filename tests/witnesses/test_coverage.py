@@ -8,7 +8,7 @@ import originals
 import pytest
 from originals import Case
 
-from lossbridge.witnesses import find, witnesses
+from lossbridge.witnesses import witnesses
 
 pytest.importorskip("torch")
 pytest.importorskip("keras")
