@@ -19,7 +19,7 @@ import numpy as np
 from lossbridge.errors import ArgumentError
 from lossbridge.kinds import Kind, moved_axis
 
-VERSION = 1
+VERSION = 2
 """Changes with every change of a probe: records of another version are not comparable."""
 
 Array = Any
@@ -38,6 +38,12 @@ class Probe:
     weights: Array | None = None
     dtype: str = "float64"
     mode: str = "eager"
+    mask: Array | None = None
+
+    @property
+    def soft(self) -> bool:
+        """Whether targets that may be distributions are no hard ones here."""
+        return "soft" in self.id
 
 
 @dataclass(frozen=True)
@@ -80,79 +86,113 @@ SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3)}
 
 
 def probes(
-    rank: int, *, weights: bool = False, ignored: Sequence[int] = (-100,), single: bool = False
+    rank: int,
+    *,
+    weights: bool = False,
+    ignored: Sequence[int] = (-100,),
+    single: bool = False,
+    masks: bool = False,
 ) -> Iterator[Probe]:
     """Every probe whose widest input has this rank, in the order of the smallest first.
 
     ``ignored`` are labels that a side leaves out. ``single``: the first axis is the sample's own,
-    so that a batch is never empty.
+    so that a batch is never empty, and its length not 1.
     """
     shape = SHAPES[rank]
     rng = np.random.default_rng(2718 + rank)
 
-    def draw(scale: float, size: tuple[int, ...] = shape) -> Array:
-        # Of eight bits, so that every format down to bfloat16 holds it exactly.
-        return np.round(rng.normal(0.0, scale, size) * 16.0) / 16.0
+    def draw(place: int, scale: float = 1.0, size: tuple[int, ...] = shape) -> Array:
+        # Halves and an offset of its own for each class and input: no two numbers that a loss
+        # could compare lie at a kink by chance. Every format down to bfloat16 holds them exactly.
+        # No probability is below 1e-7, where many losses clip: that is an edge.
+        limit = min(7.0 * scale, 13.0)
+        halves = np.clip(np.round(rng.normal(0.0, 2.0 * scale, size)), -limit, limit)
+        classes = size[-1]
+        row = np.arange(halves.size).reshape(size) // classes
+        offset = (place * classes + np.arange(classes) + 3 * classes * row) % 31 + 1
+        return halves / 2.0 + offset / 64.0
+
+    def three(scale: float = 1.0, size: tuple[int, ...] = shape) -> tuple[Array, ...]:
+        return tuple(draw(place, scale, size) for place in range(3))
 
     def probe(
         name: str, group: str, latent: tuple[Array, ...], labels: Array | None = None, **more: Any
     ) -> Probe:
         wide = latent[0].shape
-        if labels is None:
-            labels = rng.integers(0, max(wide[-1], 1), wide[:-1])
         signs = np.where(rng.random(wide) < 0.5, -1.0, 1.0)
+        if labels is None:
+            labels = np.asarray(rng.integers(0, max(wide[-1], 1), wide[:-1]))
+        if group == "edges":  # the first element is labelled, the second is not
+            signs.flat[:2], labels.flat[:1] = (1.0, -1.0), 0
         return Probe(f"{rank}/{name}", group, rank, latent, labels, signs, **more)
 
     one = (1, *shape[1:])
     for k in range(2):
-        yield probe(f"single {k}", "inside", tuple(draw(1.0, one) for _ in range(3)))
+        found = probe(f"single {k}", "inside", three(1.0, one))
+        if not single:
+            yield found
     for k, scale in enumerate((1.0, 1.0, 3.0)):
-        yield probe(f"inside {k}", "inside", tuple(draw(scale) for _ in range(3)))
-    x = draw(1.0)
-    yield probe("ties", "kinks", (x, x.copy(), draw(1.0)))
-    yield probe("near ties", "kinks", (x, x + 2.0**-20, draw(1.0)))
+        yield probe(f"inside {k}", "inside", three(scale))
+    yield probe("soft targets", "inside", three())
+    x = draw(0)
+    yield probe("ties", "kinks", (x, x.copy(), draw(2)))
+    yield probe("near ties", "kinks", (x, x + 2.0**-20, draw(2)))
     zero = np.zeros(shape)
     yield probe("zeros", "kinks", (zero, zero.copy(), zero.copy()))
-    yield probe("zero prediction", "kinks", (zero, draw(1.0), draw(1.0)))
+    yield probe("zero prediction", "kinks", (zero, draw(1), draw(2)))
     for distance in (0.5, 1.0, 2.0):
-        y = draw(1.0)
+        y = draw(1)
         yield probe(f"at a distance of {distance}", "kinks", (y + distance, y, y - distance))
         yield probe(f"at a distance of -{distance}", "kinks", (y - distance, y, y + distance))
         yield probe(f"at {distance}", "kinks", (np.full(shape, distance), y, zero))
     for size in (20.0, 100.0, 1000.0):
         signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
-        yield probe(f"saturated at {size:g}", "edges", (size * signs, draw(1.0), draw(1.0)))
-    big = draw(1.0)
+        yield probe(f"saturated at {size:g}", "edges", (size * signs, draw(1), draw(2)))
+    for place in (1, 2):
+        # What is no prediction has ends too: targets, variances.
+        far = three()
+        signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+        far = (*far[:place], 20.0 * signs, *far[place + 1 :])
+        yield probe(f"the {ORDINALS[place]} at 20, soft", "edges", far)
+    big = draw(0)
     big.flat[0] = 1e30
-    yield probe("huge", "edges", (big, draw(1.0), draw(1.0)))
+    yield probe("huge", "edges", (big, draw(1), draw(2)))
     for name, value in (("inf", np.inf), ("-inf", -np.inf), ("NaN", np.nan)):
-        odd = draw(1.0)
-        odd.flat[0] = value
-        yield probe(f"one {name}", "edges", (odd, draw(1.0), draw(1.0)))
+        for index, said in enumerate((", labelled", ", not labelled")):
+            if np.isnan(value) and index:
+                continue
+            odd = draw(0)
+            odd.flat[index] = value
+            yield probe(f"one {name}{'' if np.isnan(value) else said}", "edges",
+                        (odd, draw(1), draw(2)))  # fmt: skip
     if not single:
         empty = np.zeros((0, *shape[1:]))
         yield probe("empty", "empty", (empty, empty.copy(), empty.copy()))
     if rank > 1:
-        square = tuple(draw(1.0, (3,) * rank) for _ in range(3))
-        yield probe("all axes of one length", "inside", square)
+        yield probe("all axes of one length", "inside", three(1.0, (3,) * rank))
     for dtype in ("float32", "float16", "bfloat16"):
-        latent = tuple(draw(1.0) for _ in range(3))
-        yield probe(f"in {dtype}", "precision", latent, dtype=dtype)
-    yield probe("compiled", "compiled", tuple(draw(1.0) for _ in range(3)), mode="compiled")
+        yield probe(f"in {dtype}", "precision", three(), dtype=dtype)
+    yield probe("compiled", "compiled", three(), mode="compiled")
     if weights and rank == 2:
-        given = np.array([0.5, 2.0, 0.0, 1.5])
-        yield probe("sample weights", "weights", tuple(draw(1.0) for _ in range(3)), weights=given)
+        given = np.array([0.5, 2.0, 0.0, 1.0])  # their sum is not their number
+        yield probe("sample weights", "weights", three(), weights=given)
+    if masks and rank == 2:
+        mask, hidden = np.array([True, False, True, True]), draw(0)
+        yield probe("a sample masked", "masks", three(), mask=mask)
+        hidden[1] = np.nan
+        yield probe("a NaN masked", "masks", (hidden, draw(1), draw(2)), mask=mask)
+        yield probe("all masked", "masks", three(), mask=mask & False)
     for label in ignored if rank > 1 else ():
         # Of its own, so that no other probe depends on which labels a side ignores: a record holds
         # its probes whatever it will be compared with.
         rng = np.random.default_rng((2718 + rank, label % 2**32))
-        labels = np.full(shape[:-1], label)
-        latent = tuple(draw(1.0) for _ in range(3))
-        yield probe(f"all labels {label}", "ignored", latent, labels)
+        yield probe(f"all labels {label}", "ignored", three(), np.full(shape[:-1], label))
         labels = rng.integers(0, shape[-1], shape[:-1])
         labels.flat[0] = label
-        latent = tuple(draw(1.0) for _ in range(3))
-        yield probe(f"one label {label}", "ignored", latent, labels)
+        yield probe(f"one label {label}", "ignored", three(), labels)
+
+
+ORDINALS = ("first", "second", "third")
 
 
 def seen(probe: Probe, signature: Signature) -> dict[str, Array]:
@@ -238,11 +278,14 @@ def _array(probe: Probe, place: int, kind: Kind, width: int, domain: str) -> Arr
         return _cut(latent, rank)
     if domain in ("simplex", "one_hot") and place > 0:
         # A target: the labels as rows of 0 and 1, so that it can meet a side that takes labels.
+        if probe.soft and domain == "simplex":
+            return _cut(_softmax(latent), rank)
         rows = np.zeros(latent.shape)
         inside = np.maximum(probe.labels, 0)
         np.put_along_axis(rows, inside[..., None], 1.0, axis=-1)
         return rows * (probe.labels >= 0)[..., None]
-    if domain in ("sign", "binary") or (domain == "probability" and place > 0):
+    hard = domain == "probability" and place > 0 and not probe.soft
+    if domain in ("sign", "binary") or hard:
         signs = _cut(probe.signs, rank)
         return signs if domain == "sign" else 0.5 * signs + 0.5
     with np.errstate(all="ignore"):

@@ -52,12 +52,13 @@ class Side:
     label: str
     signature: Signature
     platform: str
-    call: Callable[[Mapping[str, Any], Any], Any] = field(repr=False)
+    call: Callable[..., Any] = field(repr=False)  # inputs, sample weights, a mask
     specs: tuple[Spec, ...] = ()
     witness: Witness | None = None
     takes_weights: bool = False
+    takes_mask: bool = False
     native: live.Native | None = None
-    single: bool = False  # computes in float32 whatever it is given
+    computes: str = ""  # the dtype that it casts to whatever it is given
     functions: bool = False  # the functions that it needs are bound
     recorded: bool = False  # elsewhere: nothing but the probes can be asked
     notes: list[str] = field(default_factory=list)
@@ -73,8 +74,12 @@ class Side:
 
     def on(self, probe: Probe, inputs: Mapping[str, Any]) -> Outcome:
         """Call it on inputs of its own, in the dtype and mode of a probe."""
-        calls = importlib.import_module(f"lossbridge_{self.platform}.calls")
-        return called(calls, self, probe, inputs)
+        return called(calls_of(self.platform), self, probe, inputs)
+
+
+def calls_of(platform: str) -> Any:
+    """How the losses of a platform are called."""
+    return importlib.import_module(f"lossbridge_{platform}.calls")
 
 
 def called(calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any]) -> Outcome:
@@ -83,8 +88,8 @@ def called(calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any]) -> Outcome
     # The first of all probes runs without what was compiled for the others.
     kept = None if probe.id == "2/single 0" else x.kept
     call = x.unweighted
-    if probe.weights is not None:
-        call, kept = partial(_weighted, x.call, probe.weights), None
+    if probe.weights is not None or probe.mask is not None:
+        call, kept = partial(_weighted, x.call, probe.weights, mask=probe.mask), None
     raised: Exception | None = None
     # Some losses of torch have no derivative in their targets, and say so by raising.
     for wrt in dict.fromkeys((x.signature.real, x.signature.real[:1])):
@@ -106,8 +111,10 @@ def called(calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any]) -> Outcome
     return Outcome(np.float64(value), gradients, unreduced=unreduced, size=size)
 
 
-def _weighted(call: Callable[..., Any], weights: Any, given: Mapping[str, Any]) -> Any:
-    return call(given, weights)
+def _weighted(
+    call: Callable[..., Any], weights: Any, given: Mapping[str, Any], mask: Any = None
+) -> Any:
+    return call(given, weights) if mask is None else call(given, weights, mask)
 
 
 def side(
@@ -142,14 +149,17 @@ def _of_native(found: live.Native, obj: Any) -> Side:
 
     own: dict[Any, Any] = {}
 
-    def call(given: Mapping[str, Any], weights: Any) -> Any:
+    def call(given: Mapping[str, Any], weights: Any, mask: Any = None) -> Any:
         # Overloads name their inputs differently; places are the same.
         names = dict(zip(spec.inputs, given, strict=True))
         arguments = [given[names[n]] for n in order]
-        if weights is not None and keras:
+        if keras:
+            if mask is not None:  # where Keras's layers leave it
+                arguments[-1]._keras_mask = importlib.import_module("tensorflow").constant(mask)
             return obj(*arguments, sample_weight=weights)
         if not hasattr(obj, "buffers"):
-            return obj(*arguments)
+            value = obj(*arguments)
+            return value[0] if isinstance(value, tuple) else value  # what comes beside the loss
         # A torch module takes inputs of the dtype of its weights, and only of that.
         dtype = given[names[next(iter(spec.inputs))]].dtype
         if dtype not in own:
@@ -158,10 +168,12 @@ def _of_native(found: live.Native, obj: Any) -> Side:
 
     made = Side(
         found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
-        takes_weights=keras, native=found,
+        takes_weights=keras, takes_mask=keras, native=found,
     )  # fmt: skip
-    if keras and str(getattr(obj, "dtype", "")) == "float32":
-        made.single = True
+    dtype = str(getattr(obj, "dtype", ""))
+    if keras and dtype != "float64":
+        made.computes = dtype
+        made.notes.append(f"it computes in {dtype}, whatever it is given")
     return made
 
 
@@ -178,6 +190,17 @@ def overload(given: Side, spec: Spec) -> Side:
     return replace(given, signature=replace(signature, axis=spec.axis or given.signature.axis))
 
 
+def with_arguments(x: Side, **changes: Any) -> Side:
+    """A built-in with other arguments, called with the same inputs."""
+    if x.native is None:
+        raise ArgumentError(f"{x.label} is no built-in: its arguments are not known")
+    found = live.Native(x.native.witness, {**x.native.arguments, **changes})
+    made = _of_native(found, original(found.witness, found.arguments))
+    names = list(x.signature.inputs)
+    spec = next((s for s in made.specs if list(s.inputs) == names), made.specs[0])
+    return overload(made, spec)
+
+
 def _of_ours(loss: Any) -> Side:
     platform = type(loss).__module__.partition(".")[0].removeprefix("lossbridge_")
     if platform not in PLATFORMS:
@@ -186,8 +209,9 @@ def _of_ours(loss: Any) -> Side:
     bound = loss.bound
     specs = tuple(bound.specs)
 
-    def call(given: Mapping[str, Any], weights: Any) -> Any:
-        return loss(**given, **({} if weights is None else {"sample_weight": weights}))
+    def call(given: Mapping[str, Any], weights: Any, mask: Any = None) -> Any:
+        named = {"sample_weight": weights, "mask": mask}
+        return loss(**given, **{n: x for n, x in named.items() if x is not None})
 
     first = specs[0]
     axis = bound.axis
@@ -200,7 +224,7 @@ def _of_ours(loss: Any) -> Side:
     return Side(
         f"lossbridge.{platform}.{loss!r}".replace("Compiled", bound.form.name, 1),
         Signature(dict(first.inputs), axis, dict(first.ports)), platform, call, specs,
-        takes_weights=True,
+        takes_weights=True, takes_mask=True,
     )  # fmt: skip
 
 
@@ -288,14 +312,17 @@ def original(witness: Witness, arguments: Mapping[str, Any]) -> Any:
 
     found = getattr(importlib.import_module(witness.module), witness.name.rpartition(".")[2])
     given = dict(arguments)
+    if witness.module != "keras.losses":
+        # Numbers in a row are an array there, unless they are places or sizes.
+        parameters = witness.signature.parameters
+        torch = witness.module == "torch.nn" and importlib.import_module("torch")
+        for key, value in given.items():
+            if isinstance(value, list | tuple) and parameters[key].annotation in ("Any", Any):
+                array = np.asarray(value)
+                given[key] = torch.from_numpy(array) if torch else array
     if witness.module == "optax.losses":
         return functools.partial(found, **given)
-    if witness.module == "torch.nn":
-        import_torch = importlib.import_module("torch")
-        for key, value in given.items():
-            if isinstance(value, list | tuple):
-                given[key] = import_torch.tensor(value)
-    elif "dtype" in witness.signature.parameters:
+    if witness.module == "keras.losses":
         # It would cast what it is given to float32, and hide what differs below that.
         given.setdefault("dtype", "float64")
     return found(**given)
