@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lossbridge.ir import const_value
 from lossbridge.migrate import settings
 from lossbridge.migrate.comparison import Cause
+from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 
 if TYPE_CHECKING:
@@ -20,13 +21,26 @@ if TYPE_CHECKING:
     from lossbridge.migrate.sides import Side
 
 CLOSE = 1e-6  # relative, of two ratios
+SLIGHT = 1e-4  # the same, where small constants differ
 
 
 def factor(a: Side, b: Side, pairs: Sequence[Pair]) -> tuple[float | None, Cause] | None:
     """What b is times a, and where that comes from; the number is None if it depends on the input.
 
-    A factor multiplies value and gradient alike.
+    A factor multiplies value and gradient alike; where small constants differ, nearly so.
     """
+    return _factor(a, b, pairs, CLOSE) or (
+        _factor(a, b, pairs, SLIGHT) if a.specs and b.specs and _unlike_constants(a, b) else None
+    )
+
+
+def _unlike_constants(a: Side, b: Side) -> bool:
+    return _constants(a.specs[0]) != _constants(b.specs[0])
+
+
+def _factor(
+    a: Side, b: Side, pairs: Sequence[Pair], close: float
+) -> tuple[float | None, Cause] | None:
     ratios, sloped = [], True
     for p in pairs:
         if not p.finite:
@@ -36,15 +50,15 @@ def factor(a: Side, b: Side, pairs: Sequence[Pair]) -> tuple[float | None, Cause
                 return None
             continue
         ratio = float(p.b.value / p.a.value)
-        if not all(_parallel(ratio * ga, gb) for _, ga, gb in p.slopes):
+        if not all(_parallel(ratio * ga, gb, close) for _, ga, gb in p.slopes):
             return None
         sloped &= bool(p.slopes)
         ratios.append(ratio)
     if len(ratios) < 2:
         return None
     spread = max(ratios) / min(ratios) - 1.0 if min(ratios) > 0 or max(ratios) < 0 else math.inf
-    known = _known_factor(a, b, [p for p in pairs if p.finite and p.a.value != 0.0])
-    if abs(spread) <= CLOSE:
+    known = _known_factor(a, b, [p for p in pairs if p.finite and p.a.value != 0.0], close)
+    if abs(spread) <= close:
         number = float(np.median(ratios))
         reductions = _reductions(a, b)
         text = f"b is {number:.10g} times a" + (f"; {reductions}" if reductions else "")
@@ -56,22 +70,21 @@ def factor(a: Side, b: Side, pairs: Sequence[Pair]) -> tuple[float | None, Cause
     return None, known or Cause(text)
 
 
-def _parallel(x: Any, y: Any) -> bool:
-    """Whether two gradients are equal, up to rounding and where one is NaN."""
+def _parallel(x: Any, y: Any, close: float = CLOSE) -> bool:
+    """Whether two gradients are equal where both are finite, up to rounding."""
     if x.shape != y.shape:
         return False
     finite = np.isfinite(x) & np.isfinite(y)
     size = float(np.abs(np.where(finite, y, 0.0)).max(initial=0.0))
-    near = np.abs(np.where(finite, x - y, 0.0)) <= CLOSE * size + 1e-12
-    return bool((near & (finite | (np.isnan(x) & np.isnan(y)))).all())
+    return bool((np.abs(np.where(finite, x - y, 0.0)) <= close * size + 1e-12).all())
 
 
-def _known_factor(a: Side, b: Side, pairs: Sequence[Pair]) -> Cause | None:
+def _known_factor(a: Side, b: Side, pairs: Sequence[Pair], close: float) -> Cause | None:
     """Where a factor comes from: a parameter, a length, weights."""
     for text, fix, value in _candidates(a, b):
         expected = [value(p) for p in pairs]
         if all(
-            e is not None and math.isclose(p.b.value / p.a.value, e, rel_tol=CLOSE)
+            e is not None and math.isclose(p.b.value / p.a.value, e, rel_tol=close)
             for p, e in zip(pairs, expected, strict=True)
         ):
             return Cause(text, fix)
@@ -232,26 +245,35 @@ def of_constants(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     finite = [p for p in pairs if p.finite and p.status in ("slight", "value", "gradient")]
     if not a.specs or not b.specs or not any(p.probe.group in EXTREME for p in finite):
         return []
-    x, y = _constants(a), _constants(b)
+    x, y = _constants(a.specs[0]), _constants(b.specs[0])
     if x == y:
         if not x or not any(p.status == "slight" for p in finite):
             return []
-        same = ", ".join(f"{c:g}" for c in x)
-        return [Cause(f"a small constant (epsilon, {same}) enters at another place")]
-    left, right = (", ".join(f"{c:g}" for c in found) or "none" for found in (x, y))
-    clips = [n for n, side in (("a", a), ("b", b)) if "clip(" in str(side.specs[0].body)]
-    clipped = f"; {' and '.join(clips)} clip{'s' if len(clips) == 1 else ''}" if clips else ""
-    return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}{clipped}")]
+        return [Cause(f"a small constant (epsilon: {', '.join(x)}) enters at another place")]
+    left, right = (", ".join(found) or "none" for found in (x, y))
+    return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}")]
 
 
 EXTREME = ("inside", "kinks", "edges")
 
 
-def _constants(side: Side) -> list[float]:
-    spec = side.specs[0]
-    named = [p.value for n, p in spec.params.items() if n in ("eps", "epsilon", "smooth")]
-    written = [float(x) for x in re.findall(r"(?<![\w.])\d[\d.]*e-\d+", str(spec.body))]
-    return sorted({c for c in (*named, *written) if isinstance(c, float) and 0.0 < c <= 1e-3})
+def _constants(spec: Spec) -> list[str]:
+    """The small constants and the floors that enter, in the branches that the arguments choose."""
+    values = spec.bind()
+    numbers = tuple((n, v) for n, v in values.items() if not np.ndim(v))
+    graph = plan(spec, numbers, Options(spec.reduction.kind, spec.reduction.normalizer)).written
+    found = []
+    for index, node in enumerate(graph.nodes):
+        if node.op == "const" and node.type.dtype == "real":
+            number = float(const_value(node))
+            if 1e-300 < abs(number) <= 1e-3 or -1e6 < number <= -50.0:
+                by = {n.op for n in graph.nodes if index in n.args}
+                how = next((word for op, word in PLACED.items() if op in by), "")
+                found.append(f"{number:.6g}{how}")
+    return sorted(found)
+
+
+PLACED = {"clip": " (a clip)", "maximum": " (a floor)", "add": " (added)"}
 
 
 def of_difference(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
@@ -328,7 +350,7 @@ def of_gradient(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     where = ", ".join(list(names)[:4])
     inputs = ", ".join(dict.fromkeys(n for p in chosen for n in p.where))
     every = all(len(p.where) == len(p.slopes) for p in chosen)
-    only = "" if every else ", and only in that"
+    only = "" if every else " (and only in that)"
     if all(p.probe.group == "kinks" for p in chosen):
         return [
             *of_settings(a, b),

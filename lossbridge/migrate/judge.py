@@ -357,14 +357,13 @@ def _provenance(x: Side) -> list[str]:
 
 def _broadcast(a: Side, b: Side) -> list[str]:
     """What becomes of predictions of shape (N, 1) beside targets of shape (N,)."""
-    names = [list(x.signature.inputs) for x in (a, b)]
     kinds = [list(x.signature.inputs.values()) for x in (a, b)]
     if any(len(k) != 2 or k[0].axes != k[1].axes or k[0].axes[:1] != ("*batch",) for k in kinds):
         return []
     x, y = np.array([[0.25], [0.5], [0.75]]), np.array([1.0, 0.0, 1.0])
     probe = Probe("2/(N, 1) and (N,)", "shapes", 2, (x, y), y, y)
     oa, ob = (
-        s.on(probe, dict(zip(n, (x, y), strict=True))) for s, n in zip((a, b), names, strict=True)
+        s.on(probe, dict(zip(s.signature.inputs, (x, y), strict=True)), wrt=()) for s in (a, b)
     )
     if oa.raised == ob.raised and (oa.raised or close_to(oa.value, ob.value, SINGLE)):
         return []
@@ -498,6 +497,8 @@ def _pairs(
     ignored = _ignored(a, b) if labelled else ()
     masks = a.takes_mask and b.takes_mask
     soft = any(j in ("simplex", "probability") for j in joint[1:])
+    # A row of 0 and 1 has no logarithm.
+    softened = any("log_simplex" in _domains(s)[1:] for s in (left, right))
     for rank in ranks:
         single = any(_fixed(k) >= rank and k.axes[:1] != ("batch",) for k in kinds)
         for probe in probes(rank, weights=weighted, ignored=ignored, single=single, masks=masks):
@@ -507,6 +508,8 @@ def _pairs(
                 continue
             if probe.group == "inside" and probe.soft and not soft:
                 continue  # the same again
+            if softened:
+                probe = replace(probe, id=f"{probe.id}, soft")
             if change is not None:
                 probe = change(probe)
             yield pair(a, b, probe, seen(probe, left), seen(probe, right), joint)
@@ -561,7 +564,7 @@ def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
             noise = max(noise, *(_last_digit(x, dtype) for x in inputs))
             if abs(oa.value - ob.value) <= NOISE * noise:
                 return "equal", ()
-        if probe.group == "inside" and close_to(oa.value, ob.value, SLIGHT, tiny):
+        if probe.group == "inside" and close_to(oa.value, ob.value, SLIGHT, SLIGHT):
             return "slight", ()
         return "value", ()
     if not np.isfinite(oa.value):
@@ -673,7 +676,11 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
     if not sloped and all(p.status == "gradient" for p in kinks):
         sloped = kinks
     if sloped:
-        others = [p for p in rest if p.probe.group != "kinks"]
+        known = {n for p in sloped for n in p.where}
+        others = [
+            p for p in rest
+            if p.probe.group != "kinks" and not (p.status == "gradient" and known >= {*p.where})
+        ]  # fmt: skip
         return _comparison(
             "gradient_differs", a, b, sloped,
             [*causes.of_gradient(a, b, sloped), *causes.of_edges(a, b, others)],

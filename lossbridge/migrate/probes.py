@@ -129,7 +129,7 @@ def probes(
     one = (1, *shape[1:])
     for k in range(2):
         found = probe(f"single {k}", "inside", three(1.0, one))
-        if not single:
+        if rank == 2 and not single:
             yield found
     for k, scale in enumerate((1.0, 1.0, 3.0)):
         yield probe(f"inside {k}", "inside", three(scale))

@@ -6,7 +6,7 @@ import ast
 import copy
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -72,9 +72,14 @@ class Side:
         """Call it on a probe."""
         return self.on(probe, seen(probe, self.signature))
 
-    def on(self, probe: Probe, inputs: Mapping[str, Any]) -> Outcome:
-        """Call it on inputs of its own, in the dtype and mode of a probe."""
-        return called(calls_of(self.platform), self, probe, inputs)
+    def on(
+        self, probe: Probe, inputs: Mapping[str, Any], wrt: Sequence[str] | None = None
+    ) -> Outcome:
+        """Call it on inputs of its own, in the dtype and mode of a probe.
+
+        ``wrt`` are the inputs in which a gradient is taken: all real ones, unless given.
+        """
+        return called(calls_of(self.platform), self, probe, inputs, wrt)
 
 
 def calls_of(platform: str) -> Any:
@@ -82,21 +87,25 @@ def calls_of(platform: str) -> Any:
     return importlib.import_module(f"lossbridge_{platform}.calls")
 
 
-def called(calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any]) -> Outcome:
+def called(
+    calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any], wrt: Sequence[str] | None = None
+) -> Outcome:
     """What a side gives on inputs; also part of the recorders that run without lossbridge."""
     mode = calls.MODES[-1] if probe.mode == "compiled" else "eager"
-    # The first of all probes runs without what was compiled for the others.
-    kept = None if probe.id == "2/single 0" else x.kept
+    # The first of all probes runs without what was compiled for the others, unless the loss is
+    # known: then it is traced alike, and its operations one by one take a second to compile.
+    kept = None if probe.id == "2/single 0" and not x.specs else x.kept
     call = x.unweighted
     if probe.weights is not None or probe.mask is not None:
         call, kept = partial(_weighted, x.call, probe.weights, mask=probe.mask), None
     raised: Exception | None = None
     # Some losses of torch have no derivative in their targets, and say so by raising.
-    for wrt in dict.fromkeys((x.signature.real, x.signature.real[:1])):
+    tries = (x.signature.real, x.signature.real[:1]) if wrt is None else (tuple(wrt),)
+    for names in dict.fromkeys(tries):
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                value, gradients = calls.evaluate(call, inputs, wrt, probe.dtype, mode, kept)
+                value, gradients = calls.evaluate(call, inputs, names, probe.dtype, mode, kept)
             break
         except Exception as error:
             raised = raised or error
