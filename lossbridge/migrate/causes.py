@@ -249,9 +249,19 @@ def of_constants(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     if x == y:
         if not x or not any(p.status == "slight" for p in finite):
             return []
-        return [Cause(f"a small constant (epsilon: {', '.join(x)}) enters at another place")]
+        text = f"a small constant (epsilon: {', '.join(x)}) enters at another place"
+        return [Cause(text, kept(a, b))]
     left, right = (", ".join(found) or "none" for found in (x, y))
-    return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}")]
+    return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}", kept(a, b))]
+
+
+def kept(a: Side, b: Side) -> str:
+    """How to keep the one where the other runs, where neither has an argument for it."""
+    if a.native is None or b.platform == a.platform:
+        return ""
+    name, _, arguments = a.native.text.partition("(")
+    rest = f", {arguments}" if arguments != ")" else ")"
+    return f"on b's platform, lossbridge.{b.platform}.native({name!r}{rest} is a exactly"
 
 
 EXTREME = ("inside", "kinks", "edges")
@@ -354,13 +364,15 @@ def of_gradient(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     if all(p.probe.group == "kinks" for p in chosen):
         return [
             *of_settings(a, b),
-            Cause(f"at a kink they take another subgradient in {inputs}{only} ({where})"),
+            Cause(
+                f"at a kink they take another subgradient in {inputs}{only} ({where})", kept(a, b)
+            ),
         ]
     return [
         *of_settings(a, b),
         Cause(
             f"the gradient in {inputs}{only} is another ({where}), though the values are equal",
-            "" if every else "none needed where no gradient is taken in it",
+            kept(a, b) if every else "none is needed where no gradient is taken in it",
         ),
     ]
 
@@ -397,13 +409,16 @@ def of_edges(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
         found[p.probe.group] = Cause(
             f"{words} ({name}, {p.probe.dtype}): {', '.join(said)}{same}", _fix(p)
         )
-    return list(found.values())
+    every = list(found.values())
+    if every and not any(c.fix for c in every):
+        every[0] = Cause(every[0].text, kept(a, b))
+    return every
 
 
 def _fix(p: Pair) -> str:
     if p.probe.group == "empty" and not (p.a.raised or p.b.raised):
         return "ours take empty='nan' or empty='zero'"
-    if p.probe.group == "weights":
+    if p.probe.group in ("weights", "masks"):
         return (
             "Keras: pass reduction='mean_with_sample_weight', or 'sum' and divide; ours: "
             "normalizer='weights'"

@@ -63,10 +63,12 @@ class Side:
     recorded: bool = False  # elsewhere: nothing but the probes can be asked
     notes: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    unweighted: Any = field(default=None, repr=False)
+    """One function for all calls: what was compiled is kept by it."""
 
     def __post_init__(self) -> None:
-        # One function for all calls: what was compiled is kept by it.
-        self.unweighted = partial(_weighted, self.call, None)
+        if self.unweighted is None:
+            self.unweighted = partial(_weighted, self.call, None)
 
     def run(self, probe: Probe) -> Outcome:
         """Call it on a probe."""
