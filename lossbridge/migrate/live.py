@@ -148,7 +148,9 @@ def _attributes(witness: Witness, obj: Any) -> dict[str, Any]:
     kept = dict(getattr(obj, "_fn_kwargs", {}))
     found: dict[str, Any] = {}
     for name, parameter in witness.signature.parameters.items():
-        if name in kept:
+        if name in witness.read:
+            found[name] = witness.read[name](obj)
+        elif name in kept:
             found[name] = kept[name]
         elif hasattr(obj, name):
             found[name] = getattr(obj, name)

@@ -61,7 +61,8 @@ class Witness:
 
     ``order`` names the specification's inputs in the order in which the original is called.
     ``notes`` say what the original does that no function of its inputs can say: saturation by
-    rounding, dtype casts, dependence on how a tensor was made.
+    rounding, dtype casts, dependence on how a tensor was made. ``read`` says where a live object
+    keeps an argument, if not in an attribute of its name.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Witness:
     call: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     required: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    read: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, compare=False)
 
     @property
     def module(self) -> str:
@@ -129,6 +131,7 @@ def witness(
     call: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     required: Mapping[str, Any] | None = None,
+    read: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
@@ -137,7 +140,7 @@ def witness(
     """
 
     def wrap(construct: Callable[..., Meaning]) -> Witness:
-        return Witness(name, construct, versions, order, call, notes, required or {})
+        return Witness(name, construct, versions, order, call, notes, required or {}, read or {})
 
     return wrap
 
