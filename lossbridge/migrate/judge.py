@@ -158,7 +158,7 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
     """The comparison of two sides, each with one form of inputs."""
     if a.signature.sequence and b.signature.sequence:
         return _of_sequences(a, b)
-    if not _alike(a.signature, b.signature):
+    if a.signature.sequence != b.signature.sequence or not _alike(a.signature, b.signature):
         return _apart(a, b)
     ranks = _ranks(a.signature, b.signature)
     if not ranks:
@@ -188,7 +188,7 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             )  # fmt: skip
     pairs = []
     for rank in ranks:
-        some = list(_pairs(a, b, joint, (rank,), weighted, precise=rank == ranks[0]))
+        some = list(_pairs(a, b, joint, (rank,), groups=("inside",)))
         refused = [
             next((o.error for o in outcomes if o.raised), "")
             for outcomes in ([p.a for p in _of(some, "inside")], [p.b for p in _of(some, "inside")])
@@ -198,6 +198,7 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             unprobed.append(f"inputs of rank {rank}, which one side does not take: {refused[0]}")
         else:
             pairs += some
+            pairs += _pairs(a, b, joint, (rank,), weighted, FURTHER, precise=rank == ranks[0])
     if not pairs:
         return _comparison("undecided", a, b, [], [], ("no probe ran on both sides", *unprobed))
     taken = []
@@ -264,7 +265,19 @@ def _class_weighted(x: Side) -> tuple[Side | None, str]:
         return with_arguments(x, weight=list(CLASS_WEIGHTS)), f"weight={list(CLASS_WEIGHTS)}"
     if x.takes_weights:
         return x, "each sample weighs what its class does, as fit(class_weight=...) has it"
+    if not x.recorded and x.run(next(iter(probes(2)))).unreduced:
+        return _multiplied(x), "its values are multiplied by the weights, and averaged"
     return None, "takes neither class weights nor sample weights"
+
+
+def _multiplied(x: Side) -> Side:
+    """A side of unreduced values, weighed where no argument of it does so."""
+
+    def call(given: Mapping[str, Any], weights: Any) -> Any:
+        value = x.call(given, None)
+        return value if weights is None else value * weights
+
+    return replace(x, call=call, unweighted=None, kept={})
 
 
 def _of_sequences(a: Side, b: Side) -> Comparison:
@@ -338,10 +351,12 @@ def _provenance(x: Side) -> list[str]:
     inputs = seen(probe, replace(x.signature, domains=("real", *x.signature.domains[1:])))
     calls = import_module("lossbridge_keras.calls")
     found = {}
+    # In the dtype of the loss: a cast would stand between it and how the tensor was made.
+    dtype = x.computes or "float64"
     for mode in calls.MODES:
         try:
             found[mode] = calls.evaluate(
-                partial(calls.behind_activation, x.unweighted, domain), inputs, (), "float32", mode
+                partial(calls.behind_activation, x.unweighted, domain), inputs, (), dtype, mode
             )[0]
         except Exception:  # a form of input that it does not take
             return []
@@ -500,7 +515,7 @@ def _pairs(
     # A row of 0 and 1 has no logarithm.
     softened = any("log_simplex" in _domains(s)[1:] for s in (left, right))
     for rank in ranks:
-        single = any(_fixed(k) >= rank and k.axes[:1] != ("batch",) for k in kinds)
+        single = any(k.axes[0].startswith("*") and _fixed(k) >= rank for k in kinds if k.axes)
         for probe in probes(rank, weights=weighted, ignored=ignored, single=single, masks=masks):
             if groups and probe.group not in groups:
                 continue
@@ -662,13 +677,17 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
             if number is not None:
                 rest = _edges([_scaled(a, b, p, number) for p in pairs])
                 found += causes.of_edges(a, b, [p for p in rest if p.probe.group != "empty"])
-            return _comparison("same_up_to_factor", a, b, inside, found, factor=number)
-        return _comparison("different", a, b, inside, causes.of_difference(a, b, inside))
+            return _comparison(
+                "same_up_to_factor", a, b, pairs, found, factor=number, showing=inside
+            )
+        why = causes.of_difference(a, b, inside)
+        return _comparison("different", a, b, pairs, why, showing=inside)
     slight = [p for p in inside if p.status == "slight"]
     epsilon = causes.of_constants(a, b, slight or _edges(pairs))
     if slight and not epsilon:
         if any(abs(p.b.value - p.a.value) > ROUNDED * abs(p.a.value) for p in slight):
-            return _comparison("different", a, b, slight, causes.of_difference(a, b, slight))
+            why = causes.of_difference(a, b, slight)
+            return _comparison("different", a, b, pairs, why, showing=slight)
         slight = []
     rest = _edges(pairs)
     kinks = [p for p in rest if p.probe.group == "kinks"]
@@ -682,13 +701,14 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
             if p.probe.group != "kinks" and not (p.status == "gradient" and known >= {*p.where})
         ]  # fmt: skip
         return _comparison(
-            "gradient_differs", a, b, sloped,
+            "gradient_differs", a, b, pairs,
             [*causes.of_gradient(a, b, sloped), *causes.of_edges(a, b, others)],
+            showing=sloped,
         )  # fmt: skip
     rest = [*rest, *broken, *slight]
     if rest:
         found = [*causes.of_settings(a, b), *epsilon, *causes.of_edges(a, b, rest)]
-        return _comparison("edges_differ", a, b, rest, found)
+        return _comparison("edges_differ", a, b, pairs, found, showing=rest)
     return _comparison("same", a, b, pairs, [])
 
 
@@ -705,11 +725,14 @@ def _scaled(a: Side, b: Side, p: Pair, factor: float) -> Pair:
     return replace(found, a=p.a)
 
 
+FURTHER = (
+    "kinks", "edges", "empty", "ignored", "weights", "masks", "compiled", "precision",
+)  # fmt: skip
+"""The groups of probes that are not inside."""
+
+
 def _edges(pairs: Sequence[Pair]) -> list[Pair]:
-    groups = (
-        "kinks", "edges", "empty", "ignored", "weights", "masks", "compiled", "precision",
-    )  # fmt: skip
-    return [p for p in _of(pairs, *groups) if p.status != "equal"]
+    return [p for p in _of(pairs, *FURTHER) if p.status != "equal"]
 
 
 def _comparison(
@@ -720,12 +743,14 @@ def _comparison(
     found: Sequence[Cause],
     notes: Sequence[str] = (),
     factor: float | None = None,
+    showing: Sequence[Pair] | None = None,
 ) -> Comparison:
-    shown = [p for p in pairs if p.status != "equal"]
+    """A result; its example is one of the pairs ``showing`` the difference, or of all."""
+    shown = [p for p in (pairs if showing is None else showing) if p.status != "equal"]
     example = None if verdict in ("same", "undecided") or not shown else _example(a, b, shown)
     notes = list(notes)
     for x in (a, b):
-        if any((p.a if x is a else p.b).unreduced for p in pairs):
+        if any((p.a if x is a else p.b).unreduced for p in _of(pairs, "inside")):
             notes.append(f"{x.label} gives one value for each element; they were averaged")
         notes.extend(f"{x.label}: {n}" for n in (x.witness.notes if x.witness else ()))
         notes.extend(f"{x.label}: {n}" for n in x.notes)

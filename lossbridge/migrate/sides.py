@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from lossbridge.errors import ArgumentError, LossbridgeError, shown
+from lossbridge.errors import (
+    ArgumentError,
+    BackendUnavailable,
+    LossbridgeError,
+    shown,
+    suggestion,
+)
+from lossbridge.frontdoor import forms
 from lossbridge.migrate import live
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.probes import Probe, Signature, parse, probes, seen
@@ -259,23 +266,36 @@ def available(platform: str) -> bool:
 def _of_callable(function: Any, inputs: Mapping[str, str], platform: str | None) -> Side:
     signature = parse(inputs)
     name = str(getattr(function, "__qualname__", type(function).__name__))
-
-    def call(given: Mapping[str, Any], weights: Any) -> Any:
-        return function(*given.values())
-
+    if platform not in (None, *PLATFORMS):
+        raise ArgumentError(
+            f"platform={shown(platform)} was given; it is one of {', '.join(PLATFORMS)}"
+        )
+    rank = min(max(1, *(len(k.axes) for k in signature.inputs.values())), 3)
     tried: list[str] = []
     for candidate in (platform,) if platform else PLATFORMS:
         if candidate is None or not available(candidate):
             continue
-        found = Side(name, signature, candidate, call)
-        rank = max(len(k.axes) for k in signature.inputs.values())
-        outcome = found.run(next(iter(probes(min(max(rank, 1), 3)))))
+        found = Side(name, signature, candidate, _called_on(candidate, function))
+        outcome = found.run(next(iter(probes(rank))))
         if not outcome.raised:
             return found
         tried.append(f"{candidate}: {outcome.error}")
     raise UncallableError(
         f"{name} accepts none of the probes' inputs ({'; '.join(tried) or 'nothing installed'})"
     )
+
+
+def _called_on(platform: str, function: Any) -> Callable[[Mapping[str, Any], Any], Any]:
+    """A function that must give back what belongs to the platform, so that it has a gradient."""
+    accepts = calls_of(platform).accepts
+
+    def call(given: Mapping[str, Any], weights: Any) -> Any:
+        value = function(*given.values())
+        if not accepts(value):
+            raise TypeError(f"it returned {type(value).__name__}, which has no gradient there")
+        return value
+
+    return call
 
 
 class UncallableError(LossbridgeError):
@@ -293,12 +313,7 @@ def _of_text(text: str) -> Side:
         return _of_spec(load(path), None)
     name, positional, keywords = parse_call(text)
     if name.startswith("lossbridge."):
-        front, _, attribute = name.rpartition(".")
-        if front.removeprefix("lossbridge.") not in PLATFORMS:
-            raise ArgumentError(
-                f"{shown(name)} is not a loss of ours; write such as lossbridge.torch.HuberLoss()"
-            )
-        return _of_ours(getattr(importlib.import_module(front), attribute)(*positional, **keywords))
+        return _of_ours(_ours(name, positional, keywords))
     witness = find(name)
     bound = witness.signature
     try:
@@ -314,7 +329,26 @@ def _of_text(text: str) -> Side:
         made.label = native.text
         made.notes.append(f"{FRAMEWORKS[witness.module]} is not installed; its meaning was run")
         return made
-    return _of_native(native, original(witness, arguments))
+    try:
+        made = original(witness, arguments)
+    except Exception as error:
+        raise ArgumentError(f"{shown(text)}: the original refuses it: {error}") from None
+    return _of_native(native, made)
+
+
+def _ours(name: str, positional: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """A loss of ours by its name, such as ``lossbridge.torch.HuberLoss``, or one of ``native``."""
+    front, _, attribute = name.rpartition(".")
+    platform = front.removeprefix("lossbridge.")
+    if platform not in PLATFORMS or attribute not in (*forms(), "native"):
+        raise ArgumentError(
+            f"{shown(name)} is not a loss of ours; write such as lossbridge.torch.HuberLoss()"
+            f"{suggestion(attribute, forms())}"
+        )
+    if not available(platform):
+        raise BackendUnavailable(f"{platform} is not installed, so {shown(name)} cannot be made")
+    # Only names of the catalogue are looked up, never one that the text chose freely.
+    return getattr(importlib.import_module(front), attribute)(*positional, **keywords)
 
 
 def original(witness: Witness, arguments: Mapping[str, Any]) -> Any:
@@ -366,7 +400,7 @@ def parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
         for item in call.args if call else []:
             positional.append(ast.literal_eval(item))
         for keyword in call.keywords if call else []:
-            if keyword.arg is None:
+            if keyword.arg is None or keyword.arg in keywords:
                 raise refused
             keywords[keyword.arg] = ast.literal_eval(keyword.value)
     except (ValueError, TypeError, RecursionError, MemoryError):

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 
 from lossbridge import ops
-from lossbridge.errors import ArgumentError, listed, shown, suggestion
+from lossbridge.errors import ArgumentError, LossbridgeError, listed, shown, suggestion
 from lossbridge.frontdoor import Form, as_form
 from lossbridge.ir import Expr
 from lossbridge.spec import Reduction, Spec, Weight
@@ -101,7 +101,16 @@ class Witness:
                 f"{self.name}: {error}; its arguments are {listed(names)}{hint}; write "
                 f"{self.name}{_plain(self.signature)}"
             ) from None
-        return self.construct(*bound.args, **bound.kwargs)
+        try:
+            return self.construct(*bound.args, **bound.kwargs)
+        except LossbridgeError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            given = listed(f"{n}={shown(v)}" for n, v in bound.arguments.items())
+            raise ArgumentError(
+                f"{self.name} cannot be made with {given}: {error}; write "
+                f"{self.name}{_plain(self.signature)}"
+            ) from None
 
     def example(self) -> Meaning:
         """The meaning with default arguments, and an example of each that has no default."""
