@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lossbridge.ir import const_value
+from lossbridge.migrate import settings
 from lossbridge.migrate.comparison import Cause
+from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 
 if TYPE_CHECKING:
@@ -18,14 +21,27 @@ if TYPE_CHECKING:
     from lossbridge.migrate.sides import Side
 
 CLOSE = 1e-6  # relative, of two ratios
+SLIGHT = 1e-4  # the same, where small constants differ
 
 
-def factor(pairs: Sequence[Pair]) -> float | str | None:
-    """What b is times a: a number, "varies" if it depends on the input, None if there is none.
+def factor(a: Side, b: Side, pairs: Sequence[Pair]) -> tuple[float | None, Cause] | None:
+    """What b is times a, and where that comes from; the number is None if it depends on the input.
 
-    A factor multiplies value and gradient alike.
+    A factor multiplies value and gradient alike; where small constants differ, nearly so.
     """
-    ratios = []
+    return _factor(a, b, pairs, CLOSE) or (
+        _factor(a, b, pairs, SLIGHT) if a.specs and b.specs and _unlike_constants(a, b) else None
+    )
+
+
+def _unlike_constants(a: Side, b: Side) -> bool:
+    return _constants(a.specs[0]) != _constants(b.specs[0])
+
+
+def _factor(
+    a: Side, b: Side, pairs: Sequence[Pair], close: float
+) -> tuple[float | None, Cause] | None:
+    ratios, sloped = [], True
     for p in pairs:
         if not p.finite:
             continue
@@ -34,61 +50,65 @@ def factor(pairs: Sequence[Pair]) -> float | str | None:
                 return None
             continue
         ratio = float(p.b.value / p.a.value)
-        for ga, gb in zip(p.a.gradients.values(), p.b.gradients.values(), strict=False):
-            if ga.shape != gb.shape:
-                continue
-            size = float(np.abs(gb).max(initial=0.0))
-            if not np.all(np.abs(ratio * ga - gb) <= CLOSE * size + 1e-300):
-                return None
+        if not all(_parallel(ratio * ga, gb, close) for _, ga, gb in p.slopes):
+            return None
+        sloped &= bool(p.slopes)
         ratios.append(ratio)
     if len(ratios) < 2:
         return None
     spread = max(ratios) / min(ratios) - 1.0 if min(ratios) > 0 or max(ratios) < 0 else math.inf
-    if abs(spread) <= CLOSE:
-        return float(np.median(ratios))
-    return "varies" if min(ratios) > 0 else None
+    known = _known_factor(a, b, [p for p in pairs if p.finite and p.a.value != 0.0], close)
+    if abs(spread) <= close:
+        number = float(np.median(ratios))
+        reductions = _reductions(a, b)
+        text = f"b is {number:.10g} times a" + (f"; {reductions}" if reductions else "")
+        return number, known or Cause(text, f"multiply a by {number:.10g}")
+    if known is None and (min(ratios) <= 0 or not sloped):
+        return None
+    reductions = _reductions(a, b)
+    text = "the factor depends on the input" + (f": {reductions}" if reductions else "")
+    return None, known or Cause(text)
 
 
-def of_factor(a: Side, b: Side, pairs: Sequence[Pair], found: float | str) -> Cause:
+def _parallel(x: Any, y: Any, close: float = CLOSE) -> bool:
+    """Whether two gradients are equal where both are finite, up to rounding."""
+    if x.shape != y.shape:
+        return False
+    finite = np.isfinite(x) & np.isfinite(y)
+    size = float(np.abs(np.where(finite, y, 0.0)).max(initial=0.0))
+    return bool((np.abs(np.where(finite, x - y, 0.0)) <= close * size + 1e-12).all())
+
+
+def _known_factor(a: Side, b: Side, pairs: Sequence[Pair], close: float) -> Cause | None:
     """Where a factor comes from: a parameter, a length, weights."""
-    chosen = [p for p in pairs if p.finite and p.a.value != 0.0]
-    for text, fix, value in _candidates(a, b):
-        expected = [value(p) for p in chosen]
+    for text, fix, value in _candidates(a, b, pairs):
+        expected = [value(p) for p in pairs]
         if all(
-            e is not None and math.isclose(p.b.value / p.a.value, e, rel_tol=CLOSE)
-            for p, e in zip(chosen, expected, strict=True)
+            e is not None and math.isclose(p.b.value / p.a.value, e, rel_tol=close)
+            for p, e in zip(pairs, expected, strict=True)
         ):
             return Cause(text, fix)
-    if isinstance(found, float):
-        reductions = _reductions(a, b)
-        return Cause(
-            f"b is {found:.10g} times a" + (f"; {reductions}" if reductions else ""),
-            f"multiply a by {found:.10g}",
-        )
-    return Cause(
-        "the factor depends on the input" + (f": {r}" if (r := _reductions(a, b)) else ""), ""
-    )
+    return None
 
 
 def _reductions(a: Side, b: Side) -> str:
     if not a.specs or not b.specs:
         return ""
-    x, y = a.specs[0].reduction, b.specs[0].reduction
-    if x == y:
-        return ""
-    return f"a is {_reduced(x)}, b {_reduced(y)}"
+    x, y = (_reduced(side.specs[0].reduction) for side in (a, b))
+    return "" if x == y else f"a is {x}, b {y}"
 
 
 def _reduced(reduction: Any) -> str:
-    if reduction.kind == "mean":
-        return f"a mean over {reduction.normalizer}"
-    return "a sum" if reduction.kind == "sum" else "not reduced"
+    if reduction.kind == "sum":
+        return "a sum"
+    # What is not reduced is averaged here.
+    return f"a mean over {reduction.normalizer if reduction.kind == 'mean' else 'elements'}"
 
 
 Ratio = Callable[["Pair"], "float | None"]
 
 
-def _candidates(a: Side, b: Side) -> Iterator[tuple[str, str, Ratio]]:
+def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, str, Ratio]]:
     """Factors that losses are known to differ by, each with its words."""
     for x, other, sign in (("a", "b", 1.0), ("b", "a", -1.0)):
         for parameter, value in _numbers((a if x == "a" else b).specs):
@@ -112,25 +132,53 @@ def _candidates(a: Side, b: Side) -> Iterator[tuple[str, str, Ratio]]:
         ("the number of samples", lambda s: float(np.prod(s[:-1]))),
     )
     same = _reductions(a, b) or "they divide by different numbers"
+    fix = "choose the same reduction on both sides"
     for words, length in shapes:
         for power, verb in ((1.0, "times"), (-1.0, "divided by")):
+            yield f"b is a {verb} {words}: {same}", fix, partial(_of_shape, length, power)
+    for (words, length), (others, other) in itertools.permutations(shapes, 2):
+        yield (
+            f"b is a times {words}, divided by {others}: {same}",
+            fix,
+            lambda p, m=length, n=other: _of_shape(m, 1.0, p) * _of_shape(n, -1.0, p),
+        )
+    for side, sign in ((a, 1.0), (b, -1.0)):
+        for weights in _class_weights(side):
             yield (
-                f"b is a {verb} {words}: {same}",
-                "choose the same reduction on both sides",
-                partial(_of_shape, length, power),
+                "class weights divide by their sum on one side, by the number of samples on "
+                "the other",
+                "divide by the same number: normalizer='weights' or normalizer='elements'",
+                partial(_weighted, weights, sign, True),
+            )
+            yield (
+                "class weights divide by their sum on one side, and are summed on the other",
+                fix,
+                partial(_weighted, weights, sign, False),
+            )
+            if weights.size and np.all(weights == weights[0]):
+                number = float(weights[0])
+                yield (
+                    f"the weights of {'a' if side is a else 'b'} are all {number:g}",
+                    "leave them out",
+                    partial(_constant, number**-sign),
+                )
+    if any(p.probe.weights is not None for p in pairs):
+        for power in (1.0, -1.0):
+            yield (
+                "weights of samples divide by their sum on one side, by the number of samples on "
+                "the other",
+                WEIGHED,
+                partial(_sampled, power),
             )
     yield "twice: one of them halves the square", "multiply a by 2", partial(_constant, 2.0)
     yield "one half: one of them halves the square", "divide a by 2", partial(_constant, 0.5)
     yield "the opposite sign", "negate one of them", partial(_constant, -1.0)
-    for side, sign in ((a, 1.0), (b, -1.0)):
-        for param in (param for spec in side.specs for param in spec.params.values()):
-            if isinstance(param.value, tuple) and len(param.kind.axes) == 1:
-                yield (
-                    "class weights divide by their sum on one side, by the number of samples on "
-                    "the other",
-                    "divide by the same number: normalizer='weights' or normalizer='elements'",
-                    partial(_weighted, np.asarray(param.value, np.float64), sign),
-                )
+
+
+def _class_weights(side: Side) -> Iterator[Any]:
+    for param in (param for spec in side.specs for param in spec.params.values()):
+        if isinstance(param.value, tuple) and param.value and len(param.kind.axes) == 1:
+            yield np.asarray(param.value, np.float64)
 
 
 Length = Callable[[tuple[int, ...]], float]
@@ -147,16 +195,20 @@ def _numbers(specs: Sequence[Spec]) -> Iterator[tuple[str, float]]:
                 yield name, float(param.value)
 
 
-def _of_shape(length: Length, power: float, p: Pair) -> float | None:
-    widest = max((np.asarray(x) for x in p.inputs.values()), key=lambda x: x.ndim)
-    return float(length(widest.shape) ** power) if widest.ndim else 1.0
+def _of_shape(length: Length, power: float, p: Pair) -> float:
+    return float(length(p.probe.latent[0].shape) ** power)  # classes last on both sides
 
 
-def _weighted(weights: Any, power: float, p: Pair) -> float | None:
+def _sampled(power: float, p: Pair) -> float:
+    weights = p.probe.weights
+    return 1.0 if weights is None else float((weights.sum() / weights.size) ** power)
+
+
+def _weighted(weights: Any, power: float, mean: bool, p: Pair) -> float | None:
     labels = p.probe.labels
     if labels.size == 0 or labels.max(initial=0) >= weights.size or labels.min(initial=0) < 0:
         return None
-    return float((weights[labels].sum() / labels.size) ** power)
+    return float((weights[labels].sum() / (labels.size if mean else 1)) ** power)
 
 
 def domain(a: Side, b: Side) -> Cause:
@@ -201,58 +253,142 @@ def _term(domain: str) -> str:
     return TERMS.get(domain, domain)
 
 
-def of_constants(a: Side, b: Side) -> list[Cause]:
-    """That small constants differ, where the meanings of both are known and theirs do."""
-    if not a.specs or not b.specs:
+def of_constants(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
+    """That small constants differ, or where they are added, where that may explain these pairs."""
+    finite = [p for p in pairs if p.finite and p.status in ("slight", "value", "gradient")]
+    if not a.specs or not b.specs or not any(p.probe.group in EXTREME for p in finite):
         return []
     x, y = _constants(a.specs[0]), _constants(b.specs[0])
     if x == y:
-        return []
-    left, right = (", ".join(f"{c:g}" for c in found) or "none" for found in (x, y))
-    return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}")]
+        if not x or not any(p.status == "slight" for p in finite):
+            return []
+        text = f"a small constant (epsilon: {', '.join(x)}) enters at another place"
+        return [Cause(text, kept(a, b))]
+    left, right = (", ".join(found) or "none" for found in (x, y))
+    return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}", kept(a, b))]
 
 
-def _constants(spec: Spec) -> list[float]:
-    named = [p.value for n, p in spec.params.items() if n in ("eps", "epsilon", "smooth")]
-    written = [float(x) for x in re.findall(r"(?<![\w.])\d[\d.]*e-\d+", str(spec.body))]
-    return sorted({c for c in (*named, *written) if isinstance(c, float) and 0.0 < c <= 1e-3})
+def kept(a: Side, b: Side) -> str:
+    """How to keep the one where the other runs, where neither has an argument for it."""
+    if a.native is None or b.platform == a.platform:
+        return ""
+    name, _, arguments = a.native.text.partition("(")
+    rest = f", {arguments}" if arguments != ")" else ")"
+    return f"on b's platform, lossbridge.{b.platform}.native({name!r}{rest} is a exactly"
+
+
+EXTREME = ("inside", "kinks", "edges")
+
+
+def _constants(spec: Spec) -> list[str]:
+    """The small constants and the floors that enter, in the branches that the arguments choose."""
+    values = spec.bind()
+    numbers = tuple((n, v) for n, v in values.items() if not np.ndim(v))
+    graph = plan(spec, numbers, Options(spec.reduction.kind, spec.reduction.normalizer)).written
+    found = []
+    for index, node in enumerate(graph.nodes):
+        if node.op == "const" and node.type.dtype == "real":
+            number = float(const_value(node))
+            if 1e-300 < abs(number) <= 1e-3 or -1e6 < number <= -50.0:
+                by = {n.op for n in graph.nodes if index in n.args}
+                how = next((word for op, word in PLACED.items() if op in by), "")
+                found.append(f"{number:.6g}{how}")
+    return sorted(found)
+
+
+PLACED = {"clip": " (a clip)", "maximum": " (a floor)", "add": " (added)"}
 
 
 def of_difference(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     """What is known of two losses whose values differ."""
-    found = []
-    shifts = [float(p.b.value - p.a.value) for p in pairs if p.finite]
-    if len(shifts) > 1 and max(shifts) - min(shifts) <= CLOSE * max(map(abs, shifts)):
-        found.append(Cause(f"b is a plus {shifts[0]:.10g}, on every probe", ""))
+    found = [*_shift(pairs), *of_settings(a, b)]
+    if not found:
+        found = list(settings.that_would_do(a, b, pairs))
+    if not found and a.native is not None and b.native is not None:
+        text = "they are different losses: no one argument of either makes them agree"
+        found.append(Cause(text, kept(a, b)))
     reductions = _reductions(a, b)
-    if reductions:
+    if reductions and not found:
         found.append(Cause(reductions, "choose the same reduction on both sides"))
-    return [*found, *_settings(a, b)]
+    return found
 
 
-def _settings(a: Side, b: Side) -> Iterator[Cause]:
-    """Parameters of one name that have different values."""
-    if not a.specs or not b.specs:
+def _shift(pairs: Sequence[Pair]) -> Iterator[Cause]:
+    """That b is a number plus a times another."""
+    seen = [p for p in pairs if p.finite and p.slopes]
+    if len(seen) < 2:
         return
+    ga, gb = max(((x, y) for p in seen for _, x, y in p.slopes[:1]), key=lambda s: _size(s[0]))
+    if ga.shape != gb.shape or _size(ga) == 0.0:
+        return
+    place = np.unravel_index(np.nanargmax(np.abs(np.where(np.isfinite(ga), ga, 0.0))), ga.shape)
+    rate = float(gb[place] / ga[place])
+    rate = round(rate) if abs(rate - round(rate)) < CLOSE and round(rate) else rate
+    if not all(_parallel(rate * x, y) for p in seen for _, x, y in p.slopes):
+        return
+    shifts = [float(p.b.value - rate * p.a.value) for p in seen]
+    if max(shifts) - min(shifts) > CLOSE * max(map(abs, shifts)):
+        if rate == 1:
+            yield Cause(
+                "the gradient is the same: they differ by what does not depend on the inputs in "
+                "which a gradient was taken"
+            )
+        return
+    if rate == 1:
+        yield Cause(f"b is a plus {shifts[0]:.10g}, on every probe", f"add {shifts[0]:.10g} to a")
+    elif rate == -1:
+        yield Cause(f"b is {shifts[0]:.10g} minus a, on every probe")
+    else:
+        yield Cause(f"b is {rate:.10g} times a, plus {shifts[0]:.10g}, on every probe")
+
+
+def _size(x: Any) -> float:
+    return float(np.abs(np.where(np.isfinite(x), x, 0.0)).max(initial=0.0))
+
+
+def of_settings(a: Side, b: Side) -> list[Cause]:
+    """Arguments of one built-in, or parameters of one name, that have different values."""
+    if a.native is not None and b.native is not None:
+        return list(settings.of_one_built_in(a.native, b.native))
+    if not a.specs or not b.specs:
+        return []
     x, y = a.specs[0].params, b.specs[0].params
-    for name in x:
-        if name in y and x[name].value != y[name].value:
-            yield Cause(f"{name} is {x[name].value} for a and {y[name].value} for b", f"set {name}")
+    return [
+        Cause(f"{name} is {x[name].value} for a and {y[name].value} for b", f"set {name}")
+        for name in x
+        if name in y and x[name].value != y[name].value
+    ]
 
 
 def of_gradient(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     """Where gradients differ though values agree."""
-    names = dict.fromkeys(p.probe.id.partition("/")[2] for p in pairs if p.status == "gradient")
+    chosen = [p for p in pairs if p.status == "gradient"]
+    names = dict.fromkeys(p.probe.id.partition("/")[2] for p in chosen)
     where = ", ".join(list(names)[:4])
-    if all(p.probe.group == "kinks" for p in pairs if p.status == "gradient"):
-        return [Cause(f"at a kink they take another subgradient ({where})", "")]
-    return [Cause(f"the gradient is not that of the value on one side ({where})", "")]
+    inputs = ", ".join(dict.fromkeys(n for p in chosen for n in p.where))
+    every = all(len(p.where) == len(p.slopes) for p in chosen)
+    only = "" if every else " (and only in that)"
+    if all(p.probe.group == "kinks" for p in chosen):
+        return [
+            *of_settings(a, b),
+            Cause(
+                f"at a kink they take another subgradient in {inputs}{only} ({where})", kept(a, b)
+            ),
+        ]
+    return [
+        *of_settings(a, b),
+        Cause(
+            f"the gradient in {inputs}{only} is another ({where}), though the values are equal",
+            kept(a, b) if every else "none is needed where no gradient is taken in it",
+        ),
+    ]
 
 
 EDGES = {
     "empty": "the mean of nothing",
     "ignored": "labels that are ignored",
     "weights": "sample weights",
+    "masks": "a mask",
     "compiled": "compiled",
     "precision": "lower precision",
     "kinks": "a kink",
@@ -280,15 +416,21 @@ def of_edges(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
         found[p.probe.group] = Cause(
             f"{words} ({name}, {p.probe.dtype}): {', '.join(said)}{same}", _fix(p)
         )
-    return list(found.values())
+    every = list(found.values())
+    if every and not any(c.fix for c in every):
+        every[0] = Cause(every[0].text, kept(a, b))
+    return every
 
 
 def _fix(p: Pair) -> str:
     if p.probe.group == "empty" and not (p.a.raised or p.b.raised):
         return "ours take empty='nan' or empty='zero'"
-    if p.probe.group == "weights":
-        return (
-            "Keras: pass reduction='mean_with_sample_weight', or 'sum' and divide; ours: "
-            "normalizer='weights'"
-        )
+    if p.probe.group in ("weights", "masks"):
+        return WEIGHED
     return ""
+
+
+WEIGHED = (
+    "Keras: pass reduction='mean_with_sample_weight', or 'sum' and divide; ours: "
+    "normalizer='weights'"
+)

@@ -51,23 +51,29 @@ def array(given: Sequence[Any] | None) -> Any:
 def stored(key: str) -> tuple[Probe, ...]:
     """The probes as they were where this file was written."""
     found = []
-    for id, group, rank, latent, labels, signs, weights, dtype, mode in DATA[key]:
+    for id, group, rank, latent, labels, signs, weights, dtype, mode, mask in DATA[key]:
         found.append(
             Probe(
                 id, group, rank, tuple(map(array, latent)), array(labels), array(signs),
-                array(weights), dtype, mode,
+                array(weights), dtype, mode, array(mask),
             )
         )  # fmt: skip
     return tuple(found)
 
 
 def probes(
-    rank: int, *, weights: bool = False, ignored: Sequence[int] = (IGNORED,)
+    rank: int,
+    *,
+    weights: bool = False,
+    ignored: Sequence[int] = (IGNORED,),
+    masks: bool = False,
 ) -> Iterator[Probe]:
     """Every probe whose widest input has this rank."""
     ranked = [p for p in stored("probes") if p.rank == rank]
     for probe in ranked:
-        if probe.group != "ignored" and (weights or probe.weights is None):
+        if probe.group == "ignored":
+            continue
+        if (weights or probe.weights is None) and (masks or probe.mask is None):
             yield probe
     for label in ignored:
         for probe in ranked:

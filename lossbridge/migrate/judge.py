@@ -16,8 +16,23 @@ from lossbridge.errors import ArgumentError
 from lossbridge.kinds import Kind, moved_axis
 from lossbridge.migrate import causes
 from lossbridge.migrate.comparison import Cause, Comparison, Example
-from lossbridge.migrate.probes import Probe, Signature, probes, seen, sequence_probes, unequal
-from lossbridge.migrate.sides import Outcome, Side, UncallableError, calls_of, side
+from lossbridge.migrate.probes import (
+    Probe,
+    Signature,
+    probes,
+    seen,
+    sequence_probes,
+    softened,
+    unequal,
+)
+from lossbridge.migrate.sides import (
+    Outcome,
+    Side,
+    UncallableError,
+    calls_of,
+    side,
+    with_arguments,
+)
 
 # Relative: what the computing dtype leaves of two sound evaluations of one function. A side that
 # casts to float32 whatever it is given is held to that.
@@ -32,6 +47,9 @@ ROUNDED = 1e-6
 # Numbers below the smallest normal one are 0 on some platforms.
 TINY: Mapping[str, float] = {
     "float64": 1e-290, "float32": 1e-36, "float16": 1e-4, "bfloat16": 1e-36,
+}  # fmt: skip
+EPSILON: Mapping[str, float] = {
+    "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7,
 }  # fmt: skip
 NOISE = 100.0  # times the change that rounding the inputs makes
 
@@ -48,9 +66,14 @@ class Pair:
 
     probe: Probe
     inputs: Mapping[str, Any]
+    other: Mapping[str, Any]
     a: Outcome
     b: Outcome
-    status: str  # equal, slight, value, gradient, raises; missing where a record does not say
+    slopes: tuple[tuple[str, Any, Any], ...] = ()
+    """The gradients that can be compared: a name, and what each side gave, classes last."""
+    status: str = "equal"  # slight, value, gradient, raises; missing where a record does not say
+    where: tuple[str, ...] = ()
+    """The inputs in which the gradient differs."""
 
     @property
     def finite(self) -> bool:
@@ -103,16 +126,53 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
     why = _unable(a) or _unable(b)
     if why:
         return _comparison("undecided", a, b, [], [], (why,))
-    a, b = _overloads(a, b)
+    if weights == "class":
+        return _of_class_weights(a, b)
+    forms = _overloads(a, b)
+    found = [_of_form(x, y, weights) for x, y in forms]
+    if len(found) == 1:
+        return found[0]
+    # Where the dtype of an input decides between meanings, they are one function if all agree.
+    worst = max(range(len(found)), key=lambda k: SEVERITY.index(found[k].verdict))
+    if len({f.verdict for f in found}) == 1:
+        return found[worst]
+    said = [_given(x.signature, forms[0][0].signature, forms[-1][0].signature) for x, _ in forms]
+    return msgspec.structs.replace(
+        found[worst],
+        causes=(Cause(f"so it is for {said[worst]}"), *found[worst].causes),
+        notes=(
+            *(f"for {said[k]}: {f.verdict}" for k, f in enumerate(found) if k != worst),
+            *found[worst].notes,
+        ),
+    )
+
+
+SEVERITY = (
+    "undecided", "same", "edges_differ", "gradient_differs", "same_up_to_factor", "domain_differs",
+    "different",
+)  # fmt: skip
+
+
+def _given(own: Signature, *others: Signature) -> str:
+    """The terms of those inputs that overloads take in different terms."""
+    return ", ".join(
+        f"{name} given as {causes.TERMS.get(own.domain(k), own.domain(k))}"
+        for k, name in enumerate(own.inputs)
+        if len({x.domain(k) for x in others}) > 1
+    )
+
+
+def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
+    """The comparison of two sides, each with one form of inputs."""
     if a.signature.sequence and b.signature.sequence:
         return _of_sequences(a, b)
-    if len(a.signature.inputs) != len(b.signature.inputs):
+    if a.signature.sequence != b.signature.sequence or not _alike(a.signature, b.signature):
         return _apart(a, b)
     ranks = _ranks(a.signature, b.signature)
     if not ranks:
         return _apart(a, b)
     joint = _joint(a.signature, b.signature)
-    weighted = a.takes_weights and b.takes_weights and weights != "class"
+    weighted = a.takes_weights and b.takes_weights
     unprobed = []
     if None in joint or _other_domain(a, b):
         # Where each needs its own terms, they are one function if they agree in those.
@@ -120,46 +180,52 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
             None if x != y else x
             for x, y in zip(_domains(a.signature), _domains(b.signature), strict=True)
         ]
-        tried, _ = _answered(_pairs(a, b, own, ranks, False, groups=("inside",)))
+        tried, _ = _answered(_pairs(a, b, own, ranks, groups=("inside",)))
         ran = [p for p in tried if not p.a.raised and not p.b.raised]
-        if ran and (
-            all(p.status in ("equal", "slight", "gradient") for p in ran)
-            or causes.factor(ran) is not None
-        ):
-            more = []
-            factor = None
-            if any(p.status == "value" for p in ran):
-                factor = causes.factor(ran)
-                more = [causes.of_factor(a, b, ran, factor or 1.0)]
+        scale = causes.factor(a, b, ran) if any(p.status == "value" for p in ran) else None
+        if ran and (scale or all(p.status != "value" for p in ran)):
+            more, _ = _answered(_pairs(a, b, own, ranks, weighted, ("kinks", "edges", "ignored")))
+            tried += more
+            edges = [p for p in _edges(tried) if p.probe.group != "kinks"]
             return _comparison(
-                "domain_differs", a, b, ran, [causes.domain(a, b), *more], _notes(a, b),
-                factor=factor if isinstance(factor, float) else None,
+                "domain_differs", a, b, tried,
+                [
+                    causes.domain(a, b), *([scale[1]] if scale else ()),
+                    *([] if scale else causes.of_edges(a, b, edges)),
+                ],
+                _notes(a, b), factor=scale[0] if scale else None,
             )  # fmt: skip
     pairs = []
     for rank in ranks:
-        some, missing = _answered(_pairs(a, b, joint, (rank,), weighted))
+        some, missing = _answered(_pairs(a, b, joint, (rank,), groups=("inside",)))
         unprobed += missing
         refused = [
             next((o.error for o in outcomes if o.raised), "")
             for outcomes in ([p.a for p in _of(some, "inside")], [p.b for p in _of(some, "inside")])
             if outcomes and all(o.raised for o in outcomes)
         ]
-        if refused and len(ranks) > 1:
+        if refused:
             unprobed.append(f"inputs of rank {rank}, which one side does not take: {refused[0]}")
         else:
             pairs += some
+            more, missing = _answered(
+                _pairs(a, b, joint, (rank,), weighted, FURTHER, precise=rank == ranks[0])
+            )
+            pairs += more
+            unprobed += missing
+    if not pairs:
+        return _comparison("undecided", a, b, [], [], ("no probe ran on both sides", *unprobed))
     taken = []
     for p in pairs:
-        if p.probe.group == "precision" and p.status == "raises":
+        if p.probe.group in ("precision", "weights", "masks") and p.status == "raises":
+            what = p.probe.dtype if p.probe.group == "precision" else p.probe.id.partition("/")[2]
             said = next(o.error for o in (p.a, p.b) if o.raised)
-            unprobed.append(f"{p.probe.dtype}, which one side does not take: {said}")
+            unprobed.append(f"{what}, which one side does not take: {said}")
         else:
             taken.append(p)
     found = _verdict(a, b, taken, weights)
     if weights == "sample" and not weighted:
         unprobed.append("sample weights: not both sides take them")
-    if weights == "class":
-        unprobed.append("class weights other than the arguments given: they are the loss's own")
     if "torch" in (a.platform, b.platform):
         unprobed.append("torch.compile, which takes ten seconds for each shape")
     if len(ranks) == 1 and ranks[0] == 2 and a.signature.axis != b.signature.axis:
@@ -169,6 +235,65 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
         notes=tuple(dict.fromkeys((*found.notes, *_notes(a, b)))),
         not_probed=(*found.not_probed, *dict.fromkeys(unprobed)),
     )
+
+
+CLASS_WEIGHTS = (0.5, 2.0, 1.25)
+
+
+def _of_class_weights(a: Side, b: Side) -> Comparison:
+    """Two losses whose classes weigh: by their argument, or by the weights of their samples."""
+    a, b = _overloads(a, b)[0]
+    sides, notes = [], []
+    for x in (a, b):
+        made, how = _class_weighted(x)
+        if made is None:
+            return _comparison("undecided", a, b, [], [], (f"class weights: {x.label} {how}",))
+        sides.append(made)
+        notes.append(f"{x.label}: {how}")
+    x, y = sides
+    if not _alike(x.signature, y.signature) or 2 not in _ranks(x.signature, y.signature):
+        return _apart(a, b)
+    joint = _joint(x.signature, y.signature)
+    weights = np.array(CLASS_WEIGHTS)
+
+    def weighted(p: Probe) -> Probe:
+        return replace(p, weights=weights[p.labels])
+
+    pairs = [
+        p for p in _pairs(x, y, joint, (2,), groups=("inside",), change=weighted)
+        if not p.probe.soft
+    ]  # fmt: skip
+    found = _verdict(x, y, pairs, None)
+    return msgspec.structs.replace(found, notes=(*notes, *found.notes))
+
+
+def _class_weighted(x: Side) -> tuple[Side | None, str]:
+    """A side whose classes weigh, and how that was brought about."""
+    labelled = {"index", "one_hot"} & {*_domains(x.signature)}
+    if not labelled and x.signature.domain(len(x.signature.inputs) - 1) != "simplex":
+        return None, "has no classes"
+    if x.recorded:
+        return None, "was recorded, and class weights are no part of a record"
+    named = x.native is not None and "weight" in x.native.given
+    if named and x.native is not None:
+        if x.native.given["weight"] is not None:
+            return None, "has class weights already: compare it without weights='class'"
+        return with_arguments(x, weight=list(CLASS_WEIGHTS)), f"weight={list(CLASS_WEIGHTS)}"
+    if x.takes_weights:
+        return x, "each sample weighs what its class does, as fit(class_weight=...) has it"
+    if x.run(next(iter(probes(2)))).unreduced:
+        return _multiplied(x), "its values are multiplied by the weights, and averaged"
+    return None, "takes neither class weights nor sample weights"
+
+
+def _multiplied(x: Side) -> Side:
+    """A side of unreduced values, weighed where no argument of it does so."""
+
+    def call(given: Mapping[str, Any], weights: Any) -> Any:
+        value = x.call(given, None)
+        return value if weights is None else value * weights
+
+    return replace(x, call=call, unweighted=None, kept={})
 
 
 def _of_sequences(a: Side, b: Side) -> Comparison:
@@ -183,13 +308,11 @@ def _of_sequences(a: Side, b: Side) -> Comparison:
         for p in sequence_probes(told)
     )
     found = _verdict(a, b, pairs, None)
-    if not alike and found.verdict != "undecided":
-        ran = [p for p in _of(pairs, "inside") if p.finite]
-        if found.verdict != "different" or causes.factor(ran) is not None:
-            kept = found.causes if found.verdict != "same" else ()
-            found = _comparison(
-                "domain_differs", a, b, pairs, [_arguments(a, b), *kept], factor=found.factor
-            )
+    if not alike and found.verdict not in ("undecided", "different"):
+        kept = found.causes if found.verdict != "same" else ()
+        found = _comparison(
+            "domain_differs", a, b, pairs, [_arguments(a, b), *kept], factor=found.factor
+        )
     return msgspec.structs.replace(found, not_probed=(*found.not_probed, *unprobed))
 
 
@@ -245,10 +368,12 @@ def _provenance(x: Side) -> list[str]:
     inputs = seen(probe, replace(x.signature, domains=("real", *x.signature.domains[1:])))
     calls = calls_of(x.platform)
     found = {}
+    # In the dtype of the loss: a cast would stand between it and how the tensor was made.
+    dtype = x.computes or "float64"
     for mode in calls.MODES:
         try:
             found[mode] = calls.evaluate(
-                partial(calls.behind_activation, x.unweighted, domain), inputs, (), "float32", mode
+                partial(calls.behind_activation, x.unweighted, domain), inputs, (), dtype, mode
             )[0]
         except Exception:  # a form of input that it does not take
             return []
@@ -267,7 +392,7 @@ def _broadcast(a: Side, b: Side) -> list[str]:
     first, second = unequal(a.signature), unequal(b.signature)
     if first is None or second is None:
         return []
-    oa, ob = a.on(*first), b.on(*second)
+    oa, ob = a.on(*first, wrt=()), b.on(*second, wrt=())
     if oa.missing or ob.missing:
         return []
     if oa.raised == ob.raised and (oa.raised or close_to(oa.value, ob.value, SINGLE)):
@@ -286,8 +411,8 @@ def _axes(signature: Signature) -> str:
 # --- what both take ------------------------------------------------------------------------------
 
 
-def _overloads(a: Side, b: Side) -> tuple[Side, Side]:
-    """Those meanings of both whose inputs are most alike."""
+def _overloads(a: Side, b: Side) -> list[tuple[Side, Side]]:
+    """Those meanings of both whose inputs are most alike; several where they are equally so."""
     left, right = a.overloads(), b.overloads()
     if left[0].signature.axis is None and a.signature.axis is not None:
         for each in left:
@@ -305,7 +430,21 @@ def _overloads(a: Side, b: Side) -> tuple[Side, Side]:
             for k, m in zip(x.inputs.values(), y.inputs.values(), strict=True)
         )
 
-    return min(itertools.product(left, right), key=unlike)
+    every = list(itertools.product(left, right))
+    least = min(map(unlike, every))
+    return [p for p in every if unlike(p) == least][: None if least == 0 else 1]
+
+
+def _alike(a: Signature, b: Signature) -> bool:
+    """Whether inputs correspond, and have their axes in common: labels lack that of the classes."""
+    if len(a.inputs) != len(b.inputs):
+        return False
+    lacking = [
+        [max(len(k.axes) for k in x.inputs.values()) - len(k.axes) for k in x.inputs.values()]
+        for x in (a, b)
+    ]
+    pairs = zip(a.inputs.values(), b.inputs.values(), *lacking, strict=True)
+    return all(x == y if k.dtype == m.dtype else x != y for k, m, x, y in pairs)
 
 
 def _fixed(kind: Kind) -> int:
@@ -374,22 +513,34 @@ def _ignored(a: Side, b: Side) -> tuple[int, ...]:
 
 
 def _pairs(
-    a: Side, b: Side, joint: Sequence[str | None], ranks: Sequence[int], weighted: bool,
-    groups: Sequence[str] = (),
+    a: Side, b: Side, joint: Sequence[str | None], ranks: Sequence[int], weighted: bool = False,
+    groups: Sequence[str] = (), precise: bool = True, change: Any = None,
 ) -> Iterator[Pair]:  # fmt: skip
+    """Both sides on every probe of these ranks and groups.
+
+    ``precise``: lower precision and what is compiled are among them.
+    """
     left, right = _in_domain(a.signature, joint), _in_domain(b.signature, joint)
     kinds = [*left.inputs.values(), *right.inputs.values()]
     labelled = any("index" in (*_domains(s),) for s in (left, right))
     ignored = _ignored(a, b) if labelled else ()
+    masks = a.takes_mask and b.takes_mask
+    soft = any(j in ("simplex", "probability") for j in joint[1:])
+    logarithms = any("log_simplex" in _domains(s)[1:] for s in (left, right))
     for rank in ranks:
-        single = any(_fixed(k) >= rank and k.axes[:1] != ("batch",) for k in kinds)
-        for probe in probes(rank, weights=weighted, ignored=ignored, single=single):
+        single = any(k.axes[0].startswith("*") and _fixed(k) >= rank for k in kinds if k.axes)
+        for probe in probes(rank, weights=weighted, ignored=ignored, single=single, masks=masks):
             if groups and probe.group not in groups:
                 continue
-            if probe.group in ("compiled", "precision") and rank == 1:
+            if probe.group in ("compiled", "precision") and not precise:
                 continue
-            ia, ib = seen(probe, left), seen(probe, right)
-            yield pair(a, b, probe, ia, ib, joint)
+            if probe.group == "inside" and probe.soft and not soft:
+                continue  # the same again
+            if logarithms:
+                probe = softened(probe)
+            if change is not None:
+                probe = change(probe)
+            yield pair(a, b, probe, seen(probe, left), seen(probe, right), joint)
 
 
 def _answered(pairs: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
@@ -408,48 +559,67 @@ def pair(
     joint: Sequence[str | None],
 ) -> Pair:  # fmt: skip
     """Both sides on one probe, and how what they gave differs."""
-    oa, ob = a.on(probe, ia, joint), b.on(probe, ib, joint)
-    return Pair(probe, ia, oa, ob, _status(a, b, probe, ia, ib, oa, ob, joint))
+    if probe.dtype == "float64":
+        # One that computes in less, whatever it is given, is compared in that.
+        probe = replace(probe, dtype=min(a.computes, b.computes, key=_digits) or probe.dtype)
+    found = Pair(probe, ia, ib, a.on(probe, ia, joint), b.on(probe, ib, joint))
+    return _judged(a, b, replace(found, slopes=tuple(_slopes(a, b, found, joint))))
 
 
-def _status(
-    a: Side, b: Side, probe: Probe, ia: Mapping[str, Any], ib: Mapping[str, Any], oa: Outcome,
-    ob: Outcome, joint: Sequence[str | None],
-) -> str:  # fmt: skip
-    if oa.missing or ob.missing:
-        return "missing"
-    if oa.raised or ob.raised:
-        return "equal" if oa.raised and ob.raised else "raises"
-    if (oa.unreduced and not oa.size) or (ob.unreduced and not ob.size):
-        return "equal"  # a mean over nothing would be ours
-    close, tiny = CLOSE[probe.dtype], TINY[probe.dtype]
-    if a.single or b.single:
-        close, tiny = max(close, SINGLE), max(tiny, TINY["float32"])
-    if not close_to(oa.value, ob.value, close, tiny):
-        if probe.group in ("edges", "kinks") and probe.dtype == "float64":
-            noise = max(_noise(a, probe, ia, oa), _noise(b, probe, ib, ob))
-            # What the largest input's last digit is, no sum with it holds.
-            noise = max(noise, *(_last_digit(x) for x in (*ia.values(), *ib.values())))
-            if abs(oa.value - ob.value) <= NOISE * noise:
-                return "equal"
-        if probe.group == "inside" and close_to(oa.value, ob.value, SLIGHT, tiny):
-            return "slight"
-        return "value"
-    if not np.isfinite(oa.value):
-        return "equal"  # nobody trains on the gradient of a NaN or an infinite loss
+def _digits(dtype: str) -> float:
+    return -CLOSE.get(dtype, 0.0)
+
+
+def _slopes(
+    a: Side, b: Side, p: Pair, joint: Sequence[str | None]
+) -> Iterator[tuple[str, Any, Any]]:
+    """The gradients in those inputs that both are given in the same terms."""
     names = zip(a.signature.inputs, b.signature.inputs, strict=False)
     for place, (x, y) in enumerate(names):
-        if joint[place] is None or x not in oa.gradients or y not in ob.gradients:
-            continue
-        ga, gb = _defined(ia, x, oa), _defined(ib, y, ob)
-        ga, gb = _plainly(a.signature, x, ga), _plainly(b.signature, y, gb)
-        # Away from ordinary points a gradient may be a difference that cancels.
-        floor = tiny if probe.group == "inside" else max(tiny, 1e-13)
-        if not close_to(ga, gb, 10.0 * close, floor):
-            if probe.group == "inside" and close_to(ga, gb, 10.0 * SLIGHT, tiny):
-                return "slight"
-            return "gradient"
-    return "equal"
+        if joint[place] is not None and x in p.a.gradients and y in p.b.gradients:
+            ga, gb = _defined(p.inputs, x, p.a), _defined(p.other, y, p.b)
+            yield x, _plainly(a.signature, x, ga), _plainly(b.signature, y, gb)
+
+
+def _judged(a: Side, b: Side, p: Pair) -> Pair:
+    """A pair, with how what its sides gave differs."""
+    status, where = _status(a, b, p)
+    return replace(p, status=status, where=where)
+
+
+def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
+    oa, ob, probe = p.a, p.b, p.probe
+    if oa.missing or ob.missing:
+        return "missing", ()
+    if oa.raised or ob.raised:
+        return "equal" if oa.raised and ob.raised else "raises", ()
+    if (oa.unreduced and not oa.size) or (ob.unreduced and not ob.size):
+        return "equal", ()  # a mean over nothing would be ours
+    dtype = min((probe.dtype, a.computes, b.computes), key=_digits)
+    close, tiny = CLOSE[dtype], TINY[dtype]
+    if not close_to(oa.value, ob.value, close, tiny):
+        if probe.group in ("edges", "kinks") and dtype in ("float64", "float32"):
+            noise = max(_noise(a, probe, p.inputs, oa), _noise(b, probe, p.other, ob))
+            # What the largest input's last digit is, no sum with it holds.
+            inputs = (*p.inputs.values(), *p.other.values())
+            noise = max(noise, *(_last_digit(x, dtype) for x in inputs))
+            if abs(oa.value - ob.value) <= NOISE * noise:
+                return "equal", ()
+        if probe.group == "inside" and close_to(oa.value, ob.value, SLIGHT, SLIGHT):
+            return "slight", ()
+        return "value", ()
+    if not np.isfinite(oa.value):
+        return "equal", ()  # nobody trains on the gradient of a NaN or an infinite loss
+    # Away from ordinary points a gradient may be a difference that cancels.
+    floor = tiny if probe.group == "inside" else max(tiny, 1e-13)
+    where = tuple(n for n, ga, gb in p.slopes if not close_to(ga, gb, 10.0 * close, floor))
+    if not where:
+        return "equal", ()
+    if probe.group == "inside" and all(
+        close_to(ga, gb, 10.0 * SLIGHT, tiny) for _, ga, gb in p.slopes
+    ):
+        return "slight", ()
+    return "gradient", where
 
 
 def _defined(inputs: Mapping[str, Any], name: str, outcome: Outcome) -> Any:
@@ -469,18 +639,18 @@ def _plainly(signature: Signature, name: str, gradient: Any) -> Any:
     return np.moveaxis(gradient, min(axis, np.ndim(gradient) - 1), -1)
 
 
-def _last_digit(x: Any) -> float:
+def _last_digit(x: Any, dtype: str) -> float:
     x = np.asarray(x)
     if x.dtype.kind != "f":
         return 0.0
-    return float(np.abs(np.where(np.isfinite(x), x, 0.0)).max(initial=0.0)) * 2.0**-52
+    return float(np.abs(np.where(np.isfinite(x), x, 0.0)).max(initial=0.0)) * EPSILON[dtype]
 
 
 def _noise(x: Side, probe: Probe, inputs: Mapping[str, Any], found: Outcome) -> float:
     """How much a value changes when its inputs are rounded anew."""
     if found.noise is not None:
         return found.noise
-    step = 2.0**-22 if x.single else 2.0**-51
+    step = 2.0 * EPSILON[x.computes or probe.dtype]
     worst = 0.0
     rng = np.random.default_rng(5)
     for _ in range(2):
@@ -526,38 +696,69 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
     broken = [p for p in inside if p.status == "raises"]
     inside = ran
     if any(p.status == "value" for p in inside):
-        factor = causes.factor(inside)
-        if factor is not None:
+        scale = causes.factor(a, b, inside)
+        if scale is not None:
+            number, cause = scale
+            found = [cause]
+            if number is not None:
+                rest = _edges([_scaled(a, b, p, number) for p in pairs])
+                found += causes.of_edges(a, b, [p for p in rest if p.probe.group != "empty"])
             return _comparison(
-                "same_up_to_factor", a, b, inside, [causes.of_factor(a, b, inside, factor)],
-                factor=factor if isinstance(factor, float) else None,
-            )  # fmt: skip
-        return _comparison("different", a, b, inside, causes.of_difference(a, b, inside))
+                "same_up_to_factor", a, b, pairs, found, factor=number, showing=inside
+            )
+        why = causes.of_difference(a, b, inside)
+        return _comparison("different", a, b, pairs, why, showing=inside)
     slight = [p for p in inside if p.status == "slight"]
-    epsilon = causes.of_constants(a, b) if slight else []
+    epsilon = causes.of_constants(a, b, slight or _edges(pairs))
     if slight and not epsilon:
         if any(abs(p.b.value - p.a.value) > ROUNDED * abs(p.a.value) for p in slight):
-            return _comparison("different", a, b, slight, causes.of_difference(a, b, slight))
+            why = causes.of_difference(a, b, slight)
+            return _comparison("different", a, b, pairs, why, showing=slight)
         slight = []
-    if any(p.status == "gradient" for p in inside):
-        return _comparison("gradient_differs", a, b, inside, causes.of_gradient(a, b, inside))
-    kinks = _of(pairs, "kinks")
-    if any(p.status == "gradient" for p in kinks) and not any(p.status == "value" for p in kinks):
-        rest = _edges(pairs)
+    rest = _edges(pairs)
+    kinks = [p for p in rest if p.probe.group == "kinks"]
+    sloped = [p for p in inside if p.status == "gradient"]
+    if not sloped and all(p.status == "gradient" for p in kinks):
+        sloped = kinks
+    if sloped:
+        known = {n for p in sloped for n in p.where}
+        others = [
+            p for p in rest
+            if p.probe.group != "kinks" and not (p.status == "gradient" and known >= {*p.where})
+        ]  # fmt: skip
         return _comparison(
-            "gradient_differs", a, b, kinks,
-            [*causes.of_gradient(a, b, kinks), *causes.of_edges(a, b, rest)],
+            "gradient_differs", a, b, pairs,
+            [*causes.of_gradient(a, b, sloped), *causes.of_edges(a, b, others)],
+            showing=sloped,
         )  # fmt: skip
-    rest = [*_edges(pairs), *broken, *slight, *[p for p in kinks if p.status != "equal"]]
+    rest = [*rest, *broken, *slight]
     if rest:
-        found = [*epsilon, *causes.of_edges(a, b, rest)] if slight else causes.of_edges(a, b, rest)
-        return _comparison("edges_differ", a, b, rest, found)
+        found = [*causes.of_settings(a, b), *epsilon, *causes.of_edges(a, b, rest)]
+        return _comparison("edges_differ", a, b, pairs, found, showing=rest)
     return _comparison("same", a, b, pairs, [])
 
 
+def _scaled(a: Side, b: Side, p: Pair, factor: float) -> Pair:
+    """The pair, if a were multiplied by a factor."""
+    if p.a.raised:
+        return p
+    slopes = tuple((n, ga * factor, gb) for n, ga, gb in p.slopes)
+    value = replace(p.a, value=p.a.value * factor, noise=0.0)
+    found = _judged(a, b, replace(p, a=value, slopes=slopes))
+    if found.status == "value" and p.probe.group in ("edges", "kinks"):
+        value = replace(value, noise=abs(factor) * _noise(a, p.probe, p.inputs, p.a))
+        found = _judged(a, b, replace(found, a=value))
+    return replace(found, a=p.a)
+
+
+FURTHER = (
+    "kinks", "edges", "empty", "ignored", "weights", "masks", "compiled", "precision",
+)  # fmt: skip
+"""The groups of probes that are not inside."""
+
+
 def _edges(pairs: Sequence[Pair]) -> list[Pair]:
-    groups = ("edges", "empty", "ignored", "weights", "compiled", "precision")
-    return [p for p in _of(pairs, *groups) if p.status != "equal"]
+    return [p for p in _of(pairs, *FURTHER) if p.status != "equal"]
 
 
 def _comparison(
@@ -568,12 +769,14 @@ def _comparison(
     found: Sequence[Cause],
     notes: Sequence[str] = (),
     factor: float | None = None,
+    showing: Sequence[Pair] | None = None,
 ) -> Comparison:
-    shown = [p for p in pairs if p.status != "equal"]
+    """A result; its example is one of the pairs ``showing`` the difference, or of all."""
+    shown = [p for p in (pairs if showing is None else showing) if p.status != "equal"]
     example = None if verdict in ("same", "undecided") or not shown else _example(a, b, shown)
     notes = list(notes)
     for x in (a, b):
-        if any((p.a if x is a else p.b).unreduced for p in pairs):
+        if any((p.a if x is a else p.b).unreduced for p in _of(pairs, "inside")):
             notes.append(f"{x.label} gives one value for each element; they were averaged")
         notes.extend(f"{x.label}: {n}" for n in (x.witness.notes if x.witness else ()))
         notes.extend(f"{x.label}: {n}" for n in x.notes)

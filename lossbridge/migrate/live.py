@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lossbridge.errors import ArgumentError, shown, suggestion
 from lossbridge.spec import Spec
 from lossbridge.witnesses import find, witnesses
@@ -36,23 +38,27 @@ class Native:
         """The expression that makes it, with the arguments that are not its defaults."""
         defaults = {n: p.default for n, p in self.witness.signature.parameters.items()}
         given = [
-            f"{n}={_short(v)}"
+            f"{n}={short(v)}"
             for n, v in self.arguments.items()
-            if n not in ("name", "dtype") and not _same(v, defaults.get(n))
+            if n not in ("name", "dtype") and not same(v, defaults.get(n))
         ]
         return f"{self.witness.name}({', '.join(given)})"
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether two arguments are equal, arrays too."""
     if a is b:
         return True
+    if isinstance(a, bool) != isinstance(b, bool):
+        return False
     try:
-        return bool(a == b)
-    except Exception:  # an array compared with a number
+        return bool(np.array_equal(np.asarray(a), np.asarray(b)))
+    except Exception:  # what is no array at all
         return False
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """An argument as it is written, cut where it is long."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     text = repr(value)
@@ -144,7 +150,9 @@ def _attributes(witness: Witness, obj: Any) -> dict[str, Any]:
     kept = dict(getattr(obj, "_fn_kwargs", {}))
     found: dict[str, Any] = {}
     for name, parameter in witness.signature.parameters.items():
-        if name in kept:
+        if name in witness.read:
+            found[name] = witness.read[name](obj)
+        elif name in kept:
             found[name] = kept[name]
         elif hasattr(obj, name):
             found[name] = getattr(obj, name)

@@ -20,7 +20,7 @@ import numpy as np
 from lossbridge.errors import ArgumentError
 from lossbridge.kinds import Kind, moved_axis
 
-VERSION = 1
+VERSION = 2
 """Changes with every change of a probe: records of another version are not comparable."""
 
 Array = Any
@@ -39,6 +39,12 @@ class Probe:
     weights: Array | None = None
     dtype: str = "float64"
     mode: str = "eager"
+    mask: Array | None = None
+
+    @property
+    def soft(self) -> bool:
+        """Whether targets that may be distributions are no hard ones here."""
+        return "soft" in self.id
 
 
 @dataclass(frozen=True)
@@ -81,79 +87,112 @@ SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3)}
 
 
 def probes(
-    rank: int, *, weights: bool = False, ignored: Sequence[int] = (-100,), single: bool = False
+    rank: int,
+    *,
+    weights: bool = False,
+    ignored: Sequence[int] = (-100,),
+    single: bool = False,
+    masks: bool = False,
 ) -> Iterator[Probe]:
     """Every probe whose widest input has this rank, in the order of the smallest first.
 
     ``ignored`` are labels that a side leaves out. ``single``: the first axis is the sample's own,
-    so that a batch is never empty.
+    so that a batch is never empty, and its length not 1.
     """
     shape = SHAPES[rank]
     rng = np.random.default_rng(2718 + rank)
 
-    def draw(scale: float, size: tuple[int, ...] = shape) -> Array:
-        # Of eight bits, so that every format down to bfloat16 holds it exactly.
-        return np.round(rng.normal(0.0, scale, size) * 16.0) / 16.0
+    def draw(place: int, scale: float = 1.0, size: tuple[int, ...] = shape) -> Array:
+        # Halves and an offset of its own for each class and input: no two numbers that a loss
+        # could compare lie at a kink by chance. Every format down to bfloat16 holds them exactly.
+        # No probability is below 1e-7, where many losses clip: that is an edge.
+        limit = min(7.0 * scale, 13.0)
+        halves = np.clip(np.round(rng.normal(0.0, 2.0 * scale, size)), -limit, limit)
+        classes = size[-1]
+        row = np.arange(halves.size).reshape(size) // classes
+        offset = (place * classes + np.arange(classes) + 3 * classes * row) % 31 + 1
+        return halves / 2.0 + offset / 64.0
+
+    def three(scale: float = 1.0, size: tuple[int, ...] = shape) -> tuple[Array, ...]:
+        return tuple(draw(place, scale, size) for place in range(3))
 
     def probe(
         name: str, group: str, latent: tuple[Array, ...], labels: Array | None = None, **more: Any
     ) -> Probe:
         wide = latent[0].shape
-        if labels is None:
-            labels = rng.integers(0, max(wide[-1], 1), wide[:-1])
         signs = np.where(rng.random(wide) < 0.5, -1.0, 1.0)
+        if labels is None:
+            labels = np.asarray(rng.integers(0, max(wide[-1], 1), wide[:-1]))
+        if group == "edges":  # the first element is labelled, the second is not
+            signs.flat[:2], labels.flat[:1] = (1.0, -1.0), 0
         return Probe(f"{rank}/{name}", group, rank, latent, labels, signs, **more)
 
     first = (1, *shape[1:])
     for k in range(2):
-        yield probe(f"single {k}", "inside", tuple(draw(1.0, first) for _ in range(3)))
+        found = probe(f"single {k}", "inside", three(1.0, first))
+        if rank == 2 and not single:
+            yield found
     for k, scale in enumerate((1.0, 1.0, 3.0)):
-        yield probe(f"inside {k}", "inside", tuple(draw(scale) for _ in range(3)))
-    x = draw(1.0)
-    yield probe("ties", "kinks", (x, x.copy(), draw(1.0)))
-    yield probe("near ties", "kinks", (x, x + 2.0**-20, draw(1.0)))
+        yield probe(f"inside {k}", "inside", three(scale))
+    yield probe("soft targets", "inside", three())
+    x = draw(0)
+    yield probe("ties", "kinks", (x, x.copy(), draw(2)))
+    yield probe("near ties", "kinks", (x, x + 2.0**-20, draw(2)))
     zero = np.zeros(shape)
     yield probe("zeros", "kinks", (zero, zero.copy(), zero.copy()))
-    yield probe("zero prediction", "kinks", (zero, draw(1.0), draw(1.0)))
+    yield probe("zero prediction", "kinks", (zero, draw(1), draw(2)))
     for distance in (0.5, 1.0, 2.0):
-        y = draw(1.0)
+        y = draw(1)
         yield probe(f"at a distance of {distance}", "kinks", (y + distance, y, y - distance))
         yield probe(f"at a distance of -{distance}", "kinks", (y - distance, y, y + distance))
         yield probe(f"at {distance}", "kinks", (np.full(shape, distance), y, zero))
     for size in (20.0, 100.0, 1000.0):
         signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
-        yield probe(f"saturated at {size:g}", "edges", (size * signs, draw(1.0), draw(1.0)))
-    big = draw(1.0)
+        yield probe(f"saturated at {size:g}", "edges", (size * signs, draw(1), draw(2)))
+    for place in (1, 2):
+        # What is no prediction has ends too: targets, variances.
+        far = three()
+        signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+        far = (*far[:place], 20.0 * signs, *far[place + 1 :])
+        yield probe(f"the {ORDINALS[place]} at 20, soft", "edges", far)
+    big = draw(0)
     big.flat[0] = 1e30
-    yield probe("huge", "edges", (big, draw(1.0), draw(1.0)))
+    yield probe("huge", "edges", (big, draw(1), draw(2)))
     for name, value in (("inf", np.inf), ("-inf", -np.inf), ("NaN", np.nan)):
-        odd = draw(1.0)
-        odd.flat[0] = value
-        yield probe(f"one {name}", "edges", (odd, draw(1.0), draw(1.0)))
+        for index, said in enumerate((", labelled", ", not labelled")):
+            if np.isnan(value) and index:
+                continue
+            odd = draw(0)
+            odd.flat[index] = value
+            yield probe(f"one {name}{'' if np.isnan(value) else said}", "edges",
+                        (odd, draw(1), draw(2)))  # fmt: skip
     if not single:
         empty = np.zeros((0, *shape[1:]))
         yield probe("empty", "empty", (empty, empty.copy(), empty.copy()))
     if rank > 1:
-        square = tuple(draw(1.0, (3,) * rank) for _ in range(3))
-        yield probe("all axes of one length", "inside", square)
+        yield probe("all axes of one length", "inside", three(1.0, (3,) * rank))
     for dtype in ("float32", "float16", "bfloat16"):
-        latent = tuple(draw(1.0) for _ in range(3))
-        yield probe(f"in {dtype}", "precision", latent, dtype=dtype)
-    yield probe("compiled", "compiled", tuple(draw(1.0) for _ in range(3)), mode="compiled")
+        yield probe(f"in {dtype}", "precision", three(), dtype=dtype)
+    yield probe("compiled", "compiled", three(), mode="compiled")
     if weights and rank == 2:
-        given = np.array([0.5, 2.0, 0.0, 1.5])
-        yield probe("sample weights", "weights", tuple(draw(1.0) for _ in range(3)), weights=given)
-    if rank > 1 and ignored:
-        # Of its own, so that no other probe depends on which labels a side ignores: a record holds
+        # Of their own from here on, so that no probe depends on what else is asked: a record holds
         # its probes whatever it will be compared with.
-        rng = np.random.default_rng((2718 + rank, IGNORED % 2**32))
-        labels = np.full(shape[:-1], IGNORED)
-        latent = tuple(draw(1.0) for _ in range(3))
-        every = probe(f"all labels {IGNORED}", "ignored", latent, labels)
+        rng = np.random.default_rng((2718 + rank, 1))
+        given = np.array([0.5, 2.0, 0.0, 1.0])  # their sum is not their number
+        yield probe("sample weights", "weights", three(), weights=given)
+    if masks and rank == 2:
+        rng = np.random.default_rng((2718 + rank, 2))
+        mask, hidden = np.array([True, False, True, True]), draw(0)
+        yield probe("a sample masked", "masks", three(), mask=mask)
+        hidden[1] = np.nan
+        yield probe("a NaN masked", "masks", (hidden, draw(1), draw(2)), mask=mask)
+        yield probe("all masked", "masks", three(), mask=mask & False)
+    if rank > 1 and ignored:
+        rng = np.random.default_rng((2718 + rank, 3))
+        every = probe(f"all labels {IGNORED}", "ignored", three(), np.full(shape[:-1], IGNORED))
         labels = rng.integers(0, shape[-1], shape[:-1])
         labels.flat[0] = IGNORED
-        latent = tuple(draw(1.0) for _ in range(3))
-        one = probe(f"one label {IGNORED}", "ignored", latent, labels)
+        one = probe(f"one label {IGNORED}", "ignored", three(), labels)
         for label in ignored:
             yield relabelled(every, label)
             yield relabelled(one, label)
@@ -161,6 +200,7 @@ def probes(
 
 IGNORED = -100
 """The label that most losses leave out."""
+ORDINALS = ("first", "second", "third")
 
 
 def relabelled(probe: Probe, label: int) -> Probe:
@@ -170,6 +210,11 @@ def relabelled(probe: Probe, label: int) -> Probe:
         id=probe.id.replace(str(IGNORED), str(label)),
         labels=np.where(probe.labels == IGNORED, label, probe.labels),
     )
+
+
+def softened(probe: Probe) -> Probe:
+    """A probe whose targets may be distributions: a row of 0 and 1 has no logarithm."""
+    return replace(probe, id=f"{probe.id}, soft")
 
 
 def seen(probe: Probe, signature: Signature) -> dict[str, Array]:
@@ -268,9 +313,12 @@ def _array(probe: Probe, place: int, kind: Kind, width: int, domain: str) -> Arr
     if domain in ("simplex", "one_hot") and place > 0:
         # A target: the labels as rows of 0 and 1, so that it can meet a side that takes labels.
         # One that is ignored is a row of zeros.
+        if probe.soft and domain == "simplex":
+            return _cut(_softmax(latent), rank)
         rows: Array = np.arange(latent.shape[-1]) == probe.labels[..., None]
         return rows.astype(np.float64)
-    if domain in ("sign", "binary") or (domain == "probability" and place > 0):
+    hard = domain == "probability" and place > 0 and not probe.soft
+    if domain in ("sign", "binary") or hard:
         signs = _cut(probe.signs, rank)
         return signs if domain == "sign" else 0.5 * signs + 0.5
     with np.errstate(all="ignore"):
@@ -313,10 +361,11 @@ _DOMAINS: Mapping[str, Any] = {
 def digest() -> str:
     """What all probes are, and in which terms they are seen, in a hash: records say which."""
     found = hashlib.sha256(str(VERSION).encode())
-    plain = [probe for rank in SHAPES for probe in probes(rank, weights=True)]
+    plain = [probe for rank in SHAPES for probe in probes(rank, weights=True, masks=True)]
     for probe in (*plain, *sequence_probes(True)):
         found.update(json.dumps([probe.id, probe.group, probe.dtype, probe.mode]).encode())
-        for array in (*probe.latent, probe.labels, probe.signs):
+        beside = (x for x in (probe.weights, probe.mask) if x is not None)
+        for array in (*probe.latent, probe.labels, probe.signs, *beside):
             found.update(_bytes(array, "f8"))
     kind = Kind("real", axes=("*batch", "classes"))
     for probe in plain:

@@ -114,8 +114,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[Text, Text]
     native: BuiltIn | None
     specs: list[dict[str, Any]]
-    single: bool
+    computes: Literal["", "float32", "float16", "bfloat16"]
     takes_weights: bool
+    takes_mask: bool
     notes: list[Text]
     forms: Annotated[list[Form], msgspec.Meta(min_length=1, max_length=16)]
 
@@ -156,7 +157,11 @@ class Recorded(Side):
         }  # fmt: skip
 
     def on(
-        self, probe: Probe, inputs: Mapping[str, Any], joint: Sequence[str | None] = ()
+        self,
+        probe: Probe,
+        inputs: Mapping[str, Any],
+        joint: Sequence[str | None] = (),
+        wrt: Sequence[str] | None = None,
     ) -> Outcome:
         """What the record holds of a probe, in the domains ``joint``."""
         own = self.forms[self.form].domains
@@ -274,7 +279,8 @@ def loaded(data: str | bytes, name: str) -> Recorded:
         raise RecordError(f"{shown(name)} is not a record: {said}; {AGAIN}") from None
     made = Recorded(
         found.label, _signature(forms[0]), found.platform, _never, specs,
-        takes_weights=found.takes_weights, single=found.single, recorded=True,
+        takes_weights=found.takes_weights, takes_mask=found.takes_mask, computes=found.computes,
+        recorded=True,
         provenance=tuple(forms[0].provenance), notes=list(found.notes), forms=forms,
         versions=found.versions, text=data if isinstance(data, str) else data.decode(),
     )  # fmt: skip
@@ -332,7 +338,7 @@ def _check(form: Form) -> None:
                     raise RecordError(f"{len(g.numbers)} numbers have no shape {g.shape}")
 
 
-def _never(given: Any, weights: Any) -> Any:
+def _never(given: Any, weights: Any, mask: Any = None) -> Any:
     raise RecordError("a record can be asked nothing but its probes")
 
 
@@ -367,7 +373,7 @@ def _agrees(x: Recorded) -> bool:
     meant.signature = replace(recorded.signature, axis=meant.signature.axis)
     ranks = judge._ranks(recorded.signature, recorded.signature)
     own = judge._domains(recorded.signature)
-    found = judge._pairs(recorded, meant, own, ranks, False, groups=("inside",))
+    found = judge._pairs(recorded, meant, own, ranks, groups=("inside",))
     return all(p.status == "equal" or p.a.raised for p in found)
 
 
@@ -376,7 +382,7 @@ def _agrees(x: Recorded) -> bool:
 
 def recorder() -> str:
     """The source of a file that records without lossbridge, on Python 3.8 with NumPy."""
-    plain = [p for rank in SHAPES for p in probes(rank, weights=True)]
+    plain = [p for rank in SHAPES for p in probes(rank, weights=True, masks=True)]
     return standalone.source(
         {
             "digest": digest(),
@@ -398,7 +404,7 @@ def _stored(probe: Probe) -> list[Any]:
 
     return [
         probe.id, probe.group, probe.rank, [array(x) for x in probe.latent], array(probe.labels),
-        array(probe.signs), array(probe.weights), probe.dtype, probe.mode,
+        array(probe.signs), array(probe.weights), probe.dtype, probe.mode, array(probe.mask),
     ]  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from lossbridge.migrate.probes import (
     probes,
     seen,
     sequence_probes,
+    softened,
     unequal,
 )
 
@@ -68,16 +69,18 @@ def terms(signature: Signature, peers: Sequence[Any]) -> dict[tuple[str, ...], b
     return found
 
 
-def asked(x: Any, labelled: bool) -> Iterator[Probe]:
-    """Every probe that a comparison may ask of a side."""
+def asked(x: Any, labelled: bool, soft: bool) -> Iterator[Probe]:
+    """Every probe that a comparison may ask of a side; ``soft``: of distributions as targets too,
+    where the other side takes their logarithms."""
     if x.signature.sequence:
         yield from sequence_probes(True)
         return
     ignored = tuple(dict.fromkeys((*LABELS, *_ignored(x, x)))) if labelled else ()
     for rank in _ranks(x.signature, x.signature):
-        for probe in probes(rank, weights=x.takes_weights, ignored=ignored):
-            if rank > 1 or probe.group not in ("compiled", "precision"):
-                yield probe
+        for probe in probes(rank, weights=x.takes_weights, ignored=ignored, masks=x.takes_mask):
+            yield probe
+            if soft:
+                yield softened(probe)
 
 
 def answers(x: Any, peers: Sequence[Any]) -> dict[str, Any]:
@@ -88,7 +91,8 @@ def answers(x: Any, peers: Sequence[Any]) -> dict[str, Any]:
     for domains, labelled in terms(signature, peers).items():
         given = replace(signature, domains=domains)
         found = {}
-        for probe in asked(x, labelled):
+        soft = any("simplex" in d for d in domains[1:])
+        for probe in asked(x, labelled, soft):
             inputs = seen(probe, given)
             arrays = map(np.asarray, inputs.values())
             key = (probe.id, *((a.dtype.str, a.shape, a.tobytes()) for a in arrays))
@@ -152,8 +156,8 @@ def document(x: Any, sides: Sequence[Any], peers: Sequence[Any]) -> dict[str, An
         "lossbridge_record": FORMAT,
         "probes": {"version": VERSION, "digest": digest()},
         "label": _clean(x.label), "platform": x.platform, "versions": installed,
-        "native": native, "specs": [], "single": x.single, "takes_weights": x.takes_weights,
-        "notes": notes, "forms": found,
+        "native": native, "specs": [], "computes": x.computes, "takes_weights": x.takes_weights,
+        "takes_mask": x.takes_mask, "notes": notes, "forms": found,
     }  # fmt: skip
 
 

@@ -13,7 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lossbridge.errors import ArgumentError, LossbridgeError, shown
+from lossbridge.errors import (
+    ArgumentError,
+    BackendUnavailable,
+    LossbridgeError,
+    shown,
+    suggestion,
+)
+from lossbridge.frontdoor import forms
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native, native
 from lossbridge.migrate.probes import Probe, Signature, parse, probes, seen
@@ -53,35 +60,43 @@ class Side:
     label: str
     signature: Signature
     platform: str
-    call: Callable[[Mapping[str, Any], Any], Any] = field(repr=False)
+    call: Callable[..., Any] = field(repr=False)  # inputs, sample weights, a mask
     specs: tuple[Spec, ...] = ()
     witness: Witness | None = None
     takes_weights: bool = False
+    takes_mask: bool = False
     native: Native | None = None
-    single: bool = False  # computes in float32 whatever it is given
+    computes: str = ""  # the dtype that it casts to whatever it is given
     functions: bool = False  # the functions that it needs are bound
     recorded: bool = False  # elsewhere: nothing but the probes can be asked
     provenance: Sequence[str] = ()  # what was said there of how predictions are made
     notes: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)
+    unweighted: Any = field(default=None, repr=False)
+    """One function for all calls: what was compiled is kept by it."""
 
     def __post_init__(self) -> None:
-        # One function for all calls: what was compiled is kept by it.
-        self.unweighted = partial(_weighted, self.call, None)
+        if self.unweighted is None:
+            self.unweighted = partial(_weighted, self.call, None)
 
     def run(self, probe: Probe) -> Outcome:
         """Call it on a probe."""
         return self.on(probe, seen(probe, self.signature))
 
     def on(
-        self, probe: Probe, inputs: Mapping[str, Any], joint: Sequence[str | None] = ()
+        self,
+        probe: Probe,
+        inputs: Mapping[str, Any],
+        joint: Sequence[str | None] = (),
+        wrt: Sequence[str] | None = None,
     ) -> Outcome:
         """Call it on inputs of its own, in the dtype and mode of a probe.
 
         ``joint`` are the domains in which the inputs were made, where they are not its own: what
-        was recorded is found by them.
+        was recorded is found by them. ``wrt`` are the inputs in which a gradient is taken: all real
+        ones, unless given.
         """
-        return called(calls_of(self.platform), self, probe, inputs)
+        return called(calls_of(self.platform), self, probe, inputs, wrt)
 
     def overloads(self) -> list[Side]:
         """The side with each of its signatures: there are several where dtypes decide."""
@@ -93,21 +108,25 @@ def calls_of(platform: str) -> Any:
     return importlib.import_module(f"lossbridge_{platform}.calls")
 
 
-def called(calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any]) -> Outcome:
+def called(
+    calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any], wrt: Sequence[str] | None = None
+) -> Outcome:
     """What a side gives on inputs; also part of the recorders that run without lossbridge."""
     mode = calls.MODES[-1] if probe.mode == "compiled" else "eager"
-    # The first of all probes runs without what was compiled for the others.
-    kept = None if probe.id == "2/single 0" else x.kept
+    # The first of all probes runs without what was compiled for the others, unless the loss is
+    # known: then it is traced alike, and its operations one by one take a second to compile.
+    kept = None if probe.id == "2/single 0" and not x.specs else x.kept
     call = x.unweighted
-    if probe.weights is not None:
-        call, kept = partial(_weighted, x.call, probe.weights), None
+    if probe.weights is not None or probe.mask is not None:
+        call, kept = partial(_weighted, x.call, probe.weights, mask=probe.mask), None
     raised: Exception | None = None
     # Some losses of torch have no derivative in their targets, and say so by raising.
-    for wrt in dict.fromkeys((x.signature.real, x.signature.real[:1])):
+    tries = (x.signature.real, x.signature.real[:1]) if wrt is None else (tuple(wrt),)
+    for names in dict.fromkeys(tries):
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                value, gradients = calls.evaluate(call, inputs, wrt, probe.dtype, mode, kept)
+                value, gradients = calls.evaluate(call, inputs, names, probe.dtype, mode, kept)
             break
         except Exception as error:
             raised = raised or error
@@ -122,8 +141,10 @@ def called(calls: Any, x: Any, probe: Any, inputs: Mapping[str, Any]) -> Outcome
     return Outcome(np.float64(value), gradients, unreduced=unreduced, size=size)
 
 
-def _weighted(call: Callable[..., Any], weights: Any, given: Mapping[str, Any]) -> Any:
-    return call(given, weights)
+def _weighted(
+    call: Callable[..., Any], weights: Any, given: Mapping[str, Any], mask: Any = None
+) -> Any:
+    return call(given, weights) if mask is None else call(given, weights, mask)
 
 
 def side(
@@ -163,14 +184,17 @@ def _of_native(found: Native, obj: Any) -> Side:
 
     own: dict[Any, Any] = {}
 
-    def call(given: Mapping[str, Any], weights: Any) -> Any:
+    def call(given: Mapping[str, Any], weights: Any, mask: Any = None) -> Any:
         # Overloads name their inputs differently; places are the same.
         names = dict(zip(spec.inputs, given, strict=True))
         arguments = [given[names[n]] for n in order]
-        if weights is not None and keras:
+        if keras:
+            if mask is not None:  # where Keras's layers leave it
+                arguments[-1]._keras_mask = importlib.import_module("tensorflow").constant(mask)
             return obj(*arguments, sample_weight=weights)
         if not hasattr(obj, "buffers"):
-            return obj(*arguments)
+            value = obj(*arguments)
+            return value[0] if isinstance(value, tuple) else value  # what comes beside the loss
         # A torch module takes inputs of the dtype of its weights, and only of that.
         dtype = given[names[next(iter(spec.inputs))]].dtype
         if dtype not in own:
@@ -179,11 +203,14 @@ def _of_native(found: Native, obj: Any) -> Side:
 
     made = Side(
         found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
-        takes_weights=keras, native=found,
+        takes_weights=keras, takes_mask=keras, native=found,
     )  # fmt: skip
     if keras:
         # Keras 2 does not say in which dtype a loss computes.
-        made.single = obj.dtype == "float32" if hasattr(obj, "dtype") else casts(made)
+        dtype = obj.dtype if hasattr(obj, "dtype") else "float32" if casts(made) else "float64"
+        if dtype != "float64":
+            made.computes = str(dtype)
+            made.notes.append(f"it computes in {dtype}, whatever it is given")
     return made
 
 
@@ -221,6 +248,17 @@ def overload(given: Side, spec: Spec) -> Side:
     return replace(given, signature=replace(signature, axis=spec.axis or given.signature.axis))
 
 
+def with_arguments(x: Side, **changes: Any) -> Side:
+    """A built-in with other arguments, called with the same inputs."""
+    if x.native is None:
+        raise ArgumentError(f"{x.label} is no built-in: its arguments are not known")
+    found = Native(x.native.witness, {**x.native.arguments, **changes})
+    made = _of_native(found, original(found.witness, found.arguments))
+    names = list(x.signature.inputs)
+    spec = next((s for s in made.specs if list(s.inputs) == names), made.specs[0])
+    return overload(made, spec)
+
+
 def _of_ours(loss: Any) -> Side:
     platform = type(loss).__module__.partition(".")[0].removeprefix("lossbridge_")
     if platform not in PLATFORMS:
@@ -229,8 +267,9 @@ def _of_ours(loss: Any) -> Side:
     bound = loss.bound
     specs = tuple(bound.specs)
 
-    def call(given: Mapping[str, Any], weights: Any) -> Any:
-        return loss(**given, **({} if weights is None else {"sample_weight": weights}))
+    def call(given: Mapping[str, Any], weights: Any, mask: Any = None) -> Any:
+        named = {"sample_weight": weights, "mask": mask}
+        return loss(**given, **{n: x for n, x in named.items() if x is not None})
 
     first = specs[0]
     axis = bound.axis
@@ -243,7 +282,7 @@ def _of_ours(loss: Any) -> Side:
     return Side(
         f"lossbridge.{platform}.{loss!r}".replace("Compiled", bound.form.name, 1),
         Signature(dict(first.inputs), axis, dict(first.ports)), platform, call, specs,
-        takes_weights=True,
+        takes_weights=True, takes_mask=True,
     )  # fmt: skip
 
 
@@ -268,23 +307,36 @@ def available(platform: str) -> bool:
 def _of_callable(function: Any, inputs: Mapping[str, str], platform: str | None) -> Side:
     signature = parse(inputs)
     name = str(getattr(function, "__qualname__", type(function).__name__))
-
-    def call(given: Mapping[str, Any], weights: Any) -> Any:
-        return function(*given.values())
-
+    if platform not in (None, *PLATFORMS):
+        raise ArgumentError(
+            f"platform={shown(platform)} was given; it is one of {', '.join(PLATFORMS)}"
+        )
     tried: list[str] = []
     for candidate in (platform,) if platform else PLATFORMS:
         if candidate is None or not available(candidate):
             continue
-        found = Side(name, signature, candidate, call)
+        found = Side(name, signature, candidate, _called_on(candidate, function))
         outcome = found.run(next(iter(probes(_rank(found)))))
         if not outcome.raised:
-            found.single = casts(found)
+            found.computes = "float32" if casts(found) else ""
             return found
         tried.append(f"{candidate}: {outcome.error}")
     raise UncallableError(
         f"{name} accepts none of the probes' inputs ({'; '.join(tried) or 'nothing installed'})"
     )
+
+
+def _called_on(platform: str, function: Any) -> Callable[[Mapping[str, Any], Any], Any]:
+    """A function that must give back what belongs to the platform, so that it has a gradient."""
+    accepts = calls_of(platform).accepts
+
+    def call(given: Mapping[str, Any], weights: Any) -> Any:
+        value = function(*given.values())
+        if not accepts(value):
+            raise TypeError(f"it returned {type(value).__name__}, which has no gradient there")
+        return value
+
+    return call
 
 
 class UncallableError(LossbridgeError):
@@ -302,12 +354,7 @@ def _of_text(text: str) -> Side:
         return of_spec(held, None) if isinstance(held, Spec) else held
     name, positional, keywords = parse_call(text)
     if name.startswith("lossbridge."):
-        front, _, attribute = name.rpartition(".")
-        if front.removeprefix("lossbridge.") not in PLATFORMS:
-            raise ArgumentError(
-                f"{shown(name)} is not a loss of ours; write such as lossbridge.torch.HuberLoss()"
-            )
-        return _of_ours(getattr(importlib.import_module(front), attribute)(*positional, **keywords))
+        return _of_ours(_ours(name, positional, keywords))
     witness = find(name)
     bound = witness.signature
     try:
@@ -323,7 +370,26 @@ def _of_text(text: str) -> Side:
         made.label = found.text
         made.notes.append(f"{FRAMEWORKS[witness.module]} is not installed; its meaning was run")
         return made
-    return _of_native(found, original(witness, arguments))
+    try:
+        made = original(witness, arguments)
+    except Exception as error:
+        raise ArgumentError(f"{shown(text)}: the original refuses it: {error}") from None
+    return _of_native(found, made)
+
+
+def _ours(name: str, positional: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+    """A loss of ours by its name, such as ``lossbridge.torch.HuberLoss``, or one of ``native``."""
+    front, _, attribute = name.rpartition(".")
+    platform = front.removeprefix("lossbridge.")
+    if platform not in PLATFORMS or attribute not in (*forms(), "native"):
+        raise ArgumentError(
+            f"{shown(name)} is not a loss of ours; write such as lossbridge.torch.HuberLoss()"
+            f"{suggestion(attribute, forms())}"
+        )
+    if not available(platform):
+        raise BackendUnavailable(f"{platform} is not installed, so {shown(name)} cannot be made")
+    # Only names of the catalogue are looked up, never one that the text chose freely.
+    return getattr(importlib.import_module(front), attribute)(*positional, **keywords)
 
 
 def original(witness: Witness, arguments: Mapping[str, Any]) -> Any:
@@ -332,14 +398,17 @@ def original(witness: Witness, arguments: Mapping[str, Any]) -> Any:
 
     found = getattr(importlib.import_module(witness.module), witness.name.rpartition(".")[2])
     given = dict(arguments)
+    if witness.module != "keras.losses":
+        # Numbers in a row are an array there, unless they are places or sizes.
+        parameters = witness.signature.parameters
+        torch = witness.module == "torch.nn" and importlib.import_module("torch")
+        for key, value in given.items():
+            if isinstance(value, list | tuple) and parameters[key].annotation in ("Any", Any):
+                array = np.asarray(value)
+                given[key] = torch.from_numpy(array) if torch else array
     if witness.module == "optax.losses":
         return functools.partial(found, **given)
-    if witness.module == "torch.nn":
-        import_torch = importlib.import_module("torch")
-        for key, value in given.items():
-            if isinstance(value, list | tuple):
-                given[key] = import_torch.tensor(value)
-    elif "dtype" in witness.signature.parameters:
+    if witness.module == "keras.losses":
         # It would cast what it is given to float32, and hide what differs below that.
         given.setdefault("dtype", "float64")
     return found(**given)
@@ -372,7 +441,7 @@ def parse_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
         for item in call.args if call else []:
             positional.append(ast.literal_eval(item))
         for keyword in call.keywords if call else []:
-            if keyword.arg is None:
+            if keyword.arg is None or keyword.arg in keywords:
                 raise refused
             keywords[keyword.arg] = ast.literal_eval(keyword.value)
     except (ValueError, TypeError, RecursionError, MemoryError):

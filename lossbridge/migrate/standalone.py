@@ -30,8 +30,8 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kinds", ALL),
     ("migrate.probes", (
         "VERSION", "Array", "Probe", "Signature", "parse", "SHAPES", "IGNORED", "relabelled",
-        "seen", "unequal", "_sequences", "SEQUENCE", "_array", "_cut", "_softmax", "_log_softmax",
-        "_DOMAINS", "digest", "_bytes",
+        "softened", "seen", "unequal", "_sequences", "SEQUENCE", "_array", "_cut", "_softmax",
+        "_log_softmax", "_DOMAINS", "digest", "_bytes",
     )),
     ("migrate.domains", ALL),
     ("migrate.live", ("Native", "_same", "_short", "native", "inspect_wrapped", "name_of",
@@ -39,10 +39,10 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("migrate.sides", (
         "PLATFORMS", "HOMES", "Outcome", "Side", "called", "_weighted", "of_live", "_of_native",
         "signature_of", "overload", "available", "casts", "_rank", "_of_callable",
-        "UncallableError",
+        "_called_on", "UncallableError",
     )),
     ("migrate.judge", (
-        "NARROW", "_domains", "_in_domain", "_joint", "_ranks", "_fixed", "_ignored",
+        "NARROW", "EPSILON", "_domains", "_in_domain", "_joint", "_ranks", "_fixed", "_ignored",
         "_provenance", "_noise", "close_to", "_number",
     )),
     ("migrate.recorder", ALL),

@@ -14,6 +14,7 @@ from lossbridge.catalogue import (
     segmentation,
     sequence,
 )
+from lossbridge.errors import ArgumentError, shown
 from lossbridge.frontdoor import has_class_axis
 from lossbridge.ir import Expr
 from lossbridge.ops import (
@@ -500,7 +501,8 @@ def generalized_cross_entropy(
     name: Name = "categorical_generalized_cross_entropy",
     dtype: Any = None,
 ) -> Meaning:
-    option("q", 0 < q < 1, (True,))
+    if not 0.0 < q < 1.0:
+        raise ArgumentError(f"q={shown(q)} was given; it is a number between 0 and 1")
     return keras_meaning(generalized_crossentropy, q=q, reduction=reduction)
 
 

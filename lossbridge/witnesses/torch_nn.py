@@ -438,9 +438,18 @@ def triplet_margin(
     return meaning(definition, margin=margin, p=power, eps=eps, swap=swap, reduction=how)
 
 
+def distance_of(loss: Any) -> Any:
+    """The distance that a live loss was given; None for the default that torch puts there."""
+    given = loss.distance_function
+    usual = (getattr(given, "norm", 0), getattr(given, "eps", 0), getattr(given, "keepdim", 0))
+    plain = type(given).__name__ == "PairwiseDistance" and usual == (2.0, 1e-6, False)
+    return None if plain else given
+
+
 @witness(
     "torch.nn.TripletMarginWithDistanceLoss",
     versions=">=1.7",
+    read={"distance_function": distance_of},
     notes=("A distance function is given at each call, by the argument's name.",),
 )
 def triplet_margin_with_distance(
@@ -517,6 +526,10 @@ def behind_linear(
     "torch.nn.LinearCrossEntropyLoss",
     versions=">=2.13",
     required={"in_features": 4, "num_classes": 3},
+    read={
+        "in_features": lambda loss: loss.linear.in_features,
+        "bias": lambda loss: loss.linear.bias is not None,
+    },
     notes=(
         "The original's weights are `linear.weight`, a row for each class and output, and "
         "`linear.bias`; here they have an axis for each. Both start from random numbers there; the "

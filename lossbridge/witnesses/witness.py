@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 
 from lossbridge import ops
-from lossbridge.errors import ArgumentError, listed, shown, suggestion
+from lossbridge.errors import ArgumentError, LossbridgeError, listed, shown, suggestion
 from lossbridge.frontdoor import Form, as_form
 from lossbridge.ir import Expr
 from lossbridge.spec import Reduction, Spec, Weight
@@ -61,7 +61,8 @@ class Witness:
 
     ``order`` names the specification's inputs in the order in which the original is called.
     ``notes`` say what the original does that no function of its inputs can say: saturation by
-    rounding, dtype casts, dependence on how a tensor was made.
+    rounding, dtype casts, dependence on how a tensor was made. ``read`` says where a live object
+    keeps an argument, if not in an attribute of its name.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Witness:
     call: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     required: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    read: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, compare=False)
 
     @property
     def module(self) -> str:
@@ -99,7 +101,16 @@ class Witness:
                 f"{self.name}: {error}; its arguments are {listed(names)}{hint}; write "
                 f"{self.name}{_plain(self.signature)}"
             ) from None
-        return self.construct(*bound.args, **bound.kwargs)
+        try:
+            return self.construct(*bound.args, **bound.kwargs)
+        except LossbridgeError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            given = listed(f"{n}={shown(v)}" for n, v in bound.arguments.items())
+            raise ArgumentError(
+                f"{self.name} cannot be made with {given}: {error}; write "
+                f"{self.name}{_plain(self.signature)}"
+            ) from None
 
     def example(self) -> Meaning:
         """The meaning with default arguments, and an example of each that has no default."""
@@ -129,6 +140,7 @@ def witness(
     call: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     required: Mapping[str, Any] | None = None,
+    read: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
@@ -137,7 +149,7 @@ def witness(
     """
 
     def wrap(construct: Callable[..., Meaning]) -> Witness:
-        return Witness(name, construct, versions, order, call, notes, required or {})
+        return Witness(name, construct, versions, order, call, notes, required or {}, read or {})
 
     return wrap
 

@@ -1,0 +1,117 @@
+"""Which argument makes the difference: read off, or found by trying others."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lossbridge.migrate.comparison import Cause
+from lossbridge.migrate.live import Native, same, short
+from lossbridge.migrate.sides import Side, calls_of, with_arguments
+
+if TYPE_CHECKING:
+    from lossbridge.migrate.judge import Pair
+
+# Arguments that say nothing of what is computed.
+SILENT = ("name", "dtype", "device", "size_average", "reduce", "options")
+CLOSE = 1e-6
+MOST = 40
+
+
+def of_one_built_in(a: Native, b: Native) -> Iterator[Cause]:
+    """The arguments that differ, of two objects of one class."""
+    if a.witness.name != b.witness.name:
+        return
+    x, y = a.given, b.given
+    for name in x:
+        if name not in SILENT and name in y and not same(x[name], y[name]):
+            yield Cause(
+                f"{name} is {short(x[name])} for a and {short(y[name])} for b",
+                f"give both the same {name}",
+            )
+
+
+def that_would_do(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
+    """Single arguments with which the two would agree, by value; or be multiples of each other."""
+    chosen = [p for p in pairs if p.finite][:4]
+    if len(chosen) < 2:
+        return
+    agree, multiples = [], []
+    for name, x, other in (("a", a, b), ("b", b, a)):
+        if x.native is None or x.recorded or x.signature.ports:
+            continue
+        for argument, value in _others(x.native, other.native):
+            wanted = [p.b.value if x is a else p.a.value for p in chosen]
+            inputs = [p.inputs if x is a else p.other for p in chosen]
+            found = _values(x, {argument: value}, inputs)
+            if found is None:
+                continue
+            now = x.native.given[argument]
+            said = f"{name} has {argument}={short(now)}; with {argument}={short(value)} "
+            fix = f"pass {argument}={short(value)} to {name}"
+            if np.allclose(found, wanted, CLOSE, 0.0):
+                agree.append(Cause(f"{said}they would agree", fix))
+            elif _multiple(found, wanted):
+                multiples.append(Cause(f"{said}one would be a multiple of the other", fix))
+    yield from (agree or multiples)[:2]
+
+
+def _others(mine: Native, theirs: Native | None) -> list[tuple[str, Any]]:
+    """Other values of single arguments: what the other side has, and what leaves a term out."""
+    known = {} if theirs is None else theirs.given
+    found: list[tuple[str, Any]] = []
+    for name, value in mine.given.items():
+        if name in SILENT:
+            continue
+        options: list[Any] = [known[name]] if name in known else []
+        if name == "reduction":
+            options += ["mean", "sum", "none", "batchmean", "mean_with_sample_weight"]
+        elif isinstance(value, bool):
+            options += [not value]
+        elif isinstance(value, int | float) and name != "axis":
+            options += [0.0, 1.0, 0.5, 2.0]
+        elif value is not None and name != "axis":
+            options += [None]
+        kept: list[Any] = []
+        for option in options:
+            if not same(option, value) and not any(same(option, k) for k in kept):
+                kept.append(option)
+        found += [(name, option) for option in kept]
+    return found[:MOST]
+
+
+def _values(
+    x: Side, change: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
+) -> list[float] | None:
+    """What a built-in with another argument gives; None where it takes that not, or other inputs.
+
+    Nothing is compiled and no gradient taken: this asks for values only.
+    """
+    calls = calls_of(x.platform)
+    found: list[float] = []
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            made = with_arguments(x, **change)
+            if made.signature.domains != x.signature.domains:
+                return None
+            if list(made.signature.inputs.values()) != list(x.signature.inputs.values()):
+                return None
+            for given in inputs:
+                named = dict(zip(made.signature.inputs, given.values(), strict=True))
+                value = calls.evaluate(made.unweighted, named, (), x.computes or "float64")[0]
+                found.append(float(np.mean(value)))
+    except Exception:  # an argument that does not go with the others
+        return None
+    return found if all(map(math.isfinite, found)) else None
+
+
+def _multiple(found: Sequence[float], wanted: Sequence[float]) -> bool:
+    if 0.0 in found or 0.0 in wanted:
+        return False
+    ratios = [w / f for w, f in zip(wanted, found, strict=True)]
+    return max(ratios) - min(ratios) <= CLOSE * abs(ratios[0])
