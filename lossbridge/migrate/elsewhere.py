@@ -92,6 +92,7 @@ class BuiltIn:
     def __init__(self, name: str) -> None:
         self.name, self.module = name, name.rpartition(".")[0]
         self.row = DATA["natives"][name]
+        self.read: Mapping[str, Any] = {}  # every argument is an attribute of its name
         keyword = inspect.Parameter.KEYWORD_ONLY
         self.signature = inspect.Signature(
             [inspect.Parameter(n, keyword) for n in self.row["required"]]

@@ -214,7 +214,8 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             pairs += more
             unprobed += missing
     if not pairs:
-        return _comparison("undecided", a, b, [], [], ("no probe ran on both sides", *unprobed))
+        found = _comparison("undecided", a, b, [], [], ("no probe ran on both sides",))
+        return msgspec.structs.replace(found, not_probed=tuple(dict.fromkeys(unprobed)))
     taken = []
     for p in pairs:
         if p.probe.group in ("precision", "weights", "masks") and p.status == "raises":
@@ -800,7 +801,7 @@ def _example(a: Side, b: Side, pairs: Sequence[Pair]) -> Example:
     exact = _exact(a, chosen)
     return Example(
         group=chosen.probe.group, probe=chosen.probe.id, dtype=chosen.probe.dtype,
-        inputs={n: np.asarray(x).tolist() for n, x in chosen.inputs.items()},
+        inputs={n: _numbers(x) for n, x in chosen.inputs.items()},
         a=_shown(chosen.a), b=_shown(chosen.b), exact=exact,
     )  # fmt: skip
 
@@ -816,6 +817,8 @@ def _shown(outcome: Outcome) -> dict[str, Any]:
 
 def _numbers(x: Any) -> Any:
     x = np.asarray(x)
+    if x.dtype.kind != "f":
+        return x.tolist()
     return _number(float(x)) if x.ndim == 0 else [_numbers(row) for row in x]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from lossbridge.errors import ArgumentError
 from lossbridge.kinds import Kind, moved_axis
 
-VERSION = 2
+VERSION = 1
 """Changes with every change of a probe: records of another version are not comparable."""
 
 Array = Any

@@ -34,7 +34,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "_log_softmax", "_DOMAINS", "digest", "_bytes",
     )),
     ("migrate.domains", ALL),
-    ("migrate.live", ("Native", "_same", "_short", "native", "inspect_wrapped", "name_of",
+    ("migrate.live", ("Native", "same", "short", "native", "inspect_wrapped", "name_of",
                       "_attributes")),
     ("migrate.sides", (
         "PLATFORMS", "HOMES", "Outcome", "Side", "called", "_weighted", "of_live", "_of_native",
