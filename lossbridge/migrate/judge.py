@@ -52,6 +52,9 @@ NARROW = (
     "log_probability", "positive", "counts", "non_negative", "index", "labels", "integer", "real",
 )  # fmt: skip
 
+UNSIGNED = {"binary", "probability", "simplex", "one_hot"}
+"""Domains of targets that a label of -1 or 1 stands in other terms than."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -255,9 +258,8 @@ def _of_class_weights(a: Side, b: Side) -> Comparison:
 
 def _class_weighted(x: Side) -> tuple[Side | None, str]:
     """A side whose classes weigh, and how that was brought about."""
-    if "index" not in _domains(x.signature) and "one_hot" not in _domains(x.signature):
-        if x.signature.domain(len(x.signature.inputs) - 1) != "simplex":
-            return None, "has no classes"
+    if not {"index", "one_hot", "simplex"} & {*_domains(x.signature)[1:]}:
+        return None, "has no classes"
     named = x.native is not None and "weight" in x.native.given
     if named and x.native is not None and not x.recorded:
         if x.native.given["weight"] is not None:
@@ -292,12 +294,11 @@ def _of_sequences(a: Side, b: Side) -> Comparison:
         for p in sequence_probes(told)
     ]
     found = _verdict(a, b, pairs, None)
-    if not alike and found.verdict != "undecided":
-        if found.verdict != "different":
-            kept = found.causes if found.verdict != "same" else ()
-            found = _comparison(
-                "domain_differs", a, b, pairs, [_arguments(a, b), *kept], factor=found.factor
-            )
+    if not alike and found.verdict not in ("undecided", "different"):
+        kept = found.causes if found.verdict != "same" else ()
+        found = _comparison(
+            "domain_differs", a, b, pairs, [_arguments(a, b), *kept], factor=found.factor
+        )
     return found
 
 
@@ -460,7 +461,7 @@ def _joint(a: Signature, b: Signature) -> tuple[str | None, ...]:
     found: list[str | None] = []
     kinds = zip(a.inputs.values(), b.inputs.values(), strict=True)
     for (k, m), x, y in zip(kinds, _domains(a), _domains(b), strict=True):
-        if k.dtype != m.dtype or {x, y} == {"sign", "binary"}:
+        if k.dtype != m.dtype or ("sign" in (x, y) and {x, y} & UNSIGNED):
             found.append(None)
         elif x == y:
             found.append(x)
@@ -579,7 +580,7 @@ def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
             noise = max(noise, *(_last_digit(x, dtype) for x in inputs))
             if abs(oa.value - ob.value) <= NOISE * noise:
                 return "equal", ()
-        if probe.group == "inside" and close_to(oa.value, ob.value, SLIGHT, SLIGHT):
+        if probe.group in USUAL and close_to(oa.value, ob.value, SLIGHT, SLIGHT):
             return "slight", ()
         return "value", ()
     if not np.isfinite(oa.value):
@@ -589,7 +590,7 @@ def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
     where = tuple(n for n, ga, gb in p.slopes if not close_to(ga, gb, 10.0 * close, floor))
     if not where:
         return "equal", ()
-    if probe.group == "inside" and all(
+    if probe.group in USUAL and all(
         close_to(ga, gb, 10.0 * SLIGHT, tiny) for _, ga, gb in p.slopes
     ):
         return "slight", ()
@@ -725,6 +726,8 @@ def _scaled(a: Side, b: Side, p: Pair, factor: float) -> Pair:
     return replace(found, a=p.a)
 
 
+USUAL = ("inside", "compiled", "precision", "weights", "masks")
+"""The groups whose inputs are ordinary numbers."""
 FURTHER = (
     "kinks", "edges", "empty", "ignored", "weights", "masks", "compiled", "precision",
 )  # fmt: skip
@@ -732,7 +735,7 @@ FURTHER = (
 
 
 def _edges(pairs: Sequence[Pair]) -> list[Pair]:
-    return [p for p in _of(pairs, *FURTHER) if p.status != "equal"]
+    return [p for p in _of(pairs, *FURTHER) if p.status not in ("equal", "slight")]
 
 
 def _comparison(
