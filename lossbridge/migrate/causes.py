@@ -403,15 +403,14 @@ def of_edges(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     for p in pairs:
         if p.probe.group in found:
             continue
-        said = []
-        for name, outcome in (("a", p.a), ("b", p.b)):
-            said.append(
-                f"{name} raises {outcome.error.partition(':')[0]}"
-                if outcome.raised
-                else f"{name} gives {outcome.value:.6g}"
-            )
-        same = " with another gradient" if p.status == "gradient" else ""
-        words = EDGES.get(p.probe.group, p.probe.group)
+        said = [
+            f"{name} raises {outcome.error.partition(':')[0]}"
+            if outcome.raised
+            else f"{name} gives {_brief(p, outcome.value)}"
+            for name, outcome in (("a", p.a), ("b", p.b))
+        ]
+        same = f" with another gradient in {', '.join(p.where)}" if p.status == "gradient" else ""
+        words = "slightly, everywhere" if p.status == "slight" else EDGES[p.probe.group]
         name = p.probe.id.partition("/")[2]
         found[p.probe.group] = Cause(
             f"{words} ({name}, {p.probe.dtype}): {', '.join(said)}{same}", _fix(p)
@@ -420,6 +419,12 @@ def of_edges(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     if every and not any(c.fix for c in every):
         every[0] = Cause(every[0].text, kept(a, b))
     return every
+
+
+def _brief(p: Pair, value: float) -> str:
+    """A value, with as many digits as tell it from the other."""
+    short, other = f"{p.a.value or 0.0:.6g}", f"{p.b.value or 0.0:.6g}"
+    return f"{value:.10g}" if short == other and p.status != "gradient" else f"{value:.6g}"
 
 
 def _fix(p: Pair) -> str:

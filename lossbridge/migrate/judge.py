@@ -59,6 +59,9 @@ NARROW = (
     "log_probability", "positive", "counts", "non_negative", "index", "labels", "integer", "real",
 )  # fmt: skip
 
+UNSIGNED = {"binary", "probability", "simplex", "one_hot"}
+"""Domains of targets that a label of -1 or 1 stands in other terms than."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -270,8 +273,7 @@ def _of_class_weights(a: Side, b: Side) -> Comparison:
 
 def _class_weighted(x: Side) -> tuple[Side | None, str]:
     """A side whose classes weigh, and how that was brought about."""
-    labelled = {"index", "one_hot"} & {*_domains(x.signature)}
-    if not labelled and x.signature.domain(len(x.signature.inputs) - 1) != "simplex":
+    if not {"index", "one_hot", "simplex"} & {*_domains(x.signature)[1:]}:
         return None, "has no classes"
     if x.recorded:
         return None, "was recorded, and class weights are no part of a record"
@@ -475,7 +477,7 @@ def _joint(a: Signature, b: Signature) -> tuple[str | None, ...]:
     found: list[str | None] = []
     kinds = zip(a.inputs.values(), b.inputs.values(), strict=True)
     for (k, m), x, y in zip(kinds, _domains(a), _domains(b), strict=True):
-        if k.dtype != m.dtype or {x, y} == {"sign", "binary"}:
+        if k.dtype != m.dtype or ("sign" in (x, y) and {x, y} & UNSIGNED):
             found.append(None)
         elif x == y:
             found.append(x)
@@ -606,7 +608,7 @@ def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
             noise = max(noise, *(_last_digit(x, dtype) for x in inputs))
             if abs(oa.value - ob.value) <= NOISE * noise:
                 return "equal", ()
-        if probe.group == "inside" and close_to(oa.value, ob.value, SLIGHT, SLIGHT):
+        if probe.group in USUAL and close_to(oa.value, ob.value, SLIGHT, SLIGHT):
             return "slight", ()
         return "value", ()
     if not np.isfinite(oa.value):
@@ -616,7 +618,7 @@ def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
     where = tuple(n for n, ga, gb in p.slopes if not close_to(ga, gb, 10.0 * close, floor))
     if not where:
         return "equal", ()
-    if probe.group == "inside" and all(
+    if probe.group in USUAL and all(
         close_to(ga, gb, 10.0 * SLIGHT, tiny) for _, ga, gb in p.slopes
     ):
         return "slight", ()
@@ -752,6 +754,8 @@ def _scaled(a: Side, b: Side, p: Pair, factor: float) -> Pair:
     return replace(found, a=p.a)
 
 
+USUAL = ("inside", "compiled", "precision", "weights", "masks")
+"""The groups whose inputs are ordinary numbers."""
 FURTHER = (
     "kinks", "edges", "empty", "ignored", "weights", "masks", "compiled", "precision",
 )  # fmt: skip
@@ -759,7 +763,7 @@ FURTHER = (
 
 
 def _edges(pairs: Sequence[Pair]) -> list[Pair]:
-    return [p for p in _of(pairs, *FURTHER) if p.status != "equal"]
+    return [p for p in _of(pairs, *FURTHER) if p.status not in ("equal", "slight")]
 
 
 def _comparison(

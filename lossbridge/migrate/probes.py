@@ -289,12 +289,12 @@ def sequence_probes(lengths: bool) -> Iterator[Probe]:
             if lengths or given is whole:
                 latent = (scores, given.astype(np.float64))
                 yield Probe(f"3/{said}", group, 3, latent, labels, scores)
-    scores = np.round(rng.normal(0.0, 1.0, (2, 4, 4)) * 16.0) / 16.0
-    full = np.full(2, 4.0)
+    scores = np.round(rng.normal(0.0, 1.0, (3, 5, 4)) * 16.0) / 16.0
+    full = np.full(3, 5.0)
     for dtype in ("float32", "float64"):
         yield Probe(
-            f"3/{dtype}, compiled", "compiled", 3, (scores, full), np.array([[1, 2], [3, 0]]),
-            scores, dtype=dtype, mode="compiled",
+            f"3/{dtype}, compiled", "compiled", 3, (scores, full),
+            np.array([[1, 2], [3, 0], [2, 2]]), scores, dtype=dtype, mode="compiled",
         )  # fmt: skip
 
 

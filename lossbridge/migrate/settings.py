@@ -37,27 +37,41 @@ def of_one_built_in(a: Native, b: Native) -> Iterator[Cause]:
 
 def that_would_do(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
     """Single arguments with which the two would agree, by value; or be multiples of each other."""
-    chosen = [p for p in pairs if p.finite][:4]
+    chosen = [p for p in pairs if p.finite]
+    # The first few sort most values out; those that are left must stand on every pair.
+    chosen.sort(key=lambda p: not p.probe.soft)
     if len(chosen) < 2:
         return
     agree, multiples = [], []
     for name, x, other in (("a", a, b), ("b", b, a)):
         if x.native is None or x.recorded or x.signature.ports:
             continue
+        wanted = [p.b.value if x is a else p.a.value for p in chosen]
+        inputs = [p.inputs if x is a else p.other for p in chosen]
         for argument, value in _others(x.native, other.native):
-            wanted = [p.b.value if x is a else p.a.value for p in chosen]
-            inputs = [p.inputs if x is a else p.other for p in chosen]
-            found = _values(x, {argument: value}, inputs)
-            if found is None:
-                continue
-            now = x.native.given[argument]
-            said = f"{name} has {argument}={short(now)}; with {argument}={short(value)} "
+            kind = ""
+            for count in (2, 4, len(chosen)):
+                found = _values(x, {argument: value}, inputs[:count])
+                kind = "" if found is None else _relation(found, wanted[:count])
+                if not kind:
+                    break
+            now = short(x.native.given[argument])
+            said = f"{name} has {argument}={now}; with {argument}={short(value)} "
             fix = f"pass {argument}={short(value)} to {name}"
-            if np.allclose(found, wanted, CLOSE, 0.0):
-                agree.append(Cause(f"{said}they would agree", fix))
-            elif _multiple(found, wanted):
+            if kind == "equal":
+                agree.append(Cause(f"{said}both would give the same values", fix))
+            elif kind:
                 multiples.append(Cause(f"{said}one would be a multiple of the other", fix))
     yield from (agree or multiples)[:2]
+
+
+def _relation(found: Sequence[float], wanted: Sequence[float]) -> str:
+    if np.allclose(found, wanted, CLOSE, 0.0):
+        return "equal"
+    if 0.0 in found or 0.0 in wanted:
+        return ""
+    ratios = [w / f for w, f in zip(wanted, found, strict=True)]
+    return "multiple" if max(ratios) - min(ratios) <= CLOSE * abs(ratios[0]) else ""
 
 
 def _others(mine: Native, theirs: Native | None) -> list[tuple[str, Any]]:
@@ -108,10 +122,3 @@ def _values(
     except Exception:  # an argument that does not go with the others
         return None
     return found if all(map(math.isfinite, found)) else None
-
-
-def _multiple(found: Sequence[float], wanted: Sequence[float]) -> bool:
-    if 0.0 in found or 0.0 in wanted:
-        return False
-    ratios = [w / f for w, f in zip(wanted, found, strict=True)]
-    return max(ratios) - min(ratios) <= CLOSE * abs(ratios[0])

