@@ -13,6 +13,7 @@ import numpy as np
 from lossbridge.ir import const_value
 from lossbridge.migrate import settings
 from lossbridge.migrate.comparison import Cause
+from lossbridge.migrate.sides import available
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 
@@ -304,7 +305,7 @@ def of_difference(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     found = [*_shift(pairs), *of_settings(a, b)]
     if not found:
         found = list(settings.that_would_do(a, b, pairs))
-    if not found and a.native is not None and b.native is not None:
+    if not found and all(x.native is not None and available(x.platform) for x in (a, b)):
         text = "they are different losses: no one argument of either makes them agree"
         found.append(Cause(text, kept(a, b)))
     reductions = _reductions(a, b)

@@ -694,20 +694,20 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
     ran = [p for p in inside if not p.a.raised and not p.b.raised]
     if not ran:
         which = next((p for p in inside if p.a.raised or p.b.raised), None)
-        why = "" if which is None else which.a.error or which.b.error
-        return _comparison("undecided", a, b, pairs, [], (f"no probe ran on both sides: {why}",))
+        said = "" if which is None else which.a.error or which.b.error
+        return _comparison("undecided", a, b, pairs, [], (f"no probe ran on both sides: {said}",))
     broken = [p for p in inside if p.status == "raises"]
     inside = ran
     if any(p.status == "value" for p in inside):
         scale = causes.factor(a, b, inside)
         if scale is not None:
             number, cause = scale
-            found = [cause]
+            why = [cause]
             if number is not None:
                 rest = _edges([_scaled(a, b, p, number) for p in pairs])
-                found += causes.of_edges(a, b, [p for p in rest if p.probe.group != "empty"])
+                why += causes.of_edges(a, b, [p for p in rest if p.probe.group != "empty"])
             return _comparison(
-                "same_up_to_factor", a, b, pairs, found, factor=number, showing=inside
+                "same_up_to_factor", a, b, pairs, why, factor=number, showing=inside
             )
         why = causes.of_difference(a, b, inside)
         return _comparison("different", a, b, pairs, why, showing=inside)

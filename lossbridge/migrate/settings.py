@@ -11,7 +11,7 @@ import numpy as np
 
 from lossbridge.migrate.comparison import Cause
 from lossbridge.migrate.live import Native, same, short
-from lossbridge.migrate.sides import Side, calls_of, with_arguments
+from lossbridge.migrate.sides import Side, available, calls_of, with_arguments
 
 if TYPE_CHECKING:
     from lossbridge.migrate.judge import Pair
@@ -44,7 +44,8 @@ def that_would_do(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
         return
     agree, multiples = [], []
     for name, x, other in (("a", a, b), ("b", b, a)):
-        if x.native is None or x.recorded or x.signature.ports:
+        # What was recorded is tried here, if what it means is known and its framework is installed.
+        if x.native is None or x.signature.ports or not available(x.platform):
             continue
         wanted = [p.b.value if x is a else p.a.value for p in chosen]
         inputs = [p.inputs if x is a else p.other for p in chosen]
