@@ -104,6 +104,11 @@ def default_axis(platform: str, kind: Kind, rank: int) -> int:
     return min(DEFAULT_CLASS_AXIS[platform], rank - 1)
 
 
+def given_axis(axis: int, rank: int) -> int:
+    """Where it lies if ``axis`` was given: 1 leaves room for the batch, and is 0 without one."""
+    return 0 if axis == 1 and rank == 1 else axis
+
+
 # --- constructors --------------------------------------------------------------------------------
 
 

@@ -544,6 +544,7 @@ class Loss(metaclass=_Meta):
             x = x != 0
         axis = self._bound.axis
         if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
+            axis = frontdoor.given_axis(axis, x.ndim)
             if not -x.ndim <= axis < x.ndim:
                 raise ShapeError(f"{name}: axis={axis} was given, but {key} has shape {x.shape}")
             x = jnp.moveaxis(x, axis, -1)
@@ -1200,7 +1201,8 @@ def eject(bound: Bound, name: str) -> str:
         )
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
-            call.append(f"    {n} = jnp.moveaxis({n}, {bound.axis}, -1)")
+            at = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else bound.axis
+            call.append(f"    {n} = jnp.moveaxis({n}, {at}, -1)")
     call.append(f"    return _jitted({', '.join(names)})")
     own = [inspect.getsource(f) for f in (_whole, _paired)]
     own.insert(1, inspect.getsource(_dims).replace("is_star(axis)", 'axis.startswith("*")'))

@@ -126,9 +126,10 @@ def eject(bound: Bound, name: str) -> str:
             call.append(f"    {n} = _as_int32({n})")
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
+            at = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else bound.axis
             call += [
-                f"    order = [d for d in range({n}.ndim) if d != {bound.axis} % {n}.ndim]",
-                f"    {n} = tf.transpose({n}, [*order, {bound.axis} % {n}.ndim])",
+                f"    order = [d for d in range({n}.ndim) if d != ({at}) % {n}.ndim]",
+                f"    {n} = tf.transpose({n}, [*order, ({at}) % {n}.ndim])",
             ]
     call.append(f"    return _run({', '.join(names)})")
     own = [inspect.getsource(f) for f in (_widened, _as_int32)]

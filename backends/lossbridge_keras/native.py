@@ -519,6 +519,7 @@ class Engine:
         axis = self.bound.axis
         if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
             rank = x.shape.rank
+            axis = frontdoor.given_axis(axis, rank)
             if not -rank <= axis < rank:
                 raise ShapeError(
                     f"{self.name}: axis={axis} was given, but {name} has shape {tuple(x.shape)}"

@@ -72,7 +72,11 @@ def moved(kind: Any, x: Tensor, axis: int | None) -> Tensor:
     """An input with its class axis last."""
     if frontdoor.moved_axis(kind) is None or x.dim() < 1:
         return x
-    at = frontdoor.default_axis("torch", kind, x.dim()) if axis is None else axis
+    at = (
+        frontdoor.default_axis("torch", kind, x.dim())
+        if axis is None
+        else frontdoor.given_axis(axis, x.dim())
+    )
     if not -x.dim() <= at < x.dim():
         raise ShapeError(
             f"axis={at} was given, but a tensor of shape {tuple(x.shape)} has {x.dim()} dimensions"

@@ -251,7 +251,6 @@ def torch_cross_entropy_probabilities(*, logits: Expr, target: Expr, **rest: Exp
     notes=(
         "A label that is neither a class nor ignore_index raises an error there.",
         "Where the weights of all labels are 0, the gradient of the mean is NaN there, and 0 here.",
-        "The original also takes a single sample without a batch.",
     ),
 )
 def cross_entropy(
@@ -277,7 +276,6 @@ def cross_entropy(
     "torch.nn.NLLLoss",
     notes=(
         "Where the weights of all labels are 0, the gradient of the mean is NaN there, and 0 here.",
-        "The original also takes a single sample without a batch.",
     ),
 )
 def nll(

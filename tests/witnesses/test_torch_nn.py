@@ -124,9 +124,15 @@ BENIGN += [
     for arguments in ({}, {"weight": WEIGHT, "label_smoothing": 0.2}, NONE)
 ]
 IMAGES, PIXELS = RNG.normal(size=(2, 3, 2, 2)), np.array([[[0, 1], [2, 1]], [[1, -100], [0, 0]]])
+VOLUMES, VOXELS = RNG.normal(size=(2, 3, 2, 1, 2)), PIXELS[:, :, None]
 SHAPES = [
     case("CrossEntropyLoss", "images", IMAGES, PIXELS, weight=WEIGHT, label_smoothing=0.1),
     case("NLLLoss", "images", IMAGES, PIXELS, weight=WEIGHT),
+    case("CrossEntropyLoss", "no batch", X[0], 1, weight=WEIGHT, label_smoothing=0.1),
+    case("CrossEntropyLoss", "no batch, ignored", X[0], 1, ignore_index=1),
+    case("CrossEntropyLoss", "no batch, probabilities", X[0], SOFT[0], names=LOGITS),
+    case("CrossEntropyLoss", "volumes", VOLUMES, VOXELS, weight=WEIGHT),
+    case("NLLLoss", "no batch", X[0], 1, weight=WEIGHT),
     case("MultiMarginLoss", "no batch", X[0], 1),
     case("MultiLabelMarginLoss", "no batch", X[0], SETS[0]),
     case("MultiLabelSoftMarginLoss", "classes last", IMAGES[..., 0], IMAGES[..., 1] ** 2, **NONE),
@@ -321,8 +327,6 @@ def test_what_is_listed_as_different_is(case: Case, reason: str) -> None:
 
 
 REFUSED = [
-    ("CrossEntropyLoss", {}, (X[0], 1), "axis=1 was given"),
-    ("NLLLoss", {}, (X[0], 1), "axis=1 was given"),
     ("GaussianNLLLoss", {}, (X, Y, P[:, :1]), "disagree"),
     ("MSELoss", {}, (X, Y[0]), "disagree"),
     ("TripletMarginLoss", {"p": 0.0}, (X, Y, Z), "p of"),
