@@ -332,6 +332,9 @@ def compare(
         str, typer.Argument(help="Another; also a record, a specification, or FILE.py:name.")
     ],
     weights: Annotated[str, typer.Option(help="sample or class: demand that they be probed.")] = "",
+    classes: Annotated[
+        int | None, typer.Option(help="How many; for functions that take no other number.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Say whether two losses are the same function, and if not, why.
@@ -343,20 +346,26 @@ def compare(
     from lossbridge.migrate.judge import compare as compare_losses
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    found = compare_losses(given(a), given(b), weights=weights or None)
+    sides = (given(x, classes=classes) for x in (a, b))
+    found = compare_losses(*sides, weights=weights or None)
     print(found.to_json() if as_json else found)
     return found.exit_code
 
 
-def given(text: str, inputs: Sequence[str] = (), platform: str | None = None) -> Any:
+def given(
+    text: str,
+    inputs: Sequence[str] = (),
+    platform: str | None = None,
+    classes: int | None = None,
+) -> Any:
     """A side of what stands on a command line: ``FILE.py:name`` is executed, text is not."""
     from lossbridge.migrate.recorder import described, from_file
     from lossbridge.migrate.sides import side
 
     if not text.endswith(".py") and ".py:" not in text:
-        return side(text, platform=platform)
+        return side(text, platform=platform, classes=classes)
     loss, beside = from_file(text)
-    return side(loss, inputs=described(inputs) or beside, platform=platform)
+    return side(loss, inputs=described(inputs) or beside, platform=platform, classes=classes)
 
 
 @command("record")
@@ -371,6 +380,9 @@ def record(
     ] = None,
     platform: Annotated[
         str | None, typer.Option(help="The framework of a function that takes any array.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="How many there are on the probes; 3, unless weights say it.")
     ] = None,
     emit: Annotated[
         Path | None,
@@ -402,7 +414,7 @@ def record(
         return 0
     if output is None:
         raise ArgumentError(f"write where the record goes: lossbridge record {loss} -o side.json")
-    found = record_loss(given(loss, inputs or (), platform), output)
+    found = record_loss(given(loss, inputs or (), platform, classes), output)
     if as_json:
         echo_json(found.summary(output))
     else:

@@ -21,7 +21,7 @@ import numpy as np
 from lossbridge.errors import ArgumentError, LossbridgeError, listed, shown
 from lossbridge.files import save
 from lossbridge.kinds import Kind
-from lossbridge.migrate.probes import IGNORED, Probe, digest, relabelled
+from lossbridge.migrate.probes import CLASSES, IGNORED, Probe, digest, relabelled
 from lossbridge.migrate.recorder import described, document, from_file, text_of
 from lossbridge.migrate.sides import PLATFORMS, available, of_live
 
@@ -67,8 +67,9 @@ def probes(
     weights: bool = False,
     ignored: Sequence[int] = (IGNORED,),
     masks: bool = False,
+    classes: int = CLASSES,
 ) -> Iterator[Probe]:
-    """Every probe whose widest input has this rank."""
+    """Every probe whose widest input has this rank; of no other number of classes."""
     ranked = [p for p in stored("probes") if p.rank == rank]
     for probe in ranked:
         if probe.group == "ignored":
@@ -108,7 +109,7 @@ class BuiltIn:
                 "in a function and describe them with --inputs"
             )
         left_out = arguments.get("ignore_index", arguments.get("ignore_class"))
-        params = {"ignore_index": SimpleNamespace(value=left_out)}
+        params = {"ignore_index": SimpleNamespace(value=left_out, kind=Kind("integer"))}
         specs = tuple(
             SimpleNamespace(
                 inputs={n: Kind.parse(k) for n, k in inputs.items()}, axis=place, ports={},

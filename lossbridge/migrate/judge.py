@@ -17,6 +17,7 @@ from lossbridge.kinds import Kind, moved_axis
 from lossbridge.migrate import causes
 from lossbridge.migrate.comparison import Cause, Comparison, Example
 from lossbridge.migrate.probes import (
+    CLASSES,
     Probe,
     Signature,
     probes,
@@ -94,6 +95,7 @@ def compare(
     inputs: Mapping[str, str] | None = None,
     weights: str | None = None,
     platform: str | tuple[str | None, str | None] | None = None,
+    classes: int | None = None,
 ) -> Comparison:
     """Whether two losses are the same function, in value and gradient, and if not, why.
 
@@ -103,7 +105,8 @@ def compare(
     callable, whose arguments ``inputs`` then describes:
     ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``. ``platform`` names the framework of a
     callable that takes arrays of several. ``weights="sample"`` demands that sample weights be
-    probed.
+    probed. ``classes`` is how many there are on the probes, for callables that take no other
+    number; class weights say it themselves.
 
     Returns a :class:`Comparison`, whose ``verdict`` says what was found. Raises
     :class:`ArgumentError` for what is no loss at all.
@@ -113,7 +116,8 @@ def compare(
     platforms = platform if isinstance(platform, tuple) else (platform, platform)
     try:
         first, second = (
-            side(x, inputs=inputs, platform=p) for x, p in zip((a, b), platforms, strict=True)
+            side(x, inputs=inputs, platform=p, classes=classes)
+            for x, p in zip((a, b), platforms, strict=True)
         )
     except UncallableError as error:
         return Comparison("undecided", str(_label(a)), str(_label(b)), notes=(str(error),))
@@ -129,6 +133,8 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
     why = _unable(a) or _unable(b)
     if why:
         return _comparison("undecided", a, b, [], [], (why,))
+    if a.classes and b.classes and a.classes != b.classes:
+        return _of_other_classes(a, b)
     if weights == "class":
         return _of_class_weights(a, b)
     forms = _overloads(a, b)
@@ -154,6 +160,21 @@ SEVERITY = (
     "undecided", "same", "edges_differ", "gradient_differs", "same_up_to_factor", "domain_differs",
     "different",
 )  # fmt: skip
+
+
+def _of_other_classes(a: Side, b: Side) -> Comparison:
+    """Two sides that take different numbers of classes."""
+    for x, other in ((a, b), (b, a)):
+        if x.recorded:
+            why = (
+                f"{x.label} was recorded on {x.classes} classes; record it on {other.classes}: "
+                f"lossbridge record FILE.py:loss --classes {other.classes} -o side.json"
+            )
+            return _comparison("undecided", a, b, [], [], (why,))
+    cause = Cause(
+        f"a is for {a.classes} classes and b for {b.classes}", "give both as many class weights"
+    )
+    return _comparison("domain_differs", a, b, [], [cause])
 
 
 def _given(own: Signature, *others: Signature) -> str:
@@ -532,7 +553,10 @@ def _pairs(
     logarithms = any("log_simplex" in _domains(s)[1:] for s in (left, right))
     for rank in ranks:
         single = any(k.axes[0].startswith("*") and _fixed(k) >= rank for k in kinds if k.axes)
-        for probe in probes(rank, weights=weighted, ignored=ignored, single=single, masks=masks):
+        for probe in probes(
+            rank, weights=weighted, ignored=ignored, single=single, masks=masks,
+            classes=a.classes or b.classes or CLASSES,
+        ):  # fmt: skip
             if groups and probe.group not in groups:
                 continue
             if probe.group in ("compiled", "precision") and not precise:
@@ -706,9 +730,7 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
             if number is not None:
                 rest = _edges([_scaled(a, b, p, number) for p in pairs])
                 why += causes.of_edges(a, b, [p for p in rest if p.probe.group != "empty"])
-            return _comparison(
-                "same_up_to_factor", a, b, pairs, why, factor=number, showing=inside
-            )
+            return _comparison("same_up_to_factor", a, b, pairs, why, factor=number, showing=inside)
         why = causes.of_difference(a, b, inside)
         return _comparison("different", a, b, pairs, why, showing=inside)
     slight = [p for p in inside if p.status == "slight"]

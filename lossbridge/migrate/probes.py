@@ -84,6 +84,8 @@ def parse(inputs: Mapping[str, str]) -> Signature:
 
 SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3)}
 """By the rank of the widest input: batch first and classes last, all lengths different."""
+CLASSES = 3
+"""How many classes there are, unless a loss is made for another number."""
 
 
 def probes(
@@ -93,13 +95,15 @@ def probes(
     ignored: Sequence[int] = (-100,),
     single: bool = False,
     masks: bool = False,
+    classes: int = CLASSES,
 ) -> Iterator[Probe]:
     """Every probe whose widest input has this rank, in the order of the smallest first.
 
-    ``ignored`` are labels that a side leaves out. ``single``: the first axis is the sample's own,
-    so that a batch is never empty, and its length not 1.
+    ``ignored`` are labels that a side leaves out; ``classes`` is the length of the last axis.
+    ``single``: the first axis is the sample's own, so that a batch is never empty, and its length
+    not 1.
     """
-    shape = SHAPES[rank]
+    shape = SHAPES[rank] if rank == 1 else (*SHAPES[rank][:-1], classes)
     rng = np.random.default_rng(2718 + rank)
 
     def draw(place: int, scale: float = 1.0, size: tuple[int, ...] = shape) -> Array:
@@ -170,7 +174,7 @@ def probes(
         empty = np.zeros((0, *shape[1:]))
         yield probe("empty", "empty", (empty, empty.copy(), empty.copy()))
     if rank > 1:
-        yield probe("all axes of one length", "inside", three(1.0, (3,) * rank))
+        yield probe("all axes of one length", "inside", three(1.0, (classes,) * rank))
     for dtype in ("float32", "float16", "bfloat16"):
         yield probe(f"in {dtype}", "precision", three(), dtype=dtype)
     yield probe("compiled", "compiled", three(), mode="compiled")

@@ -117,6 +117,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     computes: Literal["", "float32", "float16", "bfloat16"]
     takes_weights: bool
     takes_mask: bool
+    classes: Annotated[int, msgspec.Meta(ge=2, le=1000)]
     notes: list[Text]
     forms: Annotated[list[Form], msgspec.Meta(min_length=1, max_length=16)]
 
@@ -202,15 +203,16 @@ def record(
     *,
     inputs: Mapping[str, str] | None = None,
     platform: str | None = None,
+    classes: int | None = None,
 ) -> Recorded:
     """What a loss gives on every probe, for a comparison in another environment.
 
-    ``loss``, ``inputs`` and ``platform`` are those of :func:`lossbridge.compare`, which takes the
-    result, or the ``path`` to which it is written, in place of a loss.
+    ``loss``, ``inputs``, ``platform`` and ``classes`` are those of :func:`lossbridge.compare`,
+    which takes the result, or the ``path`` to which it is written, in place of a loss.
 
     Raises :class:`ArgumentError` for what is no loss, or accepts none of the probes' inputs.
     """
-    x = side(loss, inputs=inputs, platform=platform)
+    x = side(loss, inputs=inputs, platform=platform, classes=classes)
     if isinstance(x, Recorded):
         raise ArgumentError(f"{x.label} is a record already")
     why = judge._unable(x)
@@ -280,6 +282,7 @@ def loaded(data: str | bytes, name: str) -> Recorded:
     made = Recorded(
         found.label, _signature(forms[0]), found.platform, _never, specs,
         takes_weights=found.takes_weights, takes_mask=found.takes_mask, computes=found.computes,
+        classes=found.classes,
         recorded=True,
         provenance=tuple(forms[0].provenance), notes=list(found.notes), forms=forms,
         versions=found.versions, text=data if isinstance(data, str) else data.decode(),

@@ -30,6 +30,7 @@ from lossbridge.migrate.judge import (
     _ranks,
 )
 from lossbridge.migrate.probes import (
+    CLASSES,
     VERSION,
     Probe,
     Signature,
@@ -77,7 +78,10 @@ def asked(x: Any, labelled: bool, soft: bool) -> Iterator[Probe]:
         return
     ignored = tuple(dict.fromkeys((*LABELS, *_ignored(x, x)))) if labelled else ()
     for rank in _ranks(x.signature, x.signature):
-        for probe in probes(rank, weights=x.takes_weights, ignored=ignored, masks=x.takes_mask):
+        for probe in probes(
+            rank, weights=x.takes_weights, ignored=ignored, masks=x.takes_mask,
+            classes=x.classes or CLASSES,
+        ):  # fmt: skip
             yield probe
             if soft:
                 yield softened(probe)
@@ -157,7 +161,7 @@ def document(x: Any, sides: Sequence[Any], peers: Sequence[Any]) -> dict[str, An
         "probes": {"version": VERSION, "digest": digest()},
         "label": _clean(x.label), "platform": x.platform, "versions": installed,
         "native": native, "specs": [], "computes": x.computes, "takes_weights": x.takes_weights,
-        "takes_mask": x.takes_mask, "notes": notes, "forms": found,
+        "takes_mask": x.takes_mask, "classes": x.classes or CLASSES, "notes": notes, "forms": found,
     }  # fmt: skip
 
 

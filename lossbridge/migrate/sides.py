@@ -6,11 +6,12 @@ import ast
 import copy
 import importlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from lossbridge.errors import (
@@ -23,11 +24,11 @@ from lossbridge.errors import (
 from lossbridge.frontdoor import forms
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native, native
-from lossbridge.migrate.probes import Probe, Signature, parse, probes, seen
+from lossbridge.migrate.probes import CLASSES, Probe, Signature, parse, probes, seen
 from lossbridge.spec import Spec
 from lossbridge.trace import Definition
 from lossbridge.witnesses import find
-from lossbridge.witnesses.witness import FRAMEWORKS, Witness
+from lossbridge.witnesses.witness import FRAMEWORKS, Witness, stored_value
 
 PLATFORMS = ("torch", "keras", "jax")
 HOMES = {"torch.nn": "torch", "keras.losses": "keras", "optax.losses": "jax"}
@@ -68,6 +69,7 @@ class Side:
     native: Native | None = None
     computes: str = ""  # the dtype that it casts to whatever it is given
     functions: bool = False  # the functions that it needs are bound
+    classes: int | None = None  # the only number of classes that it takes
     recorded: bool = False  # elsewhere: nothing but the probes can be asked
     provenance: Sequence[str] = ()  # what was said there of how predictions are made
     notes: list[str] = field(default_factory=list)
@@ -148,9 +150,21 @@ def _weighted(
 
 
 def side(
-    given: Any, *, inputs: Mapping[str, str] | None = None, platform: str | None = None
+    given: Any,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    platform: str | None = None,
+    classes: int | None = None,
 ) -> Side:
     """A side of whatever was given: text, a specification, a live object, a callable."""
+    found = _side(given, inputs, platform, classes)
+    found.classes = found.classes or classes
+    return found
+
+
+def _side(
+    given: Any, inputs: Mapping[str, str] | None, platform: str | None, classes: int | None
+) -> Side:
     if isinstance(given, Side):
         return given
     if isinstance(given, str):
@@ -161,17 +175,22 @@ def side(
         return of_spec(given, platform)
     if hasattr(given, "bound") and hasattr(given, "spec") and not isinstance(given, type):
         return _of_ours(given)
-    return of_live(given, inputs, platform)
+    return of_live(given, inputs, platform, classes)
 
 
-def of_live(given: Any, inputs: Mapping[str, str] | None, platform: str | None) -> Side:
+def of_live(
+    given: Any,
+    inputs: Mapping[str, str] | None,
+    platform: str | None,
+    classes: int | None = None,
+) -> Side:
     """A side of a framework's own object, or of a callable whose inputs are described."""
     try:
         found = native(given)
     except ArgumentError:
         if not callable(given) or inputs is None:
             raise
-        return _of_callable(given, inputs, platform)
+        return _of_callable(given, inputs, platform, classes)
     return _of_native(found, given)
 
 
@@ -203,7 +222,7 @@ def _of_native(found: Native, obj: Any) -> Side:
 
     made = Side(
         found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
-        takes_weights=keras, takes_mask=keras, native=found,
+        takes_weights=keras, takes_mask=keras, native=found, classes=classes_of(meaning.specs),
     )  # fmt: skip
     if keras:
         # Keras 2 does not say in which dtype a loss computes.
@@ -216,7 +235,7 @@ def _of_native(found: Native, obj: Any) -> Side:
 
 def casts(x: Side) -> bool:
     """Whether it casts what it is given to float32: a change below its digits changes nothing."""
-    probe = next(p for p in probes(_rank(x)) if p.id.endswith("/inside 0"))
+    probe = next(p for p in _plain(x) if p.id.endswith("/inside 0"))
     inputs = seen(probe, x.signature)
     found = []
     for step in (0.0, 2.0**-30, 2.0**-10):
@@ -230,9 +249,19 @@ def casts(x: Side) -> bool:
     return bool(found[0] == found[1] != found[2])
 
 
-def _rank(x: Side) -> int:
-    """The rank of its widest input, as far as there are probes of it."""
-    return min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), 3)
+def _plain(x: Side) -> Iterator[Probe]:
+    """The probes of the rank of its widest input, as far as there are any."""
+    rank = min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), 3)
+    return probes(rank, classes=x.classes or CLASSES)
+
+
+def classes_of(specs: Sequence[Spec]) -> int | None:
+    """For how many classes the weights are that a loss was given; None where it has none."""
+    for spec in specs:
+        for param in spec.params.values():
+            if param.kind.axes == ("classes",) and np.ndim(param.value) == 1:
+                return len(param.value)
+    return None
 
 
 def signature_of(spec: Spec, built_in: Native | None = None) -> Signature:
@@ -265,7 +294,10 @@ def _of_ours(loss: Any) -> Side:
         platform = next(p for c in type(loss).__mro__ for p in PLATFORMS
                         if c.__module__.startswith(f"lossbridge_{p}"))  # fmt: skip
     bound = loss.bound
-    specs = tuple(bound.specs)
+    specs = tuple(
+        _with_values(spec, {**dict(numbers), **bound.arrays})
+        for spec, numbers in zip(bound.specs, bound.numbers, strict=True)
+    )
 
     def call(given: Mapping[str, Any], weights: Any, mask: Any = None) -> Any:
         named = {"sample_weight": weights, "mask": mask}
@@ -282,8 +314,17 @@ def _of_ours(loss: Any) -> Side:
     return Side(
         f"lossbridge.{platform}.{loss!r}".replace("Compiled", bound.form.name, 1),
         Signature(dict(first.inputs), axis, dict(first.ports)), platform, call, specs,
-        takes_weights=True, takes_mask=True,
+        takes_weights=True, takes_mask=True, classes=classes_of(specs),
     )  # fmt: skip
+
+
+def _with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:
+    """A specification with the parameters that an object of ours was given."""
+    params = {
+        n: msgspec.structs.replace(p, value=stored_value(values[n])) if n in values else p
+        for n, p in spec.params.items()
+    }
+    return msgspec.structs.replace(spec, params=params)
 
 
 def of_spec(spec: Spec, platform: str | None) -> Side:
@@ -304,7 +345,9 @@ def available(platform: str) -> bool:
     return find_spec({"torch": "torch", "keras": "tensorflow", "jax": "jax"}[platform]) is not None
 
 
-def _of_callable(function: Any, inputs: Mapping[str, str], platform: str | None) -> Side:
+def _of_callable(
+    function: Any, inputs: Mapping[str, str], platform: str | None, classes: int | None
+) -> Side:
     signature = parse(inputs)
     name = str(getattr(function, "__qualname__", type(function).__name__))
     if platform not in (None, *PLATFORMS):
@@ -316,7 +359,8 @@ def _of_callable(function: Any, inputs: Mapping[str, str], platform: str | None)
         if candidate is None or not available(candidate):
             continue
         found = Side(name, signature, candidate, _called_on(candidate, function))
-        outcome = found.run(next(iter(probes(_rank(found)))))
+        found.classes = classes
+        outcome = found.run(next(_plain(found)))
         if not outcome.raised:
             found.computes = "float32" if casts(found) else ""
             return found

@@ -179,7 +179,7 @@ def _bound(
     empty: str | None,
     params: Mapping[str, Any],
 ) -> Spec:
-    values = {n: _value(v) for n, v in params.items() if n in spec.params and v is not None}
+    values = {n: stored_value(v) for n, v in params.items() if n in spec.params and v is not None}
     # Refuses what is outside a parameter's domain, by the parameter's name.
     spec.bind(**{n: v for n, v in values.items() if not isinstance(v, tuple)})
     changes: dict[str, Any] = {
@@ -197,7 +197,7 @@ def _bound(
     return msgspec.structs.replace(spec, **changes)
 
 
-def _value(value: Any) -> Any:
+def stored_value(value: Any) -> Any:
     """A parameter as a specification holds it: arrays of any framework as nested tuples."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()

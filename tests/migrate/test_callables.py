@@ -243,3 +243,32 @@ def test_what_is_compiled_is_compared_too() -> None:
     found = compare(plain, moody, inputs=PAIR)
     assert found.verdict == "edges_differ"
     assert "compiled" in found.causes[0].text
+
+
+def test_class_weights_say_how_many_classes_there_are() -> None:
+    weight = torch.linspace(0.5, 2.0, 10)
+    loss = torch.nn.CrossEntropyLoss(weight=weight)
+    assert lossbridge.compare(loss, torch.nn.CrossEntropyLoss(weight=weight)).verdict == "same"
+    assert lossbridge.compare(loss, torch.nn.CrossEntropyLoss()).verdict == "different"
+    other = lossbridge.compare(loss, torch.nn.CrossEntropyLoss(weight=torch.ones(4)))
+    assert other.verdict == "domain_differs"
+    assert "10 classes" in other.causes[0].text and "4" in other.causes[0].text
+
+
+def test_a_callable_is_told_how_many_classes_there_are() -> None:
+    weight = torch.linspace(0.5, 2.0, 10)
+
+    def weighed(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(x, y, weight=weight.to(x.dtype))
+
+    inputs = {"x": "real[n, c]", "y": "index(c)[n]"}
+    loss = torch.nn.CrossEntropyLoss(weight=weight)
+    found = lossbridge.compare(weighed, loss, inputs=inputs, classes=10)
+    assert found.verdict == "same", str(found)
+    assert lossbridge.compare(weighed, weighed, inputs=inputs).verdict == "undecided"
+
+
+def test_a_record_of_another_number_of_classes_says_so() -> None:
+    held = lossbridge.record(torch.nn.CrossEntropyLoss())
+    found = lossbridge.compare(held, torch.nn.CrossEntropyLoss(weight=torch.ones(10)))
+    assert found.verdict == "undecided" and "--classes 10" in found.notes[0]
