@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lossbridge
 from lossbridge.errors import ArgumentError, SpecError
 from lossbridge.migrate.judge import assert_equivalent, compare
 
