@@ -1,0 +1,164 @@
+"""What is written by hand behind each witness: its lines, and the losses it stands on.
+
+Read off the source text, by name: a witness reaches the functions of its file that it names, those
+that these name, and so on, and of the catalogue what any of them names, such as `regression.huber`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from lossbridge.catalogue import FAMILIES
+from lossbridge.witnesses import FILES, witnesses
+
+ROOT = Path(__file__).resolve().parent.parent
+WITNESSES = ROOT / "lossbridge" / "witnesses"
+CATALOGUE = ROOT / "lossbridge" / "catalogue"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One statement of a module: a function, or an assignment to a name."""
+
+    module: str
+    name: str
+    lines: int
+    uses: tuple[str, ...]
+    """What it names: pieces of its own module, or `module.piece` of another."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stands behind one built-in."""
+
+    name: str
+    own: int
+    """Lines of its own statements, signature included."""
+    helpers: tuple[str, ...]
+    """The pieces of the witnesses' files that it reaches."""
+    catalogue: tuple[str, ...]
+    """The pieces of the catalogue that it names, or that its helpers name."""
+
+
+def code_lines(source: str, node: ast.stmt) -> int:
+    """The lines of a statement that hold code: no blank line, comment or docstring."""
+    first = min((d.lineno for d in getattr(node, "decorator_list", ())), default=node.lineno)
+    last = node.end_lineno or node.lineno
+    silent: set[int] = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
+            text = inner.body[0]
+            silent.update(range(text.lineno, (text.end_lineno or text.lineno) + 1))
+    lines = source.splitlines()
+    return sum(
+        k not in silent and bool(lines[k - 1].strip()) and not lines[k - 1].strip().startswith("#")
+        for k in range(first, last + 1)
+    )
+
+
+@lru_cache(maxsize=1)
+def pieces() -> Mapping[str, Piece]:
+    """Every statement of the witnesses' files and of the catalogue, as `module.name`."""
+    found: dict[str, Piece] = {}
+    files = [WITNESSES / f"{name}.py" for name in (*FILES.values(), "kinks", "witness")]
+    files += [CATALOGUE / f"{name}.py" for name in FAMILIES]
+    for path in files:
+        source = path.read_text("utf-8")
+        tree = ast.parse(source)
+        own = {name for node in tree.body for name in _names(node)}
+        known = {name: f"{path.stem}.{name}" for name in own} | dict(_imported(tree))
+        for node in tree.body:
+            uses = tuple(dict.fromkeys(_uses(node, known)))
+            for name in _names(node):
+                piece = Piece(path.stem, name, code_lines(source, node), uses)
+                found[f"{path.stem}.{name}"] = piece
+    return found
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """What a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [t.id for target in node.targets for t in ast.walk(target)
+                if isinstance(t, ast.Name)]  # fmt: skip
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    return []
+
+
+def _imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Names that stand for modules of ours or for pieces of them."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lossbridge."):
+            home = str(node.module).rpartition(".")[2]
+            for alias in node.names:
+                local = alias.asname or alias.name
+                yield local, alias.name if home == "catalogue" else f"{home}.{alias.name}"
+
+
+def _uses(node: ast.stmt, known: Mapping[str, str]) -> Iterator[str]:
+    # A name that a function binds is its own, whatever else has that name.
+    hidden = set(_names(node))
+    if isinstance(node, ast.FunctionDef):
+        inside = [inner for part in node.body for inner in ast.walk(part)]
+        hidden |= {i.id for i in inside if isinstance(i, ast.Name) and isinstance(i.ctx, ast.Store)}
+        hidden |= {i.arg for i in ast.walk(node) if isinstance(i, ast.arg)}
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
+            module = known.get(inner.value.id)
+            if module in FAMILIES and inner.value.id not in hidden:
+                yield f"{module}.{inner.attr}"
+        elif isinstance(inner, ast.Name) and inner.id in known and inner.id not in hidden:
+            yield known[inner.id]
+
+
+def reached(start: str) -> list[str]:
+    """A piece and all that stands behind it, in the order in which it is met."""
+    table = pieces()
+    found: dict[str, None] = {}
+    pending = [start]
+    while pending:
+        name = pending.pop(0)
+        if name in found or name not in table:
+            continue
+        found[name] = None
+        if table[name].module not in FAMILIES:  # what the catalogue stands on is its own affair
+            pending += table[name].uses
+    return list(found)
+
+
+@lru_cache(maxsize=1)
+def written() -> Mapping[str, Written]:
+    """What stands behind each built-in, over all its version ranges."""
+    found: dict[str, Written] = {}
+    from importlib import import_module
+
+    for name, known in witnesses().items():
+        file = FILES[known[0].module]
+        module = vars(import_module(f"lossbridge.witnesses.{file}"))
+        starts = [f"{file}.{n}" for n, value in module.items() if any(value is w for w in known)]
+        every = list(dict.fromkeys(piece for start in starts for piece in reached(start)))
+        table = pieces()
+        found[name] = Written(
+            name,
+            sum(table[start].lines for start in starts),
+            tuple(p for p in every if table[p].module not in FAMILIES and p not in starts),
+            tuple(p for p in every if table[p].module in FAMILIES),
+        )
+    return found
+
+
+def shared(helper: str) -> int:
+    """How many built-ins stand on a helper."""
+    return sum(helper in w.helpers for w in written().values())
+
+
+def median(numbers: Sequence[float]) -> float:
+    """The middle one, or the mean of the two in the middle."""
+    ordered, n = sorted(numbers), len(numbers)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
