@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from lossbridge.catalogue import FAMILIES
+from lossbridge.migrate.relatives import OURS
+from lossbridge.trace import Definition
 from lossbridge.witnesses import FILES, witnesses
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,7 +160,45 @@ def shared(helper: str) -> int:
     return sum(helper in w.helpers for w in written().values())
 
 
+def share(known: Written) -> float:
+    """The lines of what a built-in reaches, each divided among all that reach it."""
+    return sum(pieces()[h].lines / shared(h) for h in known.helpers)
+
+
 def median(numbers: Sequence[float]) -> float:
     """The middle one, or the mean of the two in the middle."""
     ordered, n = sorted(numbers), len(numbers)
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
+@lru_cache(maxsize=1)
+def classes() -> Mapping[str, str]:
+    """Our own class for each built-in, as it is made.
+
+    Where none is stated, it is the first loss of the catalogue that the built-in stands on, with
+    the parameters of its meaning that this knows.
+    """
+    from importlib import import_module
+
+    found: dict[str, str] = {}
+    for name, known in written().items():
+        if name in OURS:
+            found[name] = OURS[name]
+            continue
+        for piece in known.catalogue:
+            family, _, attribute = piece.partition(".")
+            loss = vars(import_module(f"lossbridge.catalogue.{family}"))[attribute]
+            if isinstance(loss, Definition):
+                found[name] = _made(name, loss)
+                break
+    return found
+
+
+def _made(name: str, loss: Definition) -> str:
+    meaning = witnesses()[name][-1].example().spec
+    given = [
+        f"{n}={meaning.params[n].value!r}"
+        for n, p in loss.params.items()
+        if n in meaning.params and not p.kind.axes and meaning.params[n].value != p.value
+    ]
+    return f"{loss.name}({', '.join(given)})"

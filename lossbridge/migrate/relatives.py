@@ -26,6 +26,8 @@ class Family:
     pairs: tuple[Pair, ...]
     alone: tuple[str, ...] = ()
     """Members in no pair."""
+    alike: tuple[tuple[str, str], ...] = ()
+    """Parameters of two names that are one: of the meanings, not of the originals."""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -104,6 +106,7 @@ FAMILIES: tuple[Family, ...] = (
             nn.SmoothL1Loss(beta=2.0) ~ keras.Huber(delta=2.0)
             nn.SmoothL1Loss(beta=2.0) ~ optax.huber_loss(delta=2.0)
         """),
+        alike=(("beta", "delta"),),
     ),
     Family(
         "log-cosh",
@@ -281,6 +284,7 @@ optax.kl_divergence_with_log_targets()
 optax.dice_loss(apply_softmax=False, smooth=0.0, alpha=0.7, beta=0.3)
             keras.Dice() ~ optax.multiclass_generalized_dice_loss(apply_softmax=False, smooth=0.0)
         """),
+        alike=(("alpha", "excess"), ("beta", "missing")),
     ),
     Family(
         "ctc",
@@ -294,6 +298,7 @@ optax.dice_loss(apply_softmax=False, smooth=0.0, alpha=0.7, beta=0.3)
             nn.CTCLoss() ~ optax.ctc_loss_with_forward_probs()
             keras.CTC() ~ optax.ctc_loss_with_forward_probs()
         """),
+        alike=(("blank_id", "blank"),),
     ),
 )
 
@@ -323,8 +328,41 @@ def pairs() -> Iterator[Pair]:
     yield from dict.fromkeys(pair for family in FAMILIES for pair in family.pairs)
 
 
-# Our own classes, of what stands on no loss of the catalogue by name, and where another is nearer.
-OURS: Mapping[str, str] = {}
+OURS: Mapping[str, str] = {
+    "torch.nn.TripletMarginWithDistanceLoss": "TripletMarginLoss()",
+    "keras.losses.CosineSimilarity": "CosineSimilarityLoss()",
+    "keras.losses.CategoricalHinge": "MulticlassHingeLoss()",
+    "keras.losses.BinaryCrossentropy": "BCELoss()",
+    "keras.losses.BinaryFocalCrossentropy": "BinaryFocalLoss()",
+    "keras.losses.CategoricalCrossentropy": "CrossEntropyLoss()",
+    "keras.losses.CategoricalFocalCrossentropy": "FocalLoss()",
+    "keras.losses.SparseCategoricalCrossentropy": "CrossEntropyLoss()",
+    "keras.losses.CategoricalGeneralizedCrossEntropy": "GeneralizedCrossEntropyLoss(q=0.5)",
+    "keras.losses.Dice": "DiceLoss(smooth=1e-7)",
+    "keras.losses.Tversky": "TverskyLoss(smooth=1e-7)",
+    "keras.losses.Circle": "CircleLoss()",
+    "keras.losses.CTC": "CTCLoss()",
+    "optax.losses.cosine_similarity": "CosineSimilarityLoss()",
+    "optax.losses.cosine_distance": "CosineDistanceLoss()",
+    "optax.losses.sigmoid_focal_loss": "BinaryFocalLoss()",
+    "optax.losses.softmax_cross_entropy": "CrossEntropyLoss()",
+    "optax.losses.safe_softmax_cross_entropy": "CrossEntropyLoss()",
+    "optax.losses.poly_loss_cross_entropy": "PolyCrossEntropyLoss(epsilon=2.0)",
+    "optax.losses.softmax_cross_entropy_with_integer_labels": "CrossEntropyLoss()",
+    "optax.losses.multiclass_hinge_loss": "MulticlassHingeLoss()",
+    "optax.losses.multiclass_perceptron_loss": "MulticlassPerceptronLoss()",
+    "optax.losses.multiclass_sparsemax_loss": "SparsemaxLoss()",
+    "optax.losses.ranking_softmax_loss": "RankingSoftmaxLoss()",
+    "optax.losses.kl_divergence_with_log_targets": "KLDivLoss(log_target=True)",
+    "optax.losses.multiclass_generalized_dice_loss": "GeneralizedDiceLoss()",
+    "optax.losses.ntxent": "NTXentLoss(temperature=0.07)",
+    "optax.losses.ctc_loss": "CTCLoss()",
+    "optax.losses.ctc_loss_with_forward_probs": "CTCLoss()",
+}
+"""Our own class for what serves one purpose with a built-in whose meaning does not stand on it.
+
+The others stand on a loss of the catalogue, and that is their class.
+"""
 
 
-__all__ = ["FAMILIES", "Family", "homes", "name_of", "nearest", "pairs"]
+__all__ = ["FAMILIES", "OURS", "Family", "homes", "name_of", "nearest", "pairs"]

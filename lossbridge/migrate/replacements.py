@@ -191,7 +191,8 @@ optax.losses.multiclass_hinge_loss
     torch: torch.mean((prediction + 1 - F.one_hot(labels, prediction.shape[-1])).amax(-1) -
         prediction.gather(-1, labels[..., None])[..., 0])
     keras: ops.mean(ops.max(prediction + 1 - ops.one_hot(labels, prediction.shape[-1],
-        dtype=prediction.dtype), -1) - ops.take_along_axis(prediction, labels[..., None], -1)[..., 0])
+        dtype=prediction.dtype), -1) - ops.take_along_axis(prediction, labels[..., None],
+        -1)[..., 0])
 optax.losses.multiclass_perceptron_loss
     torch: torch.mean(prediction.amax(-1) - prediction.gather(-1, labels[..., None])[..., 0])
     keras: ops.mean(ops.max(prediction, -1) - ops.take_along_axis(prediction, labels[..., None],
