@@ -69,9 +69,9 @@ def measure(only: str = "") -> Measured:
     """Compare everything anew; or only what has ``only`` in its names, the rest as it stands."""
     found = read() if only else {}
     for section, jobs in (
-        ("pairs", {f"{a} ~ {b}": (_pair, a, b) for a, b in pairs()}),
-        ("replacements", {f"{n} on {m}": (_replaced, n, m, e) for n, m, e in replaced()}),
-        ("ours", {f"{a} ~ {b}": (_pair, a, b) for a, b in ours()}),
+        ("pairs", {f"{a} ~ {b}": (compared, a, b) for a, b in pairs()}),
+        ("replacements", {f"{n} on {m}": (replaced_by, n, m, e) for n, m, e in replaced()}),
+        ("ours", {f"{a} ~ {b}": (compared, a, b) for a, b in ours()}),
         ("traps", _traps()),
     ):
         kept = found.get(section, {})
@@ -93,13 +93,15 @@ def _installed(package: str) -> bool:
     return False
 
 
-def _pair(a: str, b: str) -> Measured:
+def compared(a: str, b: str) -> Measured:
+    """What the pages show of a pair."""
     from lossbridge import compare
 
     return _kept(compare(a, b))
 
 
-def _replaced(name: str, module: str, expression: str) -> Measured:
+def replaced_by(name: str, module: str, expression: str) -> Measured:
+    """What the pages show of an expression that stands for a built-in."""
     import keras
 
     from lossbridge import compare
@@ -218,6 +220,3 @@ def silence() -> None:
     """Keep TensorFlow from printing what nobody asked for."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     importlib.import_module("logging").getLogger("tensorflow").setLevel("ERROR")
-
-
-__all__ = ["FILE", "compiled", "differs", "measure", "read", "run", "text"]

@@ -27,7 +27,6 @@ from lossbridge.migrate.causes import TERMS
 from lossbridge.migrate.comparison import Cause
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.relatives import Family, module_of, name_of, nearest
-from lossbridge.migrate.replacements import NAMES
 from lossbridge.migrate.taxonomy import KINDS, LABELS, NO_COUNTERPART, Label, label
 from lossbridge.spec import Spec
 from lossbridge.witnesses import find, witnesses
@@ -576,6 +575,3 @@ def _traps() -> Iterator[str]:
 
 def _plain(title: str) -> str:
     return title.replace("`", "")
-
-
-__all__ = ["NAMES", "page", "slug"]

@@ -7,6 +7,7 @@ that these name, and so on, and of the catalogue what any of them names, such as
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from lossbridge.catalogue import FAMILIES
 from lossbridge.migrate.relatives import OURS
+from lossbridge.spec import Spec
 from lossbridge.trace import Definition
 from lossbridge.witnesses import FILES, witnesses
 
@@ -202,3 +204,92 @@ def _made(name: str, loss: Definition) -> str:
         if n in meaning.params and not p.kind.axes and meaning.params[n].value != p.value
     ]
     return f"{loss.name}({', '.join(given)})"
+
+
+class _Renamed(ast.NodeTransformer):
+    """Numbers a statement's own names in the order in which they come: what is left is its form."""
+
+    def __init__(self, words: frozenset[str]) -> None:
+        self.words = words
+        self.numbers: dict[str, str] = {}
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in self.words:
+            return node
+        return ast.Name(self.numbers.setdefault(node.id, f"v{len(self.numbers)}"), node.ctx)
+
+
+def repeated(least: int) -> list[tuple[str, tuple[str, ...]]]:
+    """Formulas that stand in several statements, of ``least`` words and signs or more.
+
+    They are compared up to the names of what they are formulas of; of one that holds another, only
+    the larger is returned.
+    """
+    from lossbridge import ops
+
+    words = frozenset(ops.OPS) | {"abs_", "all_", "any_", "select"}
+    places: dict[str, dict[str, str]] = {}
+    size: dict[str, int] = {}
+    for path in [WITNESSES / f"{f}.py" for f in (*FILES.values(), "kinks")] + [
+        CATALOGUE / f"{family}.py" for family in FAMILIES
+    ]:
+        for statement in ast.parse(path.read_text("utf-8")).body:
+            at = f"{path.stem}.{next(iter(_names(statement)), '')}"
+            for node in ast.walk(statement):
+                if isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare | ast.Call):
+                    text = ast.unparse(node)
+                    form = ast.dump(_Renamed(words).visit(ast.parse(text)))
+                    size[form] = sum(1 for _ in ast.walk(node)) - sum(
+                        isinstance(inner, ast.expr_context) for inner in ast.walk(node)
+                    )
+                    places.setdefault(form, {}).setdefault(at, text)
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for form in sorted(places, key=lambda f: -size[f]):
+        where = tuple(places[form])
+        text = places[form][where[0]]
+        if len(where) > 1 and size[form] >= least and not any(text in t for t, _ in found):
+            found.append((text, where))
+    return found
+
+
+def same_graphs() -> list[tuple[str, ...]]:
+    """Built-ins, and losses of the catalogue, whose graphs are the same but for names.
+
+    With the parameters that each has by default, folded into the graph.
+    """
+    from lossbridge.catalogue import catalogue
+
+    groups: dict[str, dict[str, None]] = {}
+    for name, known in witnesses().items():
+        for each in known:
+            for spec in each.example().specs:
+                groups.setdefault(_form(spec), {})[name] = None
+    for definition in catalogue().values():
+        if not definition.weights and not definition.ports:
+            groups.setdefault(_form(definition.spec), {})[definition.id] = None
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def behind(name: str) -> set[str]:
+    """The pieces that stand behind a built-in, or behind a loss of the catalogue by its id."""
+    from lossbridge.catalogue import catalogue
+
+    if name in written():
+        return {*written()[name].helpers, *written()[name].catalogue}
+    family = catalogue()[name].function.__module__.rpartition(".")[2]
+    piece = f"{family}.{catalogue()[name].function.__name__}"
+    return {piece, *pieces()[piece].uses}
+
+
+def _form(spec: Spec) -> str:
+    """The graph of a specification as text, its inputs and axes numbered."""
+    from lossbridge.passes.canonicalise import bind, canonicalise
+    from lossbridge.plan import spec_graph
+
+    numbers = {n: p.value for n, p in spec.params.items() if isinstance(p.value, int | float)}
+    names = {name: f"input{k}" for k, name in enumerate(spec.inputs)}
+    for kind in spec.inputs.values():
+        for axis in kind.axes:
+            names.setdefault(axis.lstrip("*"), f"axis{len(names)}")
+    text = re.sub(r"kind=.*?, (?=name=)", "", str(canonicalise(bind(spec_graph(spec), numbers))))
+    return re.sub(r"[A-Za-z_]\w*", lambda word: names.get(word[0], word[0]), text)

@@ -177,12 +177,18 @@ optax.poly_loss_cross_entropy(epsilon=0.0)
     Family(
         "focal",
         "Focal and generalised cross-entropy",
-        "PyTorch has none of these.",
-        _pairs("keras.BinaryFocalCrossentropy(from_logits=True) ~ optax.sigmoid_focal_loss()"),
-        (
-            "keras.losses.CategoricalFocalCrossentropy",
-            "keras.losses.CategoricalGeneralizedCrossEntropy",
-        ),
+        "PyTorch has none of these; without focus (`gamma=0`) focal loss is cross-entropy.",
+        _pairs("""
+            keras.BinaryFocalCrossentropy(from_logits=True) ~ optax.sigmoid_focal_loss()
+            nn.BCEWithLogitsLoss() ~ \
+keras.BinaryFocalCrossentropy(from_logits=True, gamma=0.0)
+            nn.BCEWithLogitsLoss() ~ optax.sigmoid_focal_loss(gamma=0.0)
+            nn.CrossEntropyLoss() ~ \
+keras.CategoricalFocalCrossentropy(from_logits=True, alpha=1.0, gamma=0.0)
+            keras.CategoricalFocalCrossentropy(from_logits=True, alpha=1.0, gamma=0.0) ~ \
+optax.softmax_cross_entropy()
+        """),
+        ("keras.losses.CategoricalGeneralizedCrossEntropy",),
     ),
     Family(
         "kl-divergence",
