@@ -335,8 +335,11 @@ def _signature(witness: Witness) -> str:
 
 def _takes(witness: Witness, spec: Spec) -> str:
     own, order = _terms(witness, spec), witness.call_order(spec)
-    called = f"`loss({', '.join(_name(witness, spec, n) for n in order)})`"
-    return f"{called}: " + ", ".join(f"`{_name(witness, spec, n)}` {own[n]}" for n in order)
+    said = []
+    for n in order:
+        theirs = _name(witness, spec, n)
+        said.append(f"`{n}`{'' if theirs == n else f' (there `{theirs}`)'}: {own[n]}")
+    return f"`loss({', '.join(order)})`, with {', '.join(said)}"
 
 
 PLACES = ("first", "second", "third", "fourth")
@@ -378,17 +381,19 @@ SEVERAL: Mapping[str, str] = {
 
 def _gives(spec: Spec) -> str:
     kind, normalizer = spec.reduction.kind, spec.reduction.normalizer
-    if kind == "mean":
-        return f"a mean over the {NORMALIZERS[normalizer]}"
-    return YIELDS[spec.yields]
+    if kind != "mean":
+        return YIELDS[spec.yields]
+    if normalizer == "elements" and spec.yields != "per_element":
+        return "a mean over the samples"
+    return NORMALIZERS[normalizer]
 
 
 NORMALIZERS = {
-    "elements": "elements",
-    "batch": "batch",
-    "weights": "weights of the labels",
-    "valid": "samples that count",
-    "target_length": "batch, after division by the lengths of the targets",
+    "elements": "a mean over the elements",
+    "batch": "a sum divided by the batch size",
+    "weights": "a sum divided by the weights of the labels",
+    "valid": "a mean over the samples that count",
+    "target_length": "a mean over the batch, each divided by its target's length first",
 }
 YIELDS = {
     "per_element": "one value for each element",
@@ -506,11 +511,8 @@ def roles(name: str) -> Mapping[str, str | None]:
 def _role(plain: Spec, given: Spec, argument: str) -> str | None:
     if plain == given:
         return None
-    changed = [
-        n
-        for n, p in given.params.items()
-        if n not in plain.params or p.value != plain.params[n].value
-    ]
+    before = {n: p.value for n, p in plain.params.items()}
+    changed = [n for n, p in given.params.items() if n not in before or p.value != before[n]]
     if len(changed) == 1 and given.body == plain.body:
         return changed[0]
     if given.reduction != plain.reduction:
