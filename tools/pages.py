@@ -207,7 +207,10 @@ def _family(family: Family) -> Iterator[str]:
     yield ""
     yield _generated()
     yield ""
-    yield "The code below follows these imports:"
+    yield (
+        "The code below follows these imports. `native` takes the arguments of the original, such "
+        'as `native("torch.nn.HuberLoss", delta=2.0)`, and `L` is any of the three front doors.'
+    )
     yield ""
     yield from ("```python", *IMPORTS, "```")
     mine = [n for n in family.members if relatives.homes()[n] is family]
@@ -260,6 +263,8 @@ def _builtin(name: str) -> Iterator[str]:
         yield f"Its meaning changed between releases: {witness.package} {said}; here the installed."
     notes = [n for w in [witness] for n in w.notes]
     if notes:
+        yield ""
+        yield "What the formula does not say:"
         yield ""
         yield from (f"- {note}" for note in notes)
     for module, title in TITLES.items():

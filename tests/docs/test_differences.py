@@ -133,7 +133,11 @@ def test_the_taxonomy_has_every_verdict_and_each_says_something() -> None:
     ("verdict", "cause", "kinds"),
     [
         ("same", Cause("the mean of nothing"), ()),
-        ("edges_differ", Cause("the mean of nothing (empty, float64): a gives nan"), ("empty",)),
+        (
+            "edges_differ",
+            Cause("the mean of nothing (empty, float64): a gives nan"),
+            ("empty batch",),
+        ),
         ("different", Cause("a is a mean over batch, b not reduced"), ("normaliser",)),
         ("same_up_to_factor", Cause("b is 3 times a", "multiply a by 3"), ("factor",)),
         ("different", Cause("nobody knows"), ("formula",)),
