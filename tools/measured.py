@@ -65,26 +65,29 @@ def ours() -> Iterator[tuple[str, str]]:
         yield bare(name), f"lossbridge.{HOMES[name.rpartition('.')[0]]}.{form}"
 
 
-def measure(only: str = "") -> Measured:
-    """Compare everything anew; or only what has ``only`` in its names, the rest as it stands."""
-    found = read() if only else {}
+def measure(only: str = "") -> Iterator[Measured]:
+    """Compare everything anew; or only what has ``only`` in its names, and what is missing.
+
+    Returns all there is after each section, so that what broke off has not been for nothing.
+    """
+    found = read() if FILE.exists() else {}
+    found["made_with"] = {p: metadata.version(p) for p in PACKAGES if _installed(p)}
     for section, jobs in (
         ("pairs", {f"{a} ~ {b}": (compared, a, b) for a, b in pairs()}),
         ("replacements", {f"{n} on {m}": (replaced_by, n, m, e) for n, m, e in replaced()}),
         ("ours", {f"{a} ~ {b}": (compared, a, b) for a, b in ours()}),
         ("traps", _traps()),
     ):
-        kept = found.get(section, {})
+        kept = found.get(section, {}) if only else {}
         done: Measured = {}
         for key, (run, *arguments) in jobs.items():
-            if only and only not in key and key in kept:
+            if only not in key and key in kept:
                 done[key] = kept[key]
                 continue
             print(f"{section}: {key}", file=sys.stderr)
             done[key] = run(*arguments)
         found[section] = done
-    found["made_with"] = {p: metadata.version(p) for p in PACKAGES if _installed(p)}
-    return {k: found[k] for k in ("made_with", "pairs", "replacements", "ours", "traps")}
+        yield found
 
 
 def _installed(package: str) -> bool:
