@@ -1,8 +1,8 @@
 """Rewrite every generated file, or with ``--check`` say which ones are out of date.
 
 ``--measure`` compares the frameworks' losses anew first, for the difference pages: it takes some
-ten minutes, and needs all three. ``--measure NAME`` does so only for what has ``NAME`` in its name, and what was
-never measured.
+ten minutes, and needs all three. ``--measure NAME`` does so only for what has ``NAME`` in its name,
+and for what was never measured.
 
 Generated files are committed: a reader sees them without running anything, hatchling ships them,
 and a change of meaning shows in the diff. To add one, add a row to ``GENERATED``.
