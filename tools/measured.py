@@ -24,8 +24,8 @@ import msgspec
 from lossbridge.migrate import relatives
 from lossbridge.migrate.comparison import Comparison
 from lossbridge.migrate.relatives import name_of
-from lossbridge.migrate.replacements import NAMES, replacement
-from lossbridge.witnesses import FRAMEWORKS, find, witnesses
+from lossbridge.migrate.replacements import NAMES, REPLACEMENTS
+from lossbridge.witnesses import find, witnesses
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs" / "differences" / "measured.json"
@@ -49,12 +49,11 @@ def pairs() -> Iterator[tuple[str, str]]:
 
 
 def replaced() -> Iterator[tuple[str, str, str]]:
-    """Every built-in, every other framework, and the expression that stands for it there."""
-    for name in witnesses():
-        for module in FRAMEWORKS:
-            expression = None if name.startswith(module) else replacement(name, module)
-            if expression is not None:
-                yield name, module, expression
+    """Every built-in, another framework, and the expression stated to stand for it there.
+
+    Where none is stated the nearest relative stands, and is measured with the pairs.
+    """
+    yield from ((name, module, e) for (name, module), e in REPLACEMENTS.items())
 
 
 def ours() -> Iterator[tuple[str, str]]:
@@ -68,15 +67,17 @@ def ours() -> Iterator[tuple[str, str]]:
 def measure(only: str = "") -> Iterator[Measured]:
     """Compare everything anew; or only what has ``only`` in its names, and what is missing.
 
-    Returns all there is after each section, so that what broke off has not been for nothing.
+    Returns all there is again and again, so that what broke off has not been for nothing. A
+    comparison that raises an error is left out, and reported at the end.
     """
+    failed: list[str] = []
     found = read() if FILE.exists() else {}
     found["made_with"] = {p: metadata.version(p) for p in PACKAGES if _installed(p)}
     for section, jobs in (
         ("pairs", {f"{a} ~ {b}": (compared, a, b) for a, b in pairs()}),
-        ("replacements", {f"{n} on {m}": (replaced_by, n, m, e) for n, m, e in replaced()}),
-        ("ours", {f"{a} ~ {b}": (compared, a, b) for a, b in ours()}),
         ("traps", _traps()),
+        ("ours", {f"{a} ~ {b}": (compared, a, b) for a, b in ours()}),
+        ("replacements", {f"{n} on {m}": (replaced_by, n, m, e) for n, m, e in replaced()}),
     ):
         kept = found.get(section, {}) if only else {}
         done: Measured = {}
@@ -85,9 +86,16 @@ def measure(only: str = "") -> Iterator[Measured]:
                 done[key] = kept[key]
                 continue
             print(f"{section}: {key}", file=sys.stderr)
-            done[key] = run(*arguments)
+            try:
+                done[key] = run(*arguments)
+            except Exception as error:
+                failed.append(f"{section}: {key}: {type(error).__name__}: {error}")
+            if len(done) % 10 == 0:
+                yield {**found, section: {**kept, **done}}
         found[section] = done
         yield found
+    if failed:
+        raise RuntimeError("\n".join(failed))
 
 
 def _installed(package: str) -> bool:

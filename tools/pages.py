@@ -26,7 +26,7 @@ from lossbridge.migrate.causes import TERMS
 from lossbridge.migrate.comparison import Cause
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.relatives import Family, module_of, name_of, nearest
-from lossbridge.migrate.replacements import NAMES
+from lossbridge.migrate.replacements import NAMES, REPLACEMENTS, replacement
 from lossbridge.migrate.taxonomy import KINDS, LABELS, NO_COUNTERPART, Label, label
 from lossbridge.spec import Spec
 from lossbridge.witnesses import find, witnesses
@@ -308,10 +308,14 @@ def _quoted(name: str) -> str:
 
 def _replacement(name: str, module: str) -> tuple[str, str] | None:
     """What replaces a built-in in a framework's own words, and how near it comes."""
-    found = _measured()["replacements"].get(f"{name} on {module}")
-    if found is None or found["verdict"] in FAR:
+    expression, pair = replacement(name, module), nearest(name, module)
+    if (name, module) in REPLACEMENTS:
+        found = _of(_measured()["replacements"][f"{name} on {module}"])
+    elif pair is not None:
+        found = _label(*(bare(name_of(x)) for x in pair))
+    if expression is None or found.verdict in FAR:
         return None
-    return found["expression"], str(_of(found))
+    return expression, str(found)
 
 
 FAR = ("different", "domain_differs", "undecided", "same_up_to_factor")
