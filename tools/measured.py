@@ -30,7 +30,7 @@ from lossbridge.witnesses import find, witnesses
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs" / "differences" / "measured.json"
 HOMES: Mapping[str, str] = {"torch.nn": "torch", "keras.losses": "keras", "optax.losses": "jax"}
-PACKAGES = ("torch", "keras", "tensorflow", "jax", "optax")
+PACKAGES = ("torch", "keras", "tensorflow", "tensorflow-cpu", "jax", "optax")
 DIGITS = 6
 
 Measured = dict[str, Any]
@@ -72,7 +72,7 @@ def measure(only: str = "") -> Iterator[Measured]:
     """
     failed: list[str] = []
     found = read() if FILE.exists() else {}
-    found["made_with"] = {p: metadata.version(p) for p in PACKAGES if _installed(p)}
+    found["made_with"] = made_with()
     for section, jobs in (
         ("pairs", {f"{a} ~ {b}": (compared, a, b) for a, b in pairs()}),
         ("traps", _traps()),
@@ -98,10 +98,14 @@ def measure(only: str = "") -> Iterator[Measured]:
         raise RuntimeError("\n".join(failed))
 
 
-def _installed(package: str) -> bool:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return bool(metadata.version(package))
-    return False
+def made_with() -> dict[str, str]:
+    """The releases of the frameworks here, without what tells one build from another."""
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            name = package.removesuffix("-cpu")
+            found.setdefault(name, metadata.version(package).partition("+")[0])
+    return found
 
 
 def compared(a: str, b: str) -> Measured:

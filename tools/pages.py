@@ -308,14 +308,14 @@ def _quoted(name: str) -> str:
 
 def _replacement(name: str, module: str) -> tuple[str, str] | None:
     """What replaces a built-in in a framework's own words, and how near it comes."""
-    expression, pair = replacement(name, module), nearest(name, module)
+    expression = replacement(name, module)
+    if expression is None:
+        return None
     if (name, module) in REPLACEMENTS:
         found = _of(_measured()["replacements"][f"{name} on {module}"])
-    elif pair is not None:
-        found = _label(*(bare(name_of(x)) for x in pair))
-    if expression is None or found.verdict in FAR:
-        return None
-    return expression, str(found)
+    else:
+        found = _label(*(bare(name_of(x)) for x in nearest(name, module) or ()))
+    return None if found.verdict in FAR else (expression, str(found))
 
 
 FAR = ("different", "domain_differs", "undecided", "same_up_to_factor")
