@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -119,16 +120,21 @@ def replaced_by(name: str, module: str, expression: str) -> Measured:
     """What the pages show of an expression that stands for a built-in."""
     import keras
 
-    from lossbridge import compare
+    from lossbridge.migrate.judge import of_sides
+    from lossbridge.migrate.sides import side
 
-    spec = find(name).example().spec
-    kinds = {n: str(k) for n, k in spec.inputs.items()}
-    function = compiled(expression, module, tuple(kinds))
     before = keras.config.floatx()
     # Keras would cast what it is given to float32, and hide what differs below that.
     keras.config.set_floatx("float64")
     try:
-        found = compare(bare(name), function, inputs=kinds, platform=(None, HOMES[module]))
+        original = side(bare(name))
+        kinds = {n: str(k) for n, k in original.signature.inputs.items()}
+        function = compiled(expression, module, tuple(kinds))
+        other = side(function, inputs=kinds, platform=HOMES[module])
+        # It is asked about the inputs that the original is for, and those alone.
+        domains = tuple(original.signature.domain(k) for k in range(len(kinds)))
+        other.signature = replace(other.signature, domains=domains)
+        found = of_sides(original, other)
     finally:
         keras.config.set_floatx(before)
     return {"expression": expression, **_kept(found)}

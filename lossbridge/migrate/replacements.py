@@ -34,7 +34,7 @@ torch.nn.GaussianNLLLoss
     optax: jnp.mean(0.5 * (jnp.log(jnp.maximum(var, 1e-6)) + (prediction - target) ** 2 /
         jnp.maximum(var, 1e-6)))
 torch.nn.KLDivLoss
-    keras: keras.losses.KLDivergence()(target, ops.exp(prediction)) / prediction.shape[-1]
+    keras: ops.mean(ops.where(target == 0, 0.0, target * (ops.log(target) - prediction)))
     optax: jnp.mean(optax.losses.kl_divergence(prediction, target)) / prediction.shape[-1]
 torch.nn.BCELoss
     optax: jnp.mean(optax.losses.sigmoid_binary_cross_entropy(jnp.log(prediction) -
@@ -113,8 +113,10 @@ keras.losses.CategoricalHinge
     optax: jnp.mean(jax.nn.relu(jnp.max((1 - target) * prediction, -1) - jnp.sum(target *
         prediction, -1) + 1))
 keras.losses.KLDivergence
-    torch: torch.nn.KLDivLoss(reduction="none")(torch.log(prediction), target).sum(-1).mean()
-    optax: jnp.mean(optax.losses.kl_divergence(jnp.log(prediction), target))
+    torch: torch.nn.KLDivLoss(reduction="none")(prediction.clamp(1e-7, 1).log(),
+        target.clamp(1e-7, 1)).sum(-1).mean()
+    optax: jnp.mean(optax.losses.kl_divergence(jnp.log(jnp.clip(prediction, 1e-7, 1)),
+        jnp.clip(target, 1e-7, 1)))
 keras.losses.BinaryCrossentropy
     optax: jnp.mean(optax.losses.sigmoid_binary_cross_entropy(jnp.log(prediction) -
         jnp.log1p(-prediction), target))
@@ -199,21 +201,22 @@ optax.losses.multiclass_perceptron_loss
         -1)[..., 0])
 optax.losses.kl_divergence
     torch: torch.nn.KLDivLoss(reduction="none")(prediction, target).sum(-1).mean()
-    keras: keras.losses.KLDivergence()(target, ops.exp(prediction))
+    keras: ops.mean(ops.sum(ops.where(target == 0, 0.0, target * (ops.log(target) - prediction)),
+        -1))
 optax.losses.kl_divergence_with_log_targets
     torch: torch.nn.KLDivLoss(reduction="none", log_target=True)(prediction,
         target).sum(-1).mean()
-    keras: keras.losses.KLDivergence()(ops.exp(target), ops.exp(prediction))
+    keras: ops.mean(ops.sum(ops.exp(target) * (target - prediction), -1))
 optax.losses.generalized_kl_divergence
     torch: (torch.nn.KLDivLoss(reduction="none")(prediction, target) + torch.exp(prediction) -
         target).sum(-1).mean()
-    keras: keras.losses.KLDivergence()(target, ops.exp(prediction)) +
-        ops.mean(ops.sum(ops.exp(prediction) - target, -1))
+    keras: ops.mean(ops.sum(ops.where(target == 0, 0.0, target * (ops.log(target) - prediction)) +
+        ops.exp(prediction) - target, -1))
 optax.losses.convex_kl_divergence
     torch: (torch.nn.KLDivLoss(reduction="none")(prediction, target) + torch.exp(prediction) -
         target).sum(-1).mean()
-    keras: keras.losses.KLDivergence()(target, ops.exp(prediction)) +
-        ops.mean(ops.sum(ops.exp(prediction) - target, -1))
+    keras: ops.mean(ops.sum(ops.where(target == 0, 0.0, target * (ops.log(target) - prediction)) +
+        ops.exp(prediction) - target, -1))
 optax.losses.smooth_labels
     torch: 0.9 * labels + 0.1 / labels.shape[-1]
     keras: 0.9 * labels + 0.1 / labels.shape[-1]
