@@ -80,11 +80,12 @@ def measure(only: str = "") -> Iterator[Measured]:
         ("ours", {f"{a} ~ {b}": (compared, a, b) for a, b in ours()}),
         ("replacements", {f"{n} on {m}": (replaced_by, n, m, e) for n, m, e in replaced()}),
     ):
-        kept = found.get(section, {}) if only else {}
+        kept = found.get(section, {}) if only and section != "traps" else {}
         done: Measured = {}
         for key, (run, *arguments) in jobs.items():
-            if only not in key and key in kept:
-                done[key] = kept[key]
+            known = kept.get(key)
+            if known and only not in key and known.get("expression") in (None, arguments[-1]):
+                done[key] = known
                 continue
             print(f"{section}: {key}", file=sys.stderr)
             try:

@@ -284,11 +284,10 @@ optax.kl_divergence_with_log_targets()
         "PyTorch has none. Keras pools the whole batch into one overlap, optax takes each sample "
         "and each class by itself, and expects logits.",
         _pairs("""
-            keras.Dice() ~ optax.binary_dice_loss(apply_sigmoid=False, smooth=0.0)
-            keras.Dice() ~ optax.dice_loss(apply_softmax=False, smooth=0.0)
-            keras.Tversky(alpha=0.3, beta=0.7) ~ \
-optax.dice_loss(apply_softmax=False, smooth=0.0, alpha=0.7, beta=0.3)
-            keras.Dice() ~ optax.multiclass_generalized_dice_loss(apply_softmax=False, smooth=0.0)
+            keras.Dice() ~ optax.binary_dice_loss(smooth=0.0)
+            keras.Dice() ~ optax.dice_loss(smooth=0.0)
+            keras.Tversky(alpha=0.3, beta=0.7) ~ optax.dice_loss(alpha=0.7, beta=0.3, smooth=0.0)
+            keras.Dice() ~ optax.multiclass_generalized_dice_loss(smooth=0.0)
         """),
         alike=(("alpha", "excess"), ("beta", "missing")),
     ),

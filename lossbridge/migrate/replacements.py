@@ -126,11 +126,15 @@ keras.losses.BinaryFocalCrossentropy
     optax: jnp.mean(optax.losses.sigmoid_focal_loss(jnp.log(prediction) - jnp.log1p(-prediction),
         target))
 keras.losses.CategoricalCrossentropy
-    torch: -(target * torch.log(prediction / prediction.sum(-1, keepdim=True))).sum(-1).mean()
-    optax: jnp.mean(optax.losses.softmax_cross_entropy(jnp.log(prediction), target))
+    torch: -(target * torch.log(torch.clamp(prediction / prediction.sum(-1, keepdim=True), 1e-7,
+        1 - 1e-7))).sum(-1).mean()
+    optax: -jnp.mean(jnp.sum(target * jnp.log(jnp.clip(prediction / jnp.sum(prediction, -1,
+        keepdims=True), 1e-7, 1 - 1e-7)), -1))
 keras.losses.CategoricalFocalCrossentropy
-    torch: (-0.25 * (1 - prediction) ** 2 * target * torch.log(prediction)).sum(-1).mean()
-    optax: jnp.mean(jnp.sum(-0.25 * (1 - prediction) ** 2 * target * jnp.log(prediction), -1))
+    torch: (lambda p: -0.25 * (1 - p) ** 2 * target * torch.log(p))(prediction.clamp(1e-7,
+        1 - 1e-7)).sum(-1).mean()
+    optax: jnp.mean(jnp.sum((lambda p: -0.25 * (1 - p) ** 2 * target *
+        jnp.log(p))(jnp.clip(prediction, 1e-7, 1 - 1e-7)), -1))
 keras.losses.SparseCategoricalCrossentropy
     torch: torch.nn.CrossEntropyLoss()(torch.log(prediction).movedim(-1, 1), labels)
     optax: jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(jnp.log(prediction),

@@ -38,8 +38,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("label encoding", "integers against one-hot rows, -1 and 1 against 0 and 1",
          r"one-hot|integer label|-1 or 1|\b0 or 1\b"),
     Kind("normaliser", "a sum divided by another number: elements, samples, weights",
-         r"mean over|not reduced|a sum\b|divide[sd]? by (their|different|the)|the number of "
-         r"(elements|samples)|batch size|length of the last axis"),
+         r"mean over (batch|weights|valid|target|external)|a sum\b|divide[sd]? by (their|different|"
+         r"the)|the number of (elements|samples)|batch size|length of the last axis"),
     Kind("factor", "a constant factor, or the opposite sign",
          r"is it (times|divided)|b is [-\d.e]+ times a|half|twice|opposite sign"),
     Kind("offset", "a constant is added", r"b is a plus"),

@@ -139,6 +139,8 @@ def test_the_taxonomy_has_every_verdict_and_each_says_something() -> None:
             ("empty batch",),
         ),
         ("different", Cause("a is a mean over batch, b not reduced"), ("normaliser",)),
+        # What is not reduced was averaged.
+        ("different", Cause("a is a mean over elements, b not reduced"), ("formula",)),
         ("same_up_to_factor", Cause("b is 3 times a", "multiply a by 3"), ("factor",)),
         ("different", Cause("nobody knows"), ("formula",)),
     ],
