@@ -129,16 +129,23 @@ def replaced_by(name: str, module: str, expression: str) -> Measured:
     keras.config.set_floatx("float64")
     try:
         original = side(bare(name))
-        kinds = {n: str(k) for n, k in original.signature.inputs.items()}
+        taken = original.signature.inputs
+        # It is asked about the inputs that the original is for, and those alone.
+        domains = tuple(original.signature.domain(k) for k in range(len(taken)))
+        kinds = {
+            n: str(replace(k, name=d) if d in NUMBERS else k)
+            for (n, k), d in zip(taken.items(), domains, strict=True)
+        }
         function = compiled(expression, module, tuple(kinds))
         other = side(function, inputs=kinds, platform=HOMES[module])
-        # It is asked about the inputs that the original is for, and those alone.
-        domains = tuple(original.signature.domain(k) for k in range(len(kinds)))
         other.signature = replace(other.signature, domains=domains)
         found = of_sides(original, other)
     finally:
         keras.config.set_floatx(before)
     return {"expression": expression, **_kept(found)}
+
+
+NUMBERS = ("probability", "sign", "binary", "positive", "non_negative")
 
 
 def compiled(expression: str, module: str, names: Sequence[str]) -> Callable[..., Any]:

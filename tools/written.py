@@ -196,9 +196,14 @@ def classes() -> Mapping[str, str]:
     return found
 
 
+SIZES = ("in_features", "num_classes")
+
+
 def _made(name: str, loss: Definition) -> str:
     meaning = witnesses()[name][-1].example().spec
-    given = [
+    # The sizes of weights have no default.
+    given = [f"{n}={v!r}" for n, v in witnesses()[name][-1].required.items() if n in SIZES]
+    given += [
         f"{n}={meaning.params[n].value!r}"
         for n, p in loss.params.items()
         if n in meaning.params and not p.kind.axes and meaning.params[n].value != p.value

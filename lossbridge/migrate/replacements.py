@@ -131,10 +131,11 @@ keras.losses.CategoricalCrossentropy
     optax: -jnp.mean(jnp.sum(target * jnp.log(jnp.clip(prediction / jnp.sum(prediction, -1,
         keepdims=True), 1e-7, 1 - 1e-7)), -1))
 keras.losses.CategoricalFocalCrossentropy
-    torch: (lambda p: -0.25 * (1 - p) ** 2 * target * torch.log(p))(prediction.clamp(1e-7,
-        1 - 1e-7)).sum(-1).mean()
+    torch: (lambda p: -0.25 * (1 - p) ** 2 * target * torch.log(p))(torch.clamp(prediction /
+        prediction.sum(-1, keepdim=True), 1e-7, 1 - 1e-7)).sum(-1).mean()
     optax: jnp.mean(jnp.sum((lambda p: -0.25 * (1 - p) ** 2 * target *
-        jnp.log(p))(jnp.clip(prediction, 1e-7, 1 - 1e-7)), -1))
+        jnp.log(p))(jnp.clip(prediction / jnp.sum(prediction, -1, keepdims=True), 1e-7,
+        1 - 1e-7)), -1))
 keras.losses.SparseCategoricalCrossentropy
     torch: torch.nn.CrossEntropyLoss()(torch.log(prediction).movedim(-1, 1), labels)
     optax: jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(jnp.log(prediction),
