@@ -1,4 +1,4 @@
-"""Measure what the difference pages show: ``python tools/regen.py --measure``.
+"""Measure what the difference pages show: ``python tools/regen.py --measure [NAME]``.
 
 The numbers go into one file, ``docs/differences/measured.json``, from which the pages are made:
 comparing some hundred pairs takes minutes, rendering them a second.
@@ -249,3 +249,17 @@ def silence() -> None:
     """Keep TensorFlow from printing what nobody asked for."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     importlib.import_module("logging").getLogger("tensorflow").setLevel("ERROR")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, and write the file."""
+    from regen import encoded, write
+
+    silence()
+    for found in measure(*arguments):
+        write(FILE, encoded(text(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

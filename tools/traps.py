@@ -74,7 +74,9 @@ show("Keras, of probabilities", keras_entropy()(labels, probabilities))
         "One batch of four, the same three class weights: PyTorch divides by the sum of the "
         "weights of the labels; but not if the targets are distributions, and then by the number "
         "of samples. Keras's class weights become sample weights, and its mean divides by the "
-        "number of samples; one of its reductions divides by the sum of the weights.",
+        "number of samples; one of its reductions divides by the sum of the weights. Others are "
+        "the batch size (`batchmean`), the samples that a mask leaves (Keras), and the lengths of "
+        "the targets (`CTCLoss`).",
         """\
 logits, labels = torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])
 weight = torch.tensor([1.0, 2.0, 4.0])

@@ -346,7 +346,8 @@ OURS: Mapping[str, str] = {
     "keras.losses.Dice": "DiceLoss(smooth=1e-7)",
     "keras.losses.Tversky": "TverskyLoss(smooth=1e-7)",
     "keras.losses.Circle": "CircleLoss()",
-    "keras.losses.CTC": "CTCLoss()",
+    "keras.losses.KLDivergence": 'KLDivLoss(reduction="batchmean")',
+    "keras.losses.CTC": 'CTCLoss(normalizer="batch")',
     "optax.losses.cosine_similarity": "CosineSimilarityLoss()",
     "optax.losses.cosine_distance": "CosineDistanceLoss()",
     "optax.losses.sigmoid_focal_loss": "BinaryFocalLoss()",
@@ -358,11 +359,16 @@ OURS: Mapping[str, str] = {
     "optax.losses.multiclass_perceptron_loss": "MulticlassPerceptronLoss()",
     "optax.losses.multiclass_sparsemax_loss": "SparsemaxLoss()",
     "optax.losses.ranking_softmax_loss": "RankingSoftmaxLoss()",
-    "optax.losses.kl_divergence_with_log_targets": "KLDivLoss(log_target=True)",
+    "optax.losses.kl_divergence": 'KLDivLoss(reduction="batchmean")',
+    "optax.losses.kl_divergence_with_log_targets": (
+        'KLDivLoss(log_target=True, reduction="batchmean")'
+    ),
+    "optax.losses.generalized_kl_divergence": 'GeneralizedKLDivLoss(reduction="batchmean")',
+    "optax.losses.convex_kl_divergence": 'GeneralizedKLDivLoss(reduction="batchmean")',
     "optax.losses.multiclass_generalized_dice_loss": "GeneralizedDiceLoss()",
     "optax.losses.ntxent": "NTXentLoss(temperature=0.07)",
-    "optax.losses.ctc_loss": "CTCLoss()",
-    "optax.losses.ctc_loss_with_forward_probs": "CTCLoss()",
+    "optax.losses.ctc_loss": 'CTCLoss(normalizer="batch")',
+    "optax.losses.ctc_loss_with_forward_probs": 'CTCLoss(normalizer="batch")',
 }
 """Our own class for what serves one purpose with a built-in whose meaning does not stand on it.
 
