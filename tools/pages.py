@@ -284,7 +284,7 @@ def _builtin(name: str) -> Iterator[str]:
 def _elsewhere(name: str, module: str, title: str, spec: Spec) -> Iterator[str]:
     pair = nearest(name, module)
     if pair is None:
-        yield f"**{title}** has no counterpart."
+        yield f"**In {title}**: {_words(Label(NO_COUNTERPART))}."
     else:
         yield f"**In {title}**, the nearest is {_relative_cell(name, module)}."
     yield ""
@@ -541,7 +541,7 @@ def _comparison(a: str, b: str, found: Mapping[str, Any]) -> Iterator[str]:
     said = LABELS[found["verdict"]]
     if found["factor"] is not None:
         said += f": b is {found['factor']:g} times a"
-    yield f"a = `{a}`, b = `{b}`: {_words(_of(found))}, {said}."
+    yield f"a = `{a}`, b = `{b}`: {_words(_of(found))}; {said}."
     if found["causes"] or found["notes"]:
         yield ""
     for cause in found["causes"]:
@@ -550,12 +550,13 @@ def _comparison(a: str, b: str, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {note}"
     if "example" in found:
         yield ""
-        yield from _example(found["example"])
+        yield from _example(found["example"], found["verdict"] == "domain_differs")
 
 
-def _example(example: Mapping[str, Any]) -> Iterator[str]:
+def _example(example: Mapping[str, Any], own_terms: bool) -> Iterator[str]:
     inputs = {n: _numbers(x) for n, x in example["inputs"].items()}
     where = "" if example["dtype"] == "float64" else f", in {example['dtype']}"
+    where += ", which b is given in its own terms" if own_terms else ""
     if all(x.strip("[], ") == "" for x in inputs.values()):
         yield f"On an empty batch{where}:"
     else:
