@@ -1,5 +1,9 @@
 """Rewrite every generated file, or with ``--check`` say which ones are out of date.
 
+``--measure`` compares the frameworks' losses anew first, for the difference pages: it takes some
+ten minutes, and needs all three. ``--measure NAME`` does so only for what has ``NAME`` in its name,
+and for what was never measured.
+
 Generated files are committed: a reader sees them without running anything, hatchling ships them,
 and a change of meaning shows in the diff. To add one, add a row to ``GENERATED``.
 """
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -55,6 +60,22 @@ def _results_schema() -> str:
     return results_schema_text()
 
 
+def _differences() -> tuple[Row, ...]:
+    """The difference pages: a new family of losses brings a page of its own."""
+    from lossbridge.migrate.relatives import FAMILIES
+
+    def page(name: str) -> Callable[[], str]:
+        def produce() -> str:
+            from pages import page
+
+            return page(name)
+
+        return produce
+
+    names = ("README", "traps", *(family.id for family in FAMILIES))
+    return tuple((f"docs/differences/{name}.md", page(name)) for name in names)
+
+
 def _fixture(id: str) -> Callable[[], str]:
     def produce() -> str:
         from lossbridge.catalogue import catalogue
@@ -86,6 +107,7 @@ GENERATED: tuple[Row, ...] = (
     ("lossbridge/schema/record-v1.json", _record_schema),
     ("lossbridge/schema/spec-v1.json", _spec_schema),
     ("conformance/lossbridge_conformance/schema/results-v1.json", _results_schema),
+    *_differences(),
     *_fixtures(),
 )
 
@@ -136,10 +158,16 @@ def write(path: Path, content: bytes) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run from the command line; the status is 1 if a check found something out of date."""
-    if arguments not in ([], ["--check"]):
-        print("usage: python tools/regen.py [--check]", file=sys.stderr)
+    if arguments not in ([], ["--check"]) and (arguments[0] != "--measure" or arguments[2:]):
+        print("usage: python tools/regen.py [--check | --measure [NAME]]", file=sys.stderr)
         return 2
-    check = bool(arguments)
+    if arguments[:1] == ["--measure"]:
+        # In a process of its own: a framework once loaded rounds small numbers to 0 everywhere in
+        # the process, in the fixtures too.
+        command = [sys.executable, str(ROOT / "tools" / "measured.py"), *arguments[1:]]
+        if subprocess.call(command, cwd=ROOT):
+            return 1
+    check = arguments == ["--check"]
     changed = stale(GENERATED) if check else regenerate(GENERATED)
     for path in changed:
         print(f"{'out of date' if check else 'written'}: {path}")

@@ -125,6 +125,12 @@ def places(named: Mapping[int, str]) -> str:
     return ", ".join([*front, "*middle", *back])
 
 
+def summed(axis: int | Sequence[int] | None) -> dict[int, str]:
+    """Names for the axes, by their place, that an argument ``axis`` says to sum over."""
+    wanted = () if axis is None else (axis,) if isinstance(axis, int) else axis
+    return {k: f"summed{i}" for i, k in enumerate(wanted)}
+
+
 # --- regression ----------------------------------------------------------------------------------
 
 
@@ -286,7 +292,7 @@ def two_sided(x: Expr, t: Expr, from_logits: Expr) -> Expr:
 
 @keras("BinaryCrossentropy", FEATURES, params=SMOOTHED)
 def bce(prediction: Expr, target: Expr, *, from_logits: Expr, label_smoothing: Expr) -> Expr:
-    t = (1.0 - label_smoothing) * target + 0.5 * label_smoothing
+    t = classification.smoothed(target, label_smoothing, 2.0)
     return mean(two_sided(prediction, t, from_logits), "features")
 
 
@@ -317,7 +323,7 @@ def binary_focal(
     from_logits: Expr,
     label_smoothing: Expr,
 ) -> Expr:
-    t = (1.0 - label_smoothing) * target + 0.5 * label_smoothing
+    t = classification.smoothed(target, label_smoothing, 2.0)
     p = where(from_logits, sigmoid(prediction), prediction)
     missing = 1.0 - (t * p + (1.0 - t) * (1.0 - p))
     # The power's derivative, times the 0 of the class that is not meant.
@@ -370,7 +376,7 @@ def with_classes(
 def crossentropy(kind: str, last: str) -> Definition:
     @keras("CategoricalCrossentropy", kind, params=SMOOTHED)
     def body(prediction: Expr, target: Expr, *, from_logits: Expr, label_smoothing: Expr) -> Expr:
-        t = (1.0 - label_smoothing) * target + label_smoothing / size(prediction, last)
+        t = classification.smoothed(target, label_smoothing, size(prediction, last))
         nll = classification.cross_entropy_probabilities.function(
             stop_gradient(prediction), t, weight=1.0, label_smoothing=0.0, safe=False
         )
@@ -410,7 +416,7 @@ def focal_crossentropy(kind: str, last: str) -> Definition:
         from_logits: Expr,
         label_smoothing: Expr,
     ) -> Expr:
-        t = (1.0 - label_smoothing) * target + label_smoothing / size(prediction, last)
+        t = classification.smoothed(target, label_smoothing, size(prediction, last))
         x = where(from_logits, softmax(prediction, "classes"), prediction)
         whole = sum(x, "classes")
         terms = classification.focal_terms(t, held(x / whole), gamma)
@@ -511,8 +517,7 @@ def generalized_cross_entropy(
 
 def overlap(name: str, axis: int | Sequence[int] | None, spare: float) -> Definition:
     """1 - overlap / (overlap + rest + spare), over the given axes or all."""
-    wanted = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-    named = {k: f"summed{i}" for i, k in enumerate(wanted)}
+    named = summed(axis)
     axes = ("*middle",) if axis is None else tuple(named.values())
     weights = {"excess": real(0.5), "missing": real(0.5)}
     yields = "scalar" if axis is None else "per_sample"

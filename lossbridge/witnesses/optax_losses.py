@@ -23,7 +23,6 @@ from lossbridge.ir import Expr
 from lossbridge.kinds import Kind
 from lossbridge.ops import (
     abs_,
-    all_,
     amax,
     any_,
     attach_gradient,
@@ -54,9 +53,9 @@ from lossbridge.ops import (
 from lossbridge.ops import where as select
 from lossbridge.spec import Param, Reduction
 from lossbridge.trace import Definition, define, flag, integer, real
-from lossbridge.witnesses.keras_losses import places
+from lossbridge.witnesses.keras_losses import places, summed
 from lossbridge.witnesses.kinks import undefined_at
-from lossbridge.witnesses.torch_nn import torch_kl_div
+from lossbridge.witnesses.torch_nn import broken, torch_kl_div
 from lossbridge.witnesses.witness import Meaning, Witness, derived, meaning, option, witness
 
 Axis = int | tuple[int, ...] | None
@@ -311,15 +310,10 @@ def sparsemax_loss() -> Meaning:
 # --- classes -------------------------------------------------------------------------------------
 
 
-def broken(logits: Expr, over: tuple[str, ...]) -> Expr:
-    """Where a log-softmax is NaN throughout: a NaN or inf is in it, or all are -inf."""
-    return ~(all_(logits < math.inf, *over) & any_(logits > -math.inf, *over))
-
-
 def log_probabilities(logits: Expr, included: Mask, over: tuple[str, ...]) -> Expr:
     """JAX's log-softmax of what is included."""
     chosen = kept(included, logits, -math.inf)
-    lost = broken(chosen, over)
+    lost = broken(chosen, *over)
     if included is not None:
         lost = lost & any_kept(included, over)
     log_p = select(lost, math.nan, log_softmax(chosen, *over))
@@ -398,7 +392,7 @@ def softmax_cross_entropy_with_integer_labels(axis: Axis = -1, where: Any = None
         plain = logsumexp(chosen, *over) - own
         usual = any_(hit if included is None else hit & (included != 0.0), *over)
         stable = -sum(select(hit, log_softmax(chosen, *over), 0.0), *over)
-        value = select(usual & ~broken(chosen, over), stable, plain)
+        value = select(usual & ~broken(chosen, *over), stable, plain)
         return value if included is None else select(any_kept(included, over), value, 0.0)
 
     return unreduced(body)
@@ -635,11 +629,11 @@ def dice(
     axis: Axis = None,
 ) -> Meaning:
     option("reduction", reduction, ("mean", "sum", "none"))
-    wanted = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    wanted = summed(axis)
     left = next(-k for k in count(1) if -k not in wanted)  # the last axis that is not summed
-    named = {k: f"summed{i}" for i, k in enumerate(wanted)} | {left: "classes"}
+    named = wanted | {left: "classes"}
     axes = "batch, *positions, classes" if axis is None else places(named)
-    over = ("*positions",) if axis is None else tuple(named[k] for k in wanted)
+    over = ("*positions",) if axis is None else tuple(wanted.values())
 
     @optax(
         "dice",

@@ -220,9 +220,10 @@ def bce_with_logits(
     return meaning(torch_bce_with_logits, weight=weight, pos_weight=pos_weight, reduction=how)
 
 
-def broken(logits: Expr) -> Expr:
-    """Where torch's log-softmax is NaN in a whole row: a NaN or inf is in it, or all are -inf."""
-    return ~(all_(logits < math.inf, "classes") & any_(logits > -math.inf, "classes"))
+def broken(logits: Expr, *over: str) -> Expr:
+    """Where a log-softmax is NaN in a whole row: a NaN or inf is in it, or all are -inf."""
+    over = over or ("classes",)
+    return ~(all_(logits < math.inf, *over) & any_(logits > -math.inf, *over))
 
 
 def through_broken(value: Expr, logits: Expr, lost: Expr) -> Expr:
