@@ -24,6 +24,8 @@ def cells(
     workers: Sequence[Worker], subjects: Sequence[Subject], dtypes: Sequence[str], truths: Truths
 ) -> Iterator[Cell]:
     """A cell for each pair of platforms, and one for the modes of each; kinks of all together."""
+    # A pair has one name, in whatever order the platforms were asked for: the record is by name.
+    workers = sorted(workers, key=lambda worker: worker.platform)
     for subject in subjects:
         for dtype in (d for d in dtypes if d not in HALVES):
             for first, second in itertools.combinations_with_replacement(workers, 2):

@@ -301,6 +301,15 @@ def test_platforms_too_far_apart_disagree(tmp_path):
     assert failed == [("one / two", "value")]
 
 
+def test_a_pair_has_one_name_whatever_was_asked_for_first(tmp_path):
+    found, truths, workers = by_hand(tmp_path, "L1Loss")
+    names = [
+        {c.platform for c in agreement.cells(given, found, ("float32",), truths)}
+        for given in (workers, workers[::-1])
+    ]
+    assert names[0] == names[1] and "one / two" in names[0]
+
+
 def test_a_kink_is_exact(tmp_path):
     found, truths, workers = by_hand(tmp_path, "L1Loss")
     (subject,) = found
