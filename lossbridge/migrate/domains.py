@@ -31,7 +31,7 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"optax\.losses\.(safe_)?softmax_cross_entropy", ("real", "simplex")),
     (r"optax\.losses\.softmax_cross_entropy_with_integer_labels", ("real", "index")),
     (r"optax\.losses\.(poly_loss_cross_entropy|ranking_softmax_loss)", ("real", "simplex")),
-    (r"optax\.losses\.multiclass_\w+_loss", ("real", "index")),
+    (r"optax\.losses\.multiclass_(hinge|perceptron|sparsemax)_loss", ("real", "index")),
     (r"optax\.losses\.(generalized_)?kl_divergence", ("log_simplex", "simplex")),
     (r"optax\.losses\.convex_kl_divergence", ("log_simplex", "simplex")),
     (r"optax\.losses\.kl_divergence_with_log_targets", ("log_simplex", "log_simplex")),
