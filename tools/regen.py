@@ -162,8 +162,7 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python tools/regen.py [--check | --measure [NAME]]", file=sys.stderr)
         return 2
     if arguments[:1] == ["--measure"]:
-        # In a process of its own: a framework once loaded rounds small numbers to 0 everywhere in
-        # the process, in the fixtures too.
+        # In a process of its own: what is generated here must not depend on loaded frameworks.
         command = [sys.executable, str(ROOT / "tools" / "measured.py"), *arguments[1:]]
         if subprocess.call(command, cwd=ROOT):
             return 1

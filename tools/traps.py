@@ -100,7 +100,8 @@ for reduction in ("sum_over_batch_size", "mean_with_sample_weight", "sum"):
         'Its `mean` divides by the number of elements, its `reduction="batchmean"` by the length '
         "of the first axis only. Keras and optax sum over the classes and average over all else. "
         "So for (batch, classes) the three agree with `batchmean`; for (batch, time, classes) "
-        "`batchmean` is larger by the number of time steps.",
+        "`batchmean` is larger by the number of time steps. PyTorch announces that a later release "
+        "will take `mean` for `batchmean`.",
         """\
 q = np.float32([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]])
 p = np.float32([[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]])
