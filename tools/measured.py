@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ DIGITS = 6
 Measured = dict[str, Any]
 
 
+@cache
 def bare(name: str) -> str:
     """A built-in as it is made without arguments, or with an example of those it needs."""
     needed = find(name).required

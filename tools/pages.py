@@ -339,7 +339,7 @@ def _signature(witness: Witness) -> str:
         for n, p in witness.signature.parameters.items()
         if n not in BESIDE
     ]
-    return str(inspect.Signature(parameters))
+    return str(inspect.Signature(parameters)).replace("'", '"')
 
 
 def _takes(witness: Witness, spec: Spec) -> str:
@@ -485,7 +485,8 @@ def _argument(witness: Witness, name: str | None) -> str:
     if name is None:
         return "no counterpart"
     default = witness.signature.parameters[name].default
-    return f"`{name}`" if default is inspect.Parameter.empty else f"`{name}={default!r}`"
+    shown = f"`{name}`" if default is inspect.Parameter.empty else f"`{name}={default!r}`"
+    return shown.replace("'", '"')
 
 
 TRIED: tuple[Any, ...] = (True, False, 0.25, 3, 0, "sum", [1.0, 2.0, 3.0], [[1.0, 0.0]])
@@ -565,8 +566,8 @@ def _example(example: Mapping[str, Any], own_terms: bool) -> Iterator[str]:
     sides = {"a": example["a"], "b": example["b"], "a, exactly": example["exact"]}
     sides = {n: side for n, side in sides.items() if side is not None}
     wide = max((len(s.get("gradients", {})) for s in sides.values()), default=0)
-    named = next((s["gradients"] for s in sides.values() if s.get("gradients")), {})
-    heads = [f"gradient in {n}" for n in named]
+    widest = max(sides.values(), key=lambda s: len(s.get("gradients", {})))
+    heads = [f"gradient in {n}" for n in widest.get("gradients", {})]
     yield f"| | value | {' | '.join(heads[:wide])} |" if wide else "| | value |"
     yield "| --- " * (wide + 2) + "|"
     for name, side in sides.items():
