@@ -68,6 +68,16 @@ def moved(x: Tensor, dim: int, by: int, fill: float) -> Tensor:
     return torch.cat([x.narrow(dim, -by, size + by), edge], dim)
 
 
+def largest(x: Tensor, dims: Sequence[int], keepdim: bool) -> Tensor:
+    """The maximum over dimensions; -inf where there is nothing, at which torch's own raises."""
+    if all(x.shape[d] for d in dims):
+        return x.amax(dims, keepdim=keepdim)
+    shape = list(x.shape)
+    for d in dims:
+        shape[d] = 1
+    return x.new_full(shape, -math.inf)
+
+
 def counted(like: Tensor, size: int, dim: int) -> Tensor:
     """0, 1, 2, ... along ``dim``."""
     shape = [1] * like.ndim
@@ -126,7 +136,8 @@ def _reduce(name: str) -> Entry:
         if not node.type.axes and name == "sum":
             return f"{x[0]}.sum()"
         dims = emitter.dims(node.attr("axes"))
-        result = f"{x[0]}.{name}({dims}, keepdim=True)"
+        call = f"largest({x[0]}, {dims}" if name == "amax" else f"{x[0]}.{name}({dims}"
+        result = f"{call}, keepdim=True)"
         if not node.type.axes:
             return f"{result}.reshape(())"
         if all(is_star(axis) for axis in node.attr("axes")):
@@ -139,9 +150,12 @@ def _reduce(name: str) -> Entry:
 
 def _any(name: str) -> Entry:
     def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
-        total = _reduce("amax" if name == "any" else "amin")
+        # Counted, since amax and amin refuse an axis of length 0.
+        total = _reduce("sum")
         assert not isinstance(total, str)
-        return f"({total(emitter, node, [f'{x[0]}.to(torch.uint8)'])} > 0)"
+        if name == "any":
+            return f"({total(emitter, node, x)} > 0)"
+        return f"({total(emitter, node, [f'{x[0]}.logical_not()'])} == 0)"
 
     return entry
 
@@ -315,7 +329,7 @@ LOWERING = Lowering(
     table=TABLE,
     imports=("import torch", "from torch import Tensor"),
     namespace={"torch": torch, "Tensor": Tensor, "math": math},
-    helpers=(gather, replace, moved, counted, recursion),
+    helpers=(gather, replace, moved, largest, counted, recursion),
     native=frozenset({"put", "sigmoid"}),
     literal=_literal,
     prologue=lambda first: (f"dt, device = {first}.dtype, {first}.device",),

@@ -188,8 +188,8 @@ def _of_native(found: live.Native, obj: Any) -> Side:
         found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
         takes_weights=keras, takes_mask=keras, native=found,
     )  # fmt: skip
-    dtype = str(getattr(obj, "dtype", ""))
-    if keras and dtype != "float64":
+    dtype = witness.computes or (str(getattr(obj, "dtype", "")) if keras else "")
+    if dtype not in ("", "float64"):
         made.computes = dtype
         made.notes.append(f"it computes in {dtype}, whatever it is given")
     return made
