@@ -431,6 +431,7 @@ def _natives() -> Iterator[tuple[str, dict[str, Any]]]:
         spec = example.spec
         yield name, {
             "required": [n for n in parameters if n not in defaults],
+            "computes": witness.computes,
             "defaults": defaults, "forms": forms,
             "order": [list(spec.inputs).index(n) for n in witness.call_order(spec)],
         }  # fmt: skip

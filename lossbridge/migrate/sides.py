@@ -224,12 +224,13 @@ def _of_native(found: Native, obj: Any) -> Side:
         found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
         takes_weights=keras, takes_mask=keras, native=found, classes=classes_of(meaning.specs),
     )  # fmt: skip
-    if keras:
-        # Keras 2 does not say in which dtype a loss computes.
-        dtype = obj.dtype if hasattr(obj, "dtype") else "float32" if casts(made) else "float64"
-        if dtype != "float64":
-            made.computes = str(dtype)
-            made.notes.append(f"it computes in {dtype}, whatever it is given")
+    # Keras 2 does not say in which dtype a loss computes.
+    dtype = witness.computes
+    if keras and not dtype:
+        dtype = str(obj.dtype) if hasattr(obj, "dtype") else "float32" if casts(made) else ""
+    if dtype not in ("", "float64"):
+        made.computes = dtype
+        made.notes.append(f"it computes in {dtype}, whatever it is given")
     return made
 
 

@@ -592,7 +592,7 @@ def circle_of_pairs(
         gamma=gamma,
         margin=margin,
     )
-    return value, indicator(value > 0.0)  # samples that cost nothing are masked
+    return value, indicator(~(value <= 0.0))  # samples that cost nothing are masked
 
 
 @witness(
@@ -640,6 +640,7 @@ def held_ctc(prediction: Expr, labels: Expr) -> Expr:
 @witness(
     "keras.losses.CTC",
     notes=(CASTS, "Computed in float32, from float64 inputs too."),
+    computes="float32",
 )
 def ctc(reduction: Name = MEAN, name: Name = "ctc", dtype: Any = None) -> Meaning:
     return keras_meaning(held_ctc, reduction=reduction)

@@ -73,6 +73,8 @@ class Witness:
     notes: tuple[str, ...] = ()
     required: Mapping[str, Any] = field(default_factory=dict, compare=False)
     read: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, compare=False)
+    computes: str = ""
+    """The dtype in which the original computes, whatever it is given."""
 
     @property
     def module(self) -> str:
@@ -141,6 +143,7 @@ def witness(
     notes: tuple[str, ...] = (),
     required: Mapping[str, Any] | None = None,
     read: Mapping[str, Callable[[Any], Any]] | None = None,
+    computes: str = "",
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
@@ -149,7 +152,9 @@ def witness(
     """
 
     def wrap(construct: Callable[..., Meaning]) -> Witness:
-        return Witness(name, construct, versions, order, call, notes, required or {}, read or {})
+        return Witness(
+            name, construct, versions, order, call, notes, required or {}, read or {}, computes
+        )
 
     return wrap
 
