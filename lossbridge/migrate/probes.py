@@ -226,9 +226,12 @@ def seen(probe: Probe, signature: Signature) -> dict[str, Array]:
     found: dict[str, Array] = {}
     if signature.sequence:
         return _sequences(probe, signature)
-    width = max(len(k.axes) for k in signature.inputs.values())
+    widest = max((k.axes for k in signature.inputs.values()), key=len)
     for place, (name, kind) in enumerate(signature.inputs.items()):
-        array = _array(probe, place, kind, width, signature.domain(place))
+        # One entry for each class, beside scores of samples and classes.
+        size = len(kind.axes)
+        last = kind.axes == widest[len(widest) - size :] and kind.axes != widest[:size]
+        array = _array(probe, place, kind, len(widest), signature.domain(place), last)
         axis = signature.axis
         if axis is not None and moved_axis(kind) is not None and array.ndim > 1:
             array = np.moveaxis(array, -1, min(axis, array.ndim - 1))
@@ -302,8 +305,13 @@ def sequence_probes(lengths: bool) -> Iterator[Probe]:
         )  # fmt: skip
 
 
-def _array(probe: Probe, place: int, kind: Kind, width: int, domain: str) -> Array:
-    """One input: its latent numbers in the domain of its kind, and of its rank."""
+def _array(
+    probe: Probe, place: int, kind: Kind, width: int, domain: str, last: bool = False
+) -> Array:
+    """One input: its latent numbers in the domain of its kind, and of its rank.
+
+    ``last``: its axes are the last of the widest input's, not the first.
+    """
     latent = probe.latent[min(place, len(probe.latent) - 1)]
     rank = probe.rank - (width - len(kind.axes))
     if domain in ("index", "labels"):
@@ -311,27 +319,27 @@ def _array(probe: Probe, place: int, kind: Kind, width: int, domain: str) -> Arr
     if kind.dtype == "int":
         # Classes, or counts that are classes too.
         top = max(latent.shape[-1] - 1, 0)
-        return np.minimum(np.abs(np.rint(_cut(latent, rank))), top).astype(np.int64)
+        return np.minimum(np.abs(np.rint(_cut(latent, rank, last))), top).astype(np.int64)
     if latent.size == 0:
-        return _cut(latent, rank)
+        return _cut(latent, rank, last)
     if domain in ("simplex", "one_hot") and place > 0:
         # A target: the labels as rows of 0 and 1, so that it can meet a side that takes labels.
         # One that is ignored is a row of zeros.
         if probe.soft and domain == "simplex":
-            return _cut(_softmax(latent), rank)
+            return _cut(_softmax(latent), rank, last)
         rows: Array = np.arange(latent.shape[-1]) == probe.labels[..., None]
         return rows.astype(np.float64)
     hard = domain == "probability" and place > 0 and not probe.soft
     if domain in ("sign", "binary") or hard:
-        signs = _cut(probe.signs, rank)
+        signs = _cut(probe.signs, rank, last)
         return signs if domain == "sign" else 0.5 * signs + 0.5
     with np.errstate(all="ignore"):
-        return _cut(_DOMAINS[domain](latent), rank)
+        return _cut(_DOMAINS[domain](latent), rank, last)
 
 
-def _cut(array: Array, rank: int) -> Array:
+def _cut(array: Array, rank: int, last: bool = False) -> Array:
     while array.ndim > rank:
-        array = array[..., 0]
+        array = array[:1].reshape(array.shape[1:]) if last and len(array) else array[..., 0]
     return array
 
 

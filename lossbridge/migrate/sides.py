@@ -24,7 +24,15 @@ from lossbridge.errors import (
 from lossbridge.frontdoor import forms
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native, native
-from lossbridge.migrate.probes import CLASSES, Probe, Signature, parse, probes, seen
+from lossbridge.migrate.probes import (
+    CLASSES,
+    Probe,
+    Signature,
+    parse,
+    probes,
+    seen,
+    sequence_probes,
+)
 from lossbridge.spec import Spec
 from lossbridge.trace import Definition
 from lossbridge.witnesses import find
@@ -236,7 +244,7 @@ def _of_native(found: Native, obj: Any) -> Side:
 
 def casts(x: Side) -> bool:
     """Whether it casts what it is given to float32: a change below its digits changes nothing."""
-    probe = next(p for p in _plain(x) if p.id.endswith("/inside 0"))
+    probe = next(p for p in _plain(x) if "/inside" in p.id)
     inputs = seen(probe, x.signature)
     found = []
     for step in (0.0, 2.0**-30, 2.0**-10):
@@ -251,7 +259,9 @@ def casts(x: Side) -> bool:
 
 
 def _plain(x: Side) -> Iterator[Probe]:
-    """The probes of the rank of its widest input, as far as there are any."""
+    """The probes of the rank of its widest input, as far as there are any; or of sequences."""
+    if x.signature.sequence:
+        return sequence_probes(len(x.signature.inputs) > 2)
     rank = min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), 3)
     return probes(rank, classes=x.classes or CLASSES)
 

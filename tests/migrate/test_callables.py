@@ -273,3 +273,28 @@ def test_a_record_of_another_number_of_classes_says_so() -> None:
     held = lossbridge.record(torch.nn.CrossEntropyLoss())
     found = lossbridge.compare(held, torch.nn.CrossEntropyLoss(weight=torch.ones(10)))
     assert found.verdict == "undecided" and "--classes 10" in found.notes[0]
+
+
+def test_an_input_has_the_length_of_the_axis_it_names() -> None:
+    def weighed(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(x, y, weight=w)
+
+    def by_hand(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        own = torch.log_softmax(x, 1).gather(1, y[:, None])[:, 0]
+        return -(w[y] * own).sum() / w[y].sum()
+
+    inputs = {"x": "real[n, c]", "y": "index(c)[n]", "w": "positive[c]"}
+    found = lossbridge.compare(weighed, by_hand, inputs=inputs)
+    assert found.verdict in ("same", "edges_differ"), str(found)
+    assert any("inside (" in group for group in found.probed)
+
+
+def test_a_callable_of_sequences_is_compared() -> None:
+    def ctc(x: Any, y: Any, frames: Any, lengths: Any) -> Any:
+        return torch.nn.functional.ctc_loss(x, y, frames, lengths)
+
+    inputs = {
+        "log_probs": "real[time, batch, classes]", "targets": "integer[batch, positions]",
+        "input_lengths": "integer[batch]", "target_lengths": "integer[batch]",
+    }  # fmt: skip
+    assert lossbridge.compare(ctc, ctc, inputs=inputs).verdict == "same"
