@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,31 +41,30 @@ def _unlike_constants(a: Side, b: Side) -> bool:
 def _factor(
     a: Side, b: Side, pairs: Sequence[Pair], close: float
 ) -> tuple[float | None, Cause] | None:
-    ratios, sloped = [], True
-    for p in pairs:
-        if not p.finite:
-            continue
-        if p.a.value == 0.0 or p.b.value == 0.0:
-            if p.a.value != p.b.value:
-                return None
-            continue
-        ratio = float(p.b.value / p.a.value)
-        if not all(_parallel(ratio * ga, gb, close) for _, ga, gb in p.slopes):
-            return None
-        sloped &= bool(p.slopes)
-        ratios.append(ratio)
-    if len(ratios) < 2:
+    finite = [p for p in pairs if p.finite]
+    seen = [p for p in finite if p.a.value != 0.0 and p.b.value != 0.0]
+    if len(seen) < 2 or any((p.a.value == 0.0) != (p.b.value == 0.0) for p in finite):
         return None
-    spread = max(ratios) / min(ratios) - 1.0 if min(ratios) > 0 or max(ratios) < 0 else math.inf
-    known = _known_factor(a, b, [p for p in pairs if p.finite and p.a.value != 0.0], close)
-    if abs(spread) <= close:
-        number = float(np.median(ratios))
-        reductions = _reductions(a, b)
+    # A small constant counts for the more the smaller a value is, beside those of other inputs.
+    floor = CLOSE * max(abs(float(p.b.value)) for p in seen) if close > CLOSE else 0.0
+
+    def fits(p: Pair, ratio: float) -> bool:
+        off = abs(float(p.b.value) - ratio * float(p.a.value))
+        near = off <= close * abs(float(p.b.value)) + floor
+        return near and all(_parallel(ratio * ga, gb, close) for _, ga, gb in p.slopes)
+
+    ratios = [float(p.b.value / p.a.value) for p in seen]
+    known = _known_factor(a, b, seen, fits)
+    number = float(np.median(ratios))
+    reductions = _reductions(a, b)
+    if all(fits(p, number) for p in seen):
         text = f"b is {number:.10g} times a" + (f"; {reductions}" if reductions else "")
         return number, known or Cause(text, f"multiply a by {number:.10g}")
-    if known is None and (min(ratios) <= 0 or not sloped):
+    if known is None and not (
+        min(ratios) > 0.0
+        and all(p.slopes and fits(p, r) for p, r in zip(seen, ratios, strict=True))
+    ):
         return None
-    reductions = _reductions(a, b)
     text = "the factor depends on the input" + (f": {reductions}" if reductions else "")
     return None, known or Cause(text)
 
@@ -80,14 +78,13 @@ def _parallel(x: Any, y: Any, close: float = CLOSE) -> bool:
     return bool((np.abs(np.where(finite, x - y, 0.0)) <= close * size + 1e-12).all())
 
 
-def _known_factor(a: Side, b: Side, pairs: Sequence[Pair], close: float) -> Cause | None:
+def _known_factor(
+    a: Side, b: Side, pairs: Sequence[Pair], fits: Callable[[Pair, float], bool]
+) -> Cause | None:
     """Where a factor comes from: a parameter, a length, weights."""
     for text, fix, value in _candidates(a, b, pairs):
         expected = [value(p) for p in pairs]
-        if all(
-            e is not None and math.isclose(p.b.value / p.a.value, e, rel_tol=close)
-            for p, e in zip(pairs, expected, strict=True)
-        ):
+        if all(e is not None and fits(p, e) for p, e in zip(pairs, expected, strict=True)):
             return Cause(text, fix)
     return None
 
