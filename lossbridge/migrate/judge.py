@@ -550,6 +550,11 @@ def _pairs(
     ignored = _ignored(a, b) if labelled else ()
     masks = a.takes_mask and b.takes_mask
     soft = any(j in ("simplex", "probability") for j in joint[1:])
+    # No label says what a soft target does.
+    hard = any(
+        ("index" in pair or {*pair} & {"one_hot", "binary", "sign"}) and len({*pair}) > 1
+        for pair in list(zip(_domains(left), _domains(right), strict=True))[1:]
+    )
     logarithms = any("log_simplex" in _domains(s)[1:] for s in (left, right))
     for rank in ranks:
         single = any(k.axes[0].startswith("*") and _fixed(k) >= rank for k in kinds if k.axes)
@@ -561,8 +566,8 @@ def _pairs(
                 continue
             if probe.group in ("compiled", "precision") and not precise:
                 continue
-            if probe.group == "inside" and probe.soft and not soft:
-                continue  # the same again
+            if probe.soft and (hard or (probe.group == "inside" and not soft)):
+                continue  # or the same again
             if logarithms:
                 probe = softened(probe)
             if change is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Arguments that say nothing of what is computed.
 SILENT = ("name", "dtype", "device", "size_average", "reduce", "options")
 CLOSE = 1e-6
-MOST = 40
+MOST = 24
 
 
 def of_one_built_in(a: Native, b: Native) -> Iterator[Cause]:
@@ -38,8 +38,10 @@ def of_one_built_in(a: Native, b: Native) -> Iterator[Cause]:
 def that_would_do(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
     """Single arguments with which the two would agree, by value; or be multiples of each other."""
     chosen = [p for p in pairs if p.finite]
-    # The first few sort most values out; those that are left must stand on every pair.
-    chosen.sort(key=lambda p: not p.probe.soft)
+    # The first few sort most values out, those of one shape since JAX compiles for each; what is
+    # left must stand on every pair.
+    chosen.sort(key=lambda p: (p.probe.rank != 2, p.probe.latent[0].shape[0] != 4))
+    chosen.sort(key=lambda p: not (p.probe.soft and p.probe.rank == 2))
     if len(chosen) < 2:
         return
     agree, multiples = [], []
@@ -104,9 +106,10 @@ def _values(
 ) -> list[float] | None:
     """What a built-in with another argument gives; None where it takes that not, or other inputs.
 
-    Nothing is compiled and no gradient taken: this asks for values only.
+    No gradient is taken: this asks for values only.
     """
     calls = calls_of(x.platform)
+    kept: dict[Any, Any] = {}
     found: list[float] = []
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -118,7 +121,8 @@ def _values(
                 return None
             for given in inputs:
                 named = dict(zip(made.signature.inputs, given.values(), strict=True))
-                value = calls.evaluate(made.unweighted, named, (), x.computes or "float64")[0]
+                dtype = x.computes or "float64"
+                value, _ = calls.evaluate(made.unweighted, named, (), dtype, "eager", kept)
                 found.append(float(np.mean(value)))
     except Exception:  # an argument that does not go with the others
         return None

@@ -406,7 +406,12 @@ def best_lead(name: str, ahead: float) -> Definition:
     def body(prediction: Expr, labels: Expr) -> Expr:
         hit = iota(prediction, "classes") == labels
         own = sum(select(hit, prediction, 0.0), "classes")  # 0 if the label is out of range
-        value = amax(prediction - own + select(hit, 0.0, ahead), "classes")
+        lead = select(hit, 0.0, ahead)
+        value = select(
+            own > -math.inf,
+            amax(prediction - own + lead, "classes"),
+            amax(prediction + lead, "classes") - own,
+        )
         return undefined_at(value, prediction, value != value)  # a NaN's gradient is NaN
 
     return body
@@ -457,14 +462,18 @@ def make_fenchel_young_loss(max_fun: Any) -> Meaning:
     return unreduced(classification.fenchel_young)
 
 
-def ranking(where: Any) -> Definition:
+def ranking(where: Any, weights: Any) -> Definition:
+    # Nested more than two deep, they say how many axes the lists have.
+    rank = max((depth(truth(x)) for x in (where, weights) if x is not None), default=0)
+    axes, _ = laid(-1, rank if rank > 2 else None)
+
     @optax(
         "ranking_softmax",
         "per_sample",
-        DISTRIBUTION,
+        pair(axes, "logits"),
         empty="zero",
-        mask=masking(where, "*batch, classes"),
-        weights=real(1.0, "*batch, classes"),
+        mask=masking(where, axes),
+        weights=real(1.0, axes),
     )
     def body(logits: Expr, target: Expr, weights: Expr, included: Mask = None) -> Any:
         log_p = kept(included, log_probabilities(logits, included, ("classes",)), 0.0)
@@ -482,12 +491,13 @@ def ranking_softmax_loss(
     *, where: Any = None, weights: Any = None, reduce_fn: Any = "mean"
 ) -> Meaning:
     name = option("reduce_fn", getattr(reduce_fn, "__name__", reduce_fn), ("mean", "sum", None))
+    definition = ranking(where, weights)
     return meaning(
-        ranking(where),
+        definition,
         weights=weights,
         reduction=name or "none",
         normalizer="elements" if where is None else "valid",
-        axis=-1,
+        axis=-1 if has_class_axis(definition.inputs) else None,
     )
 
 

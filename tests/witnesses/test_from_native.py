@@ -77,9 +77,13 @@ def test_a_live_object_is_the_same_function_in_torch(case: Case) -> None:
     check(case, "torch")
 
 
-@pytest.mark.slow  # 600 compilations
+# Three of each class at most, of which two or more are set apart where arguments exist.
+SOME = [c for n in FIRST for c in sorted((c for c in CASES if c.name == n), key=set_apart)[-3:]]
+
+
+@pytest.mark.slow  # 400 compilations
 @pytest.mark.parametrize("platform", originals.PLATFORMS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SOME, ids=str)
 def test_a_live_object_is_the_same_function_everywhere(case: Case, platform: str) -> None:
     check(case, platform)
 
