@@ -1024,7 +1024,9 @@ def html(report: Report) -> str:
         uses=report.uses,
         labels=sorted({row.label for row in by_track["stability"]}, key=_label_place),
         dtypes=sorted(
-            {row.cell.dtype for row in by_track["stability"]}, key=lambda d: place(d, DTYPE_ORDER)
+            # A loss that was left out has no dtype, and nothing to choose.
+            {row.cell.dtype for row in by_track["stability"]} - {""},
+            key=lambda d: place(d, DTYPE_ORDER),
         ),
     )
 
