@@ -55,7 +55,7 @@ def compare() -> None:
             print(f"  because {cause.text}")
         if found.example is not None:
             a, b = found.example.a["value"], found.example.b["value"]
-            print(f"  {a:.6f} and {b:.6f} for {found.example.inputs}")
+            print(f"  {a} and {b} for {found.example.inputs}")
 
 
 def main() -> None:

@@ -246,7 +246,7 @@ def test_a_recorded_deviation_conforms_and_is_listed() -> None:
 
 def test_stale_deviations_and_missing_platforms_are_named() -> None:
     known = Deviation(
-        id="old", losses=("mse@1",), strata=("gone",), min_bits=1, max_bits=2, reason="r"
+        id="old", losses=("mse@1",), quantities=("gone",), min_bits=1, max_bits=2, reason="r"
     )
     run = a_run(dict, (known,), ("torch", "keras"))
     assert "Stale deviations, to be removed: old." in report.first_lines(run)

@@ -65,7 +65,7 @@ def check(case: Case, platform: str) -> None:
     found = originals.EVALUATE[platform](lambda inputs: loss(**inputs), given, ())
     wanted = originals.of_original(case)
     wanted = originals.Answer(wanted.value, {names[n]: g for n, g in wanted.gradients.items()})
-    originals.assert_same(found, wanted, case.rtol)
+    originals.assert_same(found, wanted, case)
 
 
 FIRST = {case.name: case for case in reversed(CASES)}
