@@ -1201,8 +1201,8 @@ def eject(bound: Bound, name: str) -> str:
         )
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
-            at = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else bound.axis
-            call.append(f"    {n} = jnp.moveaxis({n}, {at}, -1)")
+            moved = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else str(bound.axis)
+            call.append(f"    {n} = jnp.moveaxis({n}, {moved}, -1)")
     call.append(f"    return _jitted({', '.join(names)})")
     own = [inspect.getsource(f) for f in (_whole, _paired)]
     own.insert(1, inspect.getsource(_dims).replace("is_star(axis)", 'axis.startswith("*")'))

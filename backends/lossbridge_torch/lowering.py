@@ -68,7 +68,7 @@ def moved(x: Tensor, dim: int, by: int, fill: float) -> Tensor:
     return torch.cat([x.narrow(dim, -by, size + by), edge], dim)
 
 
-def largest(x: Tensor, dims: Sequence[int], keepdim: bool) -> Tensor:
+def largest(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
     """The maximum over dimensions; -inf where there is nothing, at which torch's own raises."""
     if all(x.shape[d] for d in dims):
         return x.amax(dims, keepdim=keepdim)

@@ -136,11 +136,11 @@ def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, 
     for words, length in shapes:
         for power, verb in ((1.0, "times"), (-1.0, "divided by")):
             yield f"b is a {verb} {words}: {same}", fix, partial(_of_shape, length, power)
-    for (words, length), (others, other) in itertools.permutations(shapes, 2):
+    for (words, above), (others, below) in itertools.permutations(shapes, 2):
         yield (
             f"b is a times {words}, divided by {others}: {same}",
             fix,
-            lambda p, m=length, n=other: _of_shape(m, 1.0, p) * _of_shape(n, -1.0, p),
+            partial(_of_shapes, above, below),
         )
     for side, sign in ((a, 1.0), (b, -1.0)):
         for weights in _class_weights(side):
@@ -197,6 +197,10 @@ def _numbers(specs: Sequence[Spec]) -> Iterator[tuple[str, float]]:
 
 def _of_shape(length: Length, power: float, p: Pair) -> float:
     return float(length(p.probe.latent[0].shape) ** power)  # classes last on both sides
+
+
+def _of_shapes(above: Length, below: Length, p: Pair) -> float:
+    return _of_shape(above, 1.0, p) * _of_shape(below, -1.0, p)
 
 
 def _sampled(power: float, p: Pair) -> float:

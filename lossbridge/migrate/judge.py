@@ -181,10 +181,12 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         if ran and (scale or all(p.status != "value" for p in ran)):
             tried += _pairs(a, b, own, ranks, weighted, groups=("kinks", "edges", "ignored"))
             edges = [p for p in _edges(tried) if p.probe.group != "kinks"]
+            sloped = [p for p in ran if p.status == "gradient"]
             return _comparison(
                 "domain_differs", a, b, tried,
                 [
                     causes.domain(a, b), *([scale[1]] if scale else ()),
+                    *(causes.of_gradient(a, b, sloped) if sloped else ()),
                     *([] if scale else causes.of_edges(a, b, edges)),
                 ],
                 _notes(a, b), factor=scale[0] if scale else None,
@@ -686,14 +688,14 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
             return _comparison(
                 "same_up_to_factor", a, b, pairs, found, factor=number, showing=inside
             )
-        why = causes.of_difference(a, b, inside)
-        return _comparison("different", a, b, pairs, why, showing=inside)
+        found = causes.of_difference(a, b, inside)
+        return _comparison("different", a, b, pairs, found, showing=inside)
     slight = [p for p in inside if p.status == "slight"]
     epsilon = causes.of_constants(a, b, slight or _edges(pairs))
     if slight and not epsilon:
         if any(abs(p.b.value - p.a.value) > ROUNDED * abs(p.a.value) for p in slight):
-            why = causes.of_difference(a, b, slight)
-            return _comparison("different", a, b, pairs, why, showing=slight)
+            found = causes.of_difference(a, b, slight)
+            return _comparison("different", a, b, pairs, found, showing=slight)
         slight = []
     rest = _edges(pairs)
     kinks = [p for p in rest if p.probe.group == "kinks"]
