@@ -126,7 +126,7 @@ def eject(bound: Bound, name: str) -> str:
             call.append(f"    {n} = _as_int32({n})")
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
-            at = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else bound.axis
+            at = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else str(bound.axis)
             call += [
                 f"    order = [d for d in range({n}.ndim) if d != ({at}) % {n}.ndim]",
                 f"    {n} = tf.transpose({n}, [*order, ({at}) % {n}.ndim])",

@@ -211,10 +211,12 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             more, _ = _answered(_pairs(a, b, own, ranks, weighted, ("kinks", "edges", "ignored")))
             tried += more
             edges = [p for p in _edges(tried) if p.probe.group != "kinks"]
+            sloped = [p for p in ran if p.status == "gradient"]
             return _comparison(
                 "domain_differs", a, b, tried,
                 [
                     causes.domain(a, b), *([scale[1]] if scale else ()),
+                    *(causes.of_gradient(a, b, sloped) if sloped else ()),
                     *([] if scale else causes.of_edges(a, b, edges)),
                 ],
                 _notes(a, b), factor=scale[0] if scale else None,
@@ -742,8 +744,8 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
     epsilon = causes.of_constants(a, b, slight or _edges(pairs))
     if slight and not epsilon:
         if any(abs(p.b.value - p.a.value) > ROUNDED * abs(p.a.value) for p in slight):
-            why = causes.of_difference(a, b, slight)
-            return _comparison("different", a, b, pairs, why, showing=slight)
+            found = causes.of_difference(a, b, slight)
+            return _comparison("different", a, b, pairs, found, showing=slight)
         slight = []
     rest = _edges(pairs)
     kinks = [p for p in rest if p.probe.group == "kinks"]
