@@ -18,6 +18,7 @@ from lossbridge.migrate import causes
 from lossbridge.migrate.comparison import Cause, Comparison, Example
 from lossbridge.migrate.probes import (
     CLASSES,
+    HIDDEN,
     Probe,
     Signature,
     probes,
@@ -242,8 +243,13 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
     if not pairs:
         found = _comparison("undecided", a, b, [], [], ("no probe ran on both sides",))
         return msgspec.structs.replace(found, not_probed=tuple(dict.fromkeys(unprobed)))
-    taken = []
+    taken, beside = [], []
     for p in pairs:
+        if p.probe.id.endswith(HIDDEN) and p.status not in ("equal", "raises"):
+            # What is not to count is no part of either function.
+            values = f"a gives {p.a.value:.6g}, b {p.b.value:.6g}"
+            beside.append(f"{HIDDEN}: {values}; a mask selects in one, and multiplies in the other")
+            continue
         if p.probe.group in ("precision", "weights", "masks") and p.status == "raises":
             what = p.probe.dtype if p.probe.group == "precision" else p.probe.id.partition("/")[2]
             said = next(o.error for o in (p.a, p.b) if o.raised)
@@ -259,7 +265,7 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         unprobed.append("more than two axes")
     return msgspec.structs.replace(
         found,
-        notes=tuple(dict.fromkeys((*found.notes, *_notes(a, b)))),
+        notes=tuple(dict.fromkeys((*found.notes, *_notes(a, b), *beside))),
         not_probed=(*found.not_probed, *dict.fromkeys(unprobed)),
     )
 

@@ -189,7 +189,7 @@ def probes(
         mask, hidden = np.array([True, False, True, True]), draw(0)
         yield probe("a sample masked", "masks", three(), mask=mask)
         hidden[1] = np.nan
-        yield probe("a NaN masked", "masks", (hidden, draw(1), draw(2)), mask=mask)
+        yield probe(HIDDEN, "masks", (hidden, draw(1), draw(2)), mask=mask)
         yield probe("all masked", "masks", three(), mask=mask & False)
     if rank > 1 and ignored:
         rng = np.random.default_rng((2718 + rank, 3))
@@ -204,6 +204,7 @@ def probes(
 
 IGNORED = -100
 """The label that most losses leave out."""
+HIDDEN = "a NaN masked"
 ORDINALS = ("first", "second", "third")
 
 

@@ -34,7 +34,7 @@ def set_apart(case: Case) -> bool:
 
 
 def usual(case: Case) -> bool:
-    plain = {"benign", "hard labels", "another axis", "probabilities", "a mask"}
+    plain = {"benign", "hard labels", "another axis", "probabilities", "a mask", "ignored: a part"}
     return not case.call and (case.at in plain) and case.at not in FORMED
 
 
