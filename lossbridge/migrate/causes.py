@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CLOSE = 1e-6  # relative, of two ratios
 SLIGHT = 1e-4  # the same, where small constants differ
+LEAST = 0.3  # a value below which they weigh too much then
 
 
 def factor(a: Side, b: Side, pairs: Sequence[Pair]) -> tuple[float | None, Cause] | None:
@@ -41,9 +42,9 @@ def _unlike_constants(a: Side, b: Side) -> bool:
 def _factor(
     a: Side, b: Side, pairs: Sequence[Pair], close: float
 ) -> tuple[float | None, Cause] | None:
-    ratios, sloped = [], True
+    ratios, used, sloped = [], [], True
     for p in pairs:
-        if not p.finite:
+        if not p.finite or (close > CLOSE and abs(p.b.value) < LEAST):
             continue
         if p.a.value == 0.0 or p.b.value == 0.0:
             if p.a.value != p.b.value:
@@ -54,10 +55,11 @@ def _factor(
             return None
         sloped &= bool(p.slopes)
         ratios.append(ratio)
+        used.append(p)
     if len(ratios) < 2:
         return None
     spread = max(ratios) / min(ratios) - 1.0 if min(ratios) > 0 or max(ratios) < 0 else math.inf
-    known = _known_factor(a, b, [p for p in pairs if p.finite and p.a.value != 0.0], close)
+    known = _known_factor(a, b, used, close)
     if abs(spread) <= close:
         number = float(np.median(ratios))
         reductions = _reductions(a, b)
