@@ -592,7 +592,8 @@ def circle_of_pairs(
         gamma=gamma,
         margin=margin,
     )
-    return value, indicator(~(value <= 0.0))  # samples that cost nothing are masked
+    # Samples that cost nothing are masked. Not ~(value <= 0): TensorFlow makes that value > 0.
+    return value, indicator((value > 0.0) | (value != value))
 
 
 @witness(
