@@ -49,7 +49,9 @@ def dtype_kinds(bound: Bound, inputs: Mapping[str, Any]) -> dict[str, str]:
 def checked(name: str, key: str, dtype: str, x: Any, lenient: bool = False) -> Tensor:
     """A tensor whose dtype can carry what its kind states."""
     if not isinstance(x, Tensor):
-        if lenient:
+        # torch takes the lengths of sequences as tuples too.
+        whole = dtype == "int" and isinstance(x, list | tuple)
+        if lenient or (whole and all(type(k) is int for k in x)):
             return torch.as_tensor(x)
         raise ArgumentError(
             f"{name}: {key} must be a tensor, but {shown(type(x).__name__)} was given; write "

@@ -15,7 +15,7 @@ VERDICTS: Final[Mapping[str, str]] = {
     "edges_differ": "the same inside their domain, but not at its edges",
     "domain_differs": "they take different inputs",
     "different": "different functions",
-    "undecided": "undecided",
+    "undecided": "nothing could be decided",
 }
 EXIT: Final[Mapping[str, int]] = {"same": 0, "undecided": 3}
 

@@ -106,8 +106,10 @@ def compare(
     callable, whose arguments ``inputs`` then describes:
     ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``. ``platform`` names the framework of a
     callable that takes arrays of several. ``weights="sample"`` demands that sample weights be
-    probed. ``classes`` is how many there are on the probes, for callables that take no other
-    number; class weights say it themselves.
+    probed; ``weights="class"`` asks about weights of classes alone, each framework taking them in
+    its own way: an argument, sample weights as Keras's ``fit(class_weight=...)`` makes them, or
+    values multiplied by hand. ``classes`` is how many there are on the probes, for callables that
+    take no other number; class weights say it themselves.
 
     Returns a :class:`Comparison`, whose ``verdict`` says what was found. Raises
     :class:`ArgumentError` for what is no loss at all.

@@ -345,6 +345,16 @@ def test_what_only_the_original_takes_is_refused(
         originals.of_ours(refused, "torch")
 
 
+def test_lengths_are_taken_as_tuples_too() -> None:
+    spoken, targets = torch.tensor(SPOKEN), torch.tensor([[1, 2], [2, 2], [1, 1]])
+    for loss in (torch.nn.CTCLoss(), L.native("torch.nn.CTCLoss")):
+        found = loss(spoken, targets, (5, 4, 3), (2, 2, 0))
+        wanted = loss(spoken, targets, torch.tensor([5, 4, 3]), torch.tensor([2, 2, 0]))
+        assert found == wanted
+    with pytest.raises(LossbridgeError, match="must be a tensor"):
+        L.native("torch.nn.CTCLoss")(spoken, targets, (5.0, 4.0, 3.0), (2, 2, 0))
+
+
 @pytest.mark.parametrize("arguments", [{"reduction": "average"}, {"p": 3}, {"margn": 1.0}], ids=str)
 def test_an_argument_that_the_original_refuses_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
