@@ -412,7 +412,10 @@ def best_lead(name: str, ahead: float) -> Definition:
             amax(prediction - own + lead, "classes"),
             amax(prediction + lead, "classes") - own,
         )
-        return undefined_at(value, prediction, value != value)  # a NaN's gradient is NaN
+        # A NaN's gradient is NaN, but that of inf - inf is the ties' share.
+        return undefined_at(
+            value, prediction, amax(prediction, "classes") != amax(prediction, "classes")
+        )
 
     return body
 
