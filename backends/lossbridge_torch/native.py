@@ -112,7 +112,8 @@ class _Known:
                 for k, wide in zip(self.order, self.wide, strict=True)
             ]
         )[0]
-        return value.to(self.out)
+        # Asking first is quicker than .to(), which takes 2 of a small call's 14 us.
+        return value if value.dtype is self.out else value.to(self.out)
 
 
 def _dtypes(spec: Spec, inputs: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.dtype]:
