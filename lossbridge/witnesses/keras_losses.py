@@ -69,7 +69,9 @@ LOGITS = (
     "before it are read instead, as with from_logits=True."
 )
 WEIGHTS = "Sample weights of lower rank align with the last axis, not the first."
-EVERY = (CASTS, EMPTY, WEIGHTS)
+MASKED = "Before 3.13 a mean over what a mask leaves is divided by its count plus 1e-7."
+IGNORED = "Before 3.15 what ignore_class leaves out is multiplied by 0, which keeps a NaN."
+EVERY = (CASTS, EMPTY, WEIGHTS, MASKED)
 
 
 def keras_meaning(
@@ -473,6 +475,7 @@ def sparse_crossentropy(
         *EVERY,
         LOGITS,
         "A label out of range raises on the CPU, and gives NaN under XLA.",
+        IGNORED,
         "Another axis than the last raises on TensorFlow.",
         "Labels are cast to the dtype of the loss first: in float16 those above 2048 are rounded.",
     ),

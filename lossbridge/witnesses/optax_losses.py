@@ -69,6 +69,7 @@ ROWS = (
     "A `where` of one dimension leaves out whole samples, of more it has the rank of the logits; "
     "the original also takes one of the logits' only dimension, and of two or more for samples."
 )
+OLDER = "Before 0.2.6 `where` takes no whole samples, before 0.2.5 `axis` no several axes."
 OFFSET = "Logits with a large common offset lose there the digits that the offset takes."
 
 
@@ -371,7 +372,7 @@ def poly_loss_cross_entropy(*, epsilon: float = 2.0, axis: Axis = -1, where: Any
 @witness(
     "optax.losses.softmax_cross_entropy_with_integer_labels",
     call=LOGITS,
-    notes=(ROWS, OFFSET),
+    notes=(ROWS, OFFSET, OLDER),
 )
 def softmax_cross_entropy_with_integer_labels(axis: Axis = -1, where: Any = None) -> Meaning:
     if axis is None:

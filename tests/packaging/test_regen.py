@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,17 @@ def regen():
     return module
 
 
+def pinned() -> bool:
+    """Whether what is installed is what the generated files are generated with."""
+    lines = (ROOT / "constraints" / "newest-py311.txt").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    makers = ("msgspec", "torch", "keras", "jax", "optax")
+    return all(metadata.version(name).partition("+")[0] == pins[name] for name in makers)
+
+
 def test_regeneration_changes_nothing(regen):
+    if not pinned():
+        pytest.skip("msgspec's schemas and the pages of built-ins differ from release to release")
     assert regen.stale(regen.GENERATED) == []
 
 

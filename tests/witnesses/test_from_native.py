@@ -58,12 +58,12 @@ def live(case: Case) -> Any:
 
 
 def check(case: Case, platform: str) -> None:
+    wanted = originals.of_original(case)
     spec = lossbridge.from_native(live(case))
     loss = importlib.import_module(f"lossbridge.{platform}").compile(spec)
     names = dict(zip(case.inputs, spec.inputs, strict=True))
     given = {names[n]: x for n, x in case.inputs.items()}
     found = originals.EVALUATE[platform](lambda inputs: loss(**inputs), given, ())
-    wanted = originals.of_original(case)
     wanted = originals.Answer(wanted.value, {names[n]: g for n, g in wanted.gradients.items()})
     originals.assert_same(found, wanted, case)
 
