@@ -71,7 +71,7 @@ def wheel(session: nox.Session) -> None:
     shutil.copy(ROOT / "pyproject.toml", away)
     session.chdir(away)
     # Not `python -m pytest`, which would put the current folder on the path.
-    session.run("pytest", "-m", "not checkout", *session.posargs)
+    session.run("pytest", "-m", "not checkout", "-n", "2", "--dist=worksteal", *session.posargs)
 
 
 @nox.session

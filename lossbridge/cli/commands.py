@@ -394,6 +394,7 @@ def record(
     import os
 
     from lossbridge.errors import ArgumentError
+    from lossbridge.migrate.probes import CLASSES
     from lossbridge.migrate.record import record as record_loss
     from lossbridge.migrate.record import recorder
 
@@ -406,7 +407,7 @@ def record(
     if platform is not None and platform not in PLATFORMS:
         raise ArgumentError(f"there is no platform {platform!r}; write one of {PLATFORMS}")
     if emit is not None:
-        save(recorder(), emit)
+        save(recorder(CLASSES if classes is None else classes), emit)
         if as_json:
             echo_json({"recorder": emit})
         else:

@@ -70,6 +70,12 @@ def probes(
     classes: int = CLASSES,
 ) -> Iterator[Probe]:
     """Every probe whose widest input has this rank; of no other number of classes."""
+    held = DATA["classes"]
+    if classes != held:
+        raise ArgumentError(
+            f"the loss is for {classes} classes and this recorder for {held}; write another where "
+            f"lossbridge is: lossbridge record --emit recorder.py --classes {classes}"
+        )
     ranked = [p for p in stored("probes") if p.rank == rank]
     for probe in ranked:
         if probe.group == "ignored":
@@ -149,13 +155,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True, help="the record's file")
     given = parser.parse_args(argv)
     try:
-        if digest() != DATA["digest"]:
+        if digest(DATA["classes"]) != DATA["digest"]:
             raise ArgumentError("the probes in this file are damaged; write it again")
         if not any(map(available, PLATFORMS)):
             print(f"recorder: none of {listed(PLATFORMS)} is installed here", file=sys.stderr)
             return 3
         loss, inputs = from_file(given.loss)
-        x = of_live(loss, described(given.inputs) or inputs, given.platform)
+        inputs = described(given.inputs) or inputs
+        x = of_live(loss, inputs, given.platform, DATA["classes"])
         save(text_of(document(x, x.overloads(), DATA["peers"])), Path(given.output))
     except (LossbridgeError, OSError) as error:
         print(f"recorder: {error}", file=sys.stderr)

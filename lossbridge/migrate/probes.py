@@ -370,11 +370,11 @@ _DOMAINS: Mapping[str, Any] = {
 }
 
 
-@lru_cache(maxsize=1)
-def digest() -> str:
+@lru_cache(maxsize=4)
+def digest(classes: int = CLASSES) -> str:
     """What all probes are, and in which terms they are seen, in a hash: records say which."""
     found = hashlib.sha256(str(VERSION).encode())
-    plain = [probe for rank in SHAPES for probe in probes(rank, weights=True, masks=True)]
+    plain = [p for r in SHAPES for p in probes(r, weights=True, masks=True, classes=classes)]
     for probe in (*plain, *sequence_probes(True)):
         found.update(json.dumps([probe.id, probe.group, probe.dtype, probe.mode]).encode())
         beside = (x for x in (probe.weights, probe.mask) if x is not None)

@@ -29,6 +29,7 @@ from lossbridge.migrate import judge, standalone
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native
 from lossbridge.migrate.probes import (
+    CLASSES,
     SHAPES,
     VERSION,
     Probe,
@@ -46,6 +47,7 @@ from lossbridge.witnesses import find, witnesses
 
 MOST = 1 << 23  # a record of the largest signature takes a quarter of this
 CONTAINERS = 1 << 18
+MOST_CLASSES = 1000
 
 # --- the format ----------------------------------------------------------------------------------
 
@@ -117,7 +119,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     computes: Literal["", "float32", "float16", "bfloat16"]
     takes_weights: bool
     takes_mask: bool
-    classes: Annotated[int, msgspec.Meta(ge=2, le=1000)]
+    classes: Annotated[int, msgspec.Meta(ge=2, le=MOST_CLASSES)]
     notes: list[Text]
     forms: Annotated[list[Form], msgspec.Meta(min_length=1, max_length=16)]
 
@@ -152,7 +154,8 @@ class Recorded(Side):
         answers = [x for f in self.forms for asked in f.asked for x in asked.answers.values()]
         return {
             "record": str(path), "label": self.label, "platform": self.platform,
-            "versions": self.versions, "probes": {"version": VERSION, "digest": digest()},
+            "versions": self.versions,
+            "probes": {"version": VERSION, "digest": digest(self.classes or CLASSES)},
             "inputs": [f.inputs for f in self.forms], "answers": len(answers),
             "raised": sum(bool(x.error) for x in answers),
         }  # fmt: skip
@@ -301,8 +304,10 @@ def _check_probes(value: Any, name: str) -> None:
         raise RecordError(
             f"{shown(name)} is no record of format {FORMAT}, but of {shown(given)}; {AGAIN}"
         )
-    held = value.get("probes")
-    if held != {"version": VERSION, "digest": digest()}:
+    held, classes = value.get("probes"), value.get("classes")
+    # Another number of classes than the schema allows is refused by it.
+    asked = classes if isinstance(classes, int) and 2 <= classes <= MOST_CLASSES else CLASSES
+    if held != {"version": VERSION, "digest": digest(asked)}:
         of = held.get("version") if isinstance(held, dict) else None
         raise RecordError(
             f"{shown(name)} holds other probes (version {shown(of)}) than this lossbridge asks "
@@ -383,12 +388,18 @@ def _agrees(x: Recorded) -> bool:
 # --- the stand-alone recorder --------------------------------------------------------------------
 
 
-def recorder() -> str:
-    """The source of a file that records without lossbridge, on Python 3.8 with NumPy."""
-    plain = [p for rank in SHAPES for p in probes(rank, weights=True, masks=True)]
+def recorder(classes: int = CLASSES) -> str:
+    """The source of a file that records without lossbridge, on Python 3.8 with NumPy.
+
+    Its probes are of one number of classes.
+    """
+    if not 2 <= classes <= MOST_CLASSES:
+        raise ArgumentError(f"classes={classes} is not between 2 and {MOST_CLASSES}")
+    plain = [p for r in SHAPES for p in probes(r, weights=True, masks=True, classes=classes)]
     return standalone.source(
         {
-            "digest": digest(),
+            "classes": classes,
+            "digest": digest(classes),
             "peers": peers(),
             "natives": dict(_natives()),
             "probes": [_stored(p) for p in plain],

@@ -142,6 +142,7 @@ def document(x: Any, sides: Sequence[Any], peers: Sequence[Any]) -> dict[str, An
     native: dict[str, Any] | None = None
     notes = [_clean(n) for n in x.notes]
     installed = versions()
+    classes = x.classes or CLASSES
     if x.native is not None:
         package = {"torch.nn": "torch", "optax.losses": "optax"}.get(x.witness.module, "keras")
         native = {
@@ -158,10 +159,10 @@ def document(x: Any, sides: Sequence[Any], peers: Sequence[Any]) -> dict[str, An
                 break
     return {
         "lossbridge_record": FORMAT,
-        "probes": {"version": VERSION, "digest": digest()},
+        "probes": {"version": VERSION, "digest": digest(classes)},
         "label": _clean(x.label), "platform": x.platform, "versions": installed,
         "native": native, "specs": [], "computes": x.computes, "takes_weights": x.takes_weights,
-        "takes_mask": x.takes_mask, "classes": x.classes or CLASSES, "notes": notes, "forms": found,
+        "takes_mask": x.takes_mask, "classes": classes, "notes": notes, "forms": found,
     }  # fmt: skip
 
 

@@ -199,10 +199,10 @@ def of_live(
         if not callable(given) or inputs is None:
             raise
         return _of_callable(given, inputs, platform, classes)
-    return _of_native(found, given)
+    return _of_native(found, given, classes)
 
 
-def _of_native(found: Native, obj: Any) -> Side:
+def _of_native(found: Native, obj: Any, classes: int | None = None) -> Side:
     meaning = found.meaning
     witness = found.witness
     spec = meaning.spec
@@ -230,7 +230,8 @@ def _of_native(found: Native, obj: Any) -> Side:
 
     made = Side(
         found.text, signature_of(spec, found), HOMES[witness.module], call, meaning.specs, witness,
-        takes_weights=keras, takes_mask=keras, native=found, classes=classes_of(meaning.specs),
+        takes_weights=keras, takes_mask=keras, native=found,
+        classes=classes_of(meaning.specs) or classes,
     )  # fmt: skip
     # Keras 2 does not say in which dtype a loss computes.
     dtype = witness.computes

@@ -491,7 +491,11 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loaded(emitted: Path) -> ModuleType:
     """The recorder's file as a module of this process."""
-    spec = importlib.util.spec_from_file_location("emitted_recorder", emitted)
+    return load(emitted, "emitted_recorder")
+
+
+def load(file: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -680,6 +684,36 @@ def test_the_recorder_runs_on_python_3_8(emitted: Path, tmp_path: Path) -> None:
     done = _run(tmp_path, emitted, "--help", python=python)
     assert done.returncode == 0, done.stderr
     assert "FILE.py:NAME" in done.stdout
+
+
+def test_a_recorder_for_more_classes(tmp_path: Path) -> None:
+    """What it records is the same as what is compared live, of weights and of a function."""
+    import torch
+
+    file, out = tmp_path / "five.py", tmp_path / "side.json"
+    assert main(["record", "--emit", str(file), "--classes", "5"]) == 0
+    five = load(file, "recorder_of_five")
+    weights = [1.0, 2.0, 3.0, 4.0, 5.0]
+    (tmp_path / "old.py").write_text(
+        f"import torch\nloss = torch.nn.CrossEntropyLoss(weight=torch.tensor({weights}))\n"
+        "def plain(x, y):\n    return torch.nn.functional.cross_entropy(x, y)\n"
+        'inputs = {"x": "real[n, c]", "y": "index(c)[n]"}\n'
+    )
+    assert five.main([f"{tmp_path}/old.py:loss", "-o", str(out)]) == 0
+    held = record.of_file(str(out))
+    assert held.classes == 5
+    same = torch.nn.CrossEntropyLoss(weight=torch.tensor(weights))
+    assert lossbridge.compare(held, same).verdict == "same"
+    assert five.main([f"{tmp_path}/old.py:plain", "-o", str(out)]) == 0
+    held = record.of_file(str(out))
+    assert held.classes == 5
+    assert lossbridge.compare(held, torch.nn.CrossEntropyLoss(), classes=5).verdict == "same"
+
+
+@pytest.mark.parametrize("classes", ["1", "1001"])
+def test_a_recorder_of_no_classes_or_too_many_is_not_written(classes: str, tmp_path: Path) -> None:
+    assert main(["record", "--emit", f"{tmp_path}/x.py", "--classes", classes]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_recorder_refuses_to_run(loaded: ModuleType, tmp_path: Path,
