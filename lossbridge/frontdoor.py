@@ -238,6 +238,36 @@ def restored_definition(text: str) -> Definition:
     return _definition_of(spec)[1][0]
 
 
+def by_name(form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A constructor's arguments, those given by position under their names."""
+    found = dict(kwargs)
+    if not args:
+        return found
+    parameters = signature(form).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(names):
+        raise ArgumentError(
+            f"{form.name} takes at most {len(names)} positional arguments ({listed(names)}), but "
+            f"{len(args)} were given"
+        )
+    for name, value in zip(names, args, strict=False):
+        if name in found:
+            raise ArgumentError(f"{form.name} was given {name} twice, by position and by name")
+        found[name] = value
+    return found
+
+
+def sizes_of(spec: Spec, weights: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The sizes that a constructor needs for weights of these shapes."""
+    return {
+        size: n
+        for name, weight in spec.weights.items()
+        for axis, n in zip(weight.kind.axes, weights.get(name, ()), strict=False)
+        for size in [weight.sizes[axis]]
+        if isinstance(size, str)
+    }
+
+
 def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
     """Check constructor arguments and bind them."""
     form = as_form(source)

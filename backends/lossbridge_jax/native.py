@@ -364,26 +364,8 @@ class Loss(metaclass=_Meta):
         self._settle(form, args, kwargs)
 
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        settings = dict(kwargs)
-        names = (
-            [
-                p.name
-                for p in frontdoor.signature(form).parameters.values()
-                if p.kind is p.POSITIONAL_OR_KEYWORD
-            ]
-            if args
-            else []
-        )
-        if len(args) > len(names):
-            raise ArgumentError(
-                f"{form.name} takes at most {len(names)} positional arguments ({listed(names)}), "
-                f"but {len(args)} were given"
-            )
-        for name, value in zip(names, args, strict=False):
-            if name in settings:
-                raise ArgumentError(f"{form.name} was given {name} twice, by position and by name")
-            settings[name] = value
-        settings = {name: _frozen(value) for name, value in settings.items()}
+        given = frontdoor.by_name(form, args, kwargs)
+        settings = {name: _frozen(value) for name, value in given.items()}
         self._keep(frontdoor.bind(form, "jax", settings))
 
     def _keep(self, bound: Bound, *parts: Any) -> None:

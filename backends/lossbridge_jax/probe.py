@@ -15,7 +15,7 @@ import numpy as np
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
-from lossbridge.frontdoor import forms
+from lossbridge.frontdoor import forms, sizes_of
 from lossbridge.migrate.sides import original
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
@@ -183,13 +183,7 @@ class _Probe:
         ports: Mapping[str, Any] | None = None,
     ) -> Subject:
         """One of our losses, ready to run."""
-        sizes: dict[str, int] = {}
-        for name, weight in spec.weights.items():
-            shape = np.shape((weights or {}).get(name, ()))
-            for axis, n in zip(weight.kind.axes, shape, strict=False):
-                size = weight.sizes[axis]
-                if isinstance(size, str):
-                    sizes[size] = n
+        sizes = sizes_of(spec, {n: np.shape(w) for n, w in (weights or {}).items()})
         settings = {"reduction": reduction, **sizes, **params}
         if normalizer is not None:
             settings["normalizer"] = normalizer

@@ -158,22 +158,7 @@ class Loss(nn.Module):
 
     # construction
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        settings = dict(kwargs)
-        positional = [
-            p.name
-            for p in frontdoor.signature(form).parameters.values()
-            if p.kind is p.POSITIONAL_OR_KEYWORD
-        ]
-        if len(args) > len(positional):
-            raise ArgumentError(
-                f"{form.name} takes at most {len(positional)} positional arguments "
-                f"({listed(positional)}), but {len(args)} were given"
-            )
-        for name, value in zip(positional, args, strict=False):
-            if name in settings:
-                raise ArgumentError(f"{form.name} was given {name} twice")
-            settings[name] = value
-        self._hold(frontdoor.bind(form, "torch", settings))
+        self._hold(frontdoor.bind(form, "torch", frontdoor.by_name(form, args, kwargs)))
 
     def _combine(
         self, combination: Combination, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
-from lossbridge.frontdoor import Bound, has_class_axis
+from lossbridge.frontdoor import Bound, has_class_axis, sizes_of
 from lossbridge.migrate.sides import original
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
@@ -187,13 +187,7 @@ class _Probe:
         ports: Mapping[str, Any] | None = None,
     ) -> Subject:
         """One of our losses, ready to run."""
-        sizes: dict[str, int] = {}
-        for name, weight in spec.weights.items():
-            shape = np.shape((weights or {}).get(name, ()))
-            for axis, n in zip(weight.kind.axes, shape, strict=False):
-                size = weight.sizes[axis]
-                if isinstance(size, str):
-                    sizes[size] = n
+        sizes = sizes_of(spec, {n: np.shape(w) for n, w in (weights or {}).items()})
         settings: dict[str, Any] = {"reduction": reduction, **sizes}
         if normalizer is not None:
             settings["normalizer"] = normalizer

@@ -14,7 +14,7 @@ from lossbridge_conformance.formats import FORMATS, Floats
 from lossbridge_conformance.oracle import Rounded
 from lossbridge_conformance.results import Cell, cell_id
 from lossbridge_conformance.stability import BOUNDS, QUANTITIES, Tally, result, task_id
-from lossbridge_conformance.subjects import HALVES, Subject, Truth, Truths, dims_of
+from lossbridge_conformance.subjects import HALVES, Subject, Truth, Truths
 from lossbridge_conformance.workers import Worker
 
 FEW_BITS = 6  # a gradient at a kink is a number such as 0, 1 or -0.25: of so many bits at most
@@ -109,7 +109,7 @@ def _apart(
         ulps = measure.ulp_distance(u, v, dtype).astype(np.float64)
     else:
         axes = subject.axes_of(name)
-        dims = dims_of(axes, [a for a in axes if a not in subject.axes], u.ndim)
+        dims = cases.dims_of(axes, [a for a in axes if a not in subject.axes], u.ndim)
         size = np.max(np.maximum(np.abs(u), np.abs(v)), axis=dims, keepdims=True, initial=0.0)
         exponent = np.maximum(np.frexp(size)[1], form.emin + 1) - form.precision
         ulps = np.abs(np.ldexp(u, -exponent) - np.ldexp(v, -exponent))
@@ -189,13 +189,13 @@ def _finite(subject: Subject, call: cases.Call, axes: Sequence[str], like: Float
         own = subject.kinds[name].axes
         good = np.isfinite(x)
         if call.sample_axis in own:
-            (dim,) = dims_of(own, (str(call.sample_axis),), x.ndim)
+            (dim,) = cases.dims_of(own, (str(call.sample_axis),), x.ndim)
             finite &= np.moveaxis(good, dim, 0).reshape(count, -1).all(axis=1)
         else:
             finite &= bool(good.all())
     if call.sample_axis not in axes:
         return finite.all()
-    (dim,) = dims_of(axes, (str(call.sample_axis),), like.ndim)
+    (dim,) = cases.dims_of(axes, (str(call.sample_axis),), like.ndim)
     shape = [1] * like.ndim
     shape[dim] = count
     return finite.reshape(shape)

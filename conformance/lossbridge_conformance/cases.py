@@ -115,6 +115,19 @@ def sample_axis(graph: Graph, value: str = "value") -> str | None:
     return next(iter([*stars, *free]), None)
 
 
+def dims_of(axes: Sequence[str], wanted: Sequence[str], rank: int) -> tuple[int, ...]:
+    """The dimensions of some axes in an array of a rank; the group takes what is left."""
+    width = rank - len(axes) + 1
+    found: list[int] = []
+    position = 0
+    for axis in axes:
+        step = width if axis.startswith("*") else 1
+        if axis in wanted:
+            found.extend(range(position, position + step))
+        position += step
+    return tuple(found)
+
+
 def _kinds(spec: Spec) -> dict[str, Kind]:
     """Every array a case holds: inputs, then weights. Parameters keep their stated values."""
     kinds = dict(spec.inputs)

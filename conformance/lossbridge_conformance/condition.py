@@ -19,7 +19,7 @@ from lossbridge.ir import Builder, Graph, Type, inline
 from lossbridge.ops import broadcast
 from lossbridge.passes.differentiate import pull_back
 from lossbridge_conformance import balls
-from lossbridge_conformance.cases import sample_axis
+from lossbridge_conformance.cases import dims_of, sample_axis
 from lossbridge_conformance.formats import FORMATS, Floats
 from lossbridge_conformance.oracle import OracleResult, evaluate
 from lossbridge_conformance.rules import Function, Objects, lift, objects
@@ -122,7 +122,7 @@ def condition_gradient(
     order: tuple[str, ...] = graph.nodes[nodes[name]].attr("order")
     sample = [a for a in graph.nodes[graph.output(value)].type.axes if a in order]
     array = np.asarray(inputs[name], np.float64)
-    dims = _dims(order, [a for a in order if a not in sample], array.ndim)
+    dims = dims_of(order, [a for a in order if a not in sample], array.ndim)
     size, logs = _gradient_size(graph, inputs, prefix + name, dims, extra)
     size = np.maximum(size, math.log2(FORMATS[dtype].min_normal))
     top = np.full(size.shape, -math.inf)
@@ -268,36 +268,23 @@ def _good(x: balls.Value) -> bool:
     return bool(x.is_finite()) and (x.rel_accuracy_bits() > 4 or balls.certified(x))
 
 
-def _dims(order: Sequence[str], axes: Sequence[str], rank: int) -> tuple[int, ...]:
-    """The dimensions of axes in an array that lies in ``order``; the group takes what is left."""
-    width = rank - len(order) + 1
-    out: list[int] = []
-    position = 0
-    for axis in order:
-        step = width if axis.startswith("*") else 1
-        if axis in axes:
-            out.extend(range(position, position + step))
-        position += step
-    return tuple(out)
-
-
 def _reorder(array: Objects, axes: Sequence[str], order: Sequence[str]) -> Objects:
     """An array lying in ``axes`` made to lie in ``order`` (the same axes)."""
     if tuple(axes) == tuple(order):
         return array
-    source = [d for a in order for d in _dims(axes, (a,), array.ndim)]
+    source = [d for a in order for d in dims_of(axes, (a,), array.ndim)]
     return array.transpose(source)
 
 
 def _sum_onto(array: Objects, order: Sequence[str], onto: Sequence[str]) -> Objects:
     """Summed over axes that ``onto`` lacks, and broadcastable against the axes it has."""
-    gone = _dims(order, [a for a in order if a not in onto], array.ndim)
+    gone = dims_of(order, [a for a in order if a not in onto], array.ndim)
     kept = [a for a in order if a in onto]
     for dim in sorted(gone, reverse=True):
         array = np.asarray(_SUM.reduce(array, axis=dim), dtype=object)
     wanted = [a for a in onto if a in kept]
     if wanted != kept:
-        array = array.transpose([d for a in wanted for d in _dims(kept, (a,), array.ndim)])
+        array = array.transpose([d for a in wanted for d in dims_of(kept, (a,), array.ndim)])
     return _spread(array, wanted, onto)
 
 
@@ -306,7 +293,7 @@ def _spread(array: Objects, axes: Sequence[str], onto: Sequence[str]) -> Objects
     index: list[Any] = []
     for axis in onto:
         if axis in axes:
-            index.extend([slice(None)] * len(_dims(axes, (axis,), array.ndim)))
+            index.extend([slice(None)] * len(dims_of(axes, (axis,), array.ndim)))
         else:
             index.append(None)
     spread: Objects = array[(*index, ...)]  # the ellipsis keeps an array without dimensions one

@@ -22,7 +22,6 @@ from lossbridge_conformance.subjects import (
     Subject,
     Truth,
     Truths,
-    dims_of,
     gradient_condition,
 )
 from lossbridge_conformance.workers import Worker
@@ -115,7 +114,7 @@ def _together(subject: Subject, parts: list[dict[str, Any]], sample: str | None)
     kinds = subject.kinds
 
     def dim(axes: Sequence[str], rank: int) -> int:
-        return dims_of(axes, (sample,), rank)[0]
+        return cases.dims_of(axes, (sample,), rank)[0]
 
     inputs = {
         n: np.concatenate([p["inputs"][n] for p in parts], axis=dim(kinds[n].axes, x.ndim))
@@ -326,7 +325,7 @@ def judge(
             judged = measure.judge_gradient(
                 got,
                 rounded,
-                components=dims_of(axes, inner, got.ndim),
+                components=cases.dims_of(axes, inner, got.ndim),
                 condition=k,
                 accepted=accepted,
             )
@@ -341,7 +340,7 @@ def judge(
             continue
         at = 0
         if call.sample_axis in axes:
-            at = position[dims_of(axes, (str(call.sample_axis),), score.ndim)[0]]
+            at = position[cases.dims_of(axes, (str(call.sample_axis),), score.ndim)[0]]
         tally.worst = float(score[position])
         tally.worst_case = call.ids[at]
         tally.condition = float(np.atleast_1d(judged.condition)[position])
@@ -383,7 +382,7 @@ def _where_defined(
         """For each sample, whether any of its entries passes the test."""
         if call.sample_axis not in own:
             return np.full(count, test(x).any())
-        (dim,) = dims_of(own, (str(call.sample_axis),), x.ndim)
+        (dim,) = cases.dims_of(own, (str(call.sample_axis),), x.ndim)
         return test(np.moveaxis(x, dim, 0).reshape(count, -1)).any(axis=1)
 
     infinite, poisoned = np.zeros(count, bool), np.zeros(count, bool)
@@ -396,7 +395,7 @@ def _where_defined(
     undefined = infinite & ~poisoned & nowhere
     if call.sample_axis not in axes:
         return np.where(undefined.any(), expected, got)
-    (dim,) = dims_of(axes, (str(call.sample_axis),), got.ndim)
+    (dim,) = cases.dims_of(axes, (str(call.sample_axis),), got.ndim)
     shape = [1] * got.ndim
     shape[dim] = count
     return np.where(undefined.reshape(shape), expected, got)
@@ -463,7 +462,7 @@ def _example(
     axes = subject.axes_of(name)
     index: tuple[Any, ...] = (...,)
     if call.sample_axis in axes:
-        (dim,) = dims_of(axes, (str(call.sample_axis),), got.ndim)
+        (dim,) = cases.dims_of(axes, (str(call.sample_axis),), got.ndim)
         index = (*[slice(None)] * dim, at)
     return {
         "flags": list(call.flags[at]),

@@ -226,19 +226,6 @@ class Truth:
 Truths: TypeAlias = Mapping[str, Mapping[tuple[int, str], Truth]]  # by loss, then call and dtype
 
 
-def dims_of(axes: Sequence[str], wanted: Sequence[str], rank: int) -> tuple[int, ...]:
-    """The dimensions of some axes in an array of a rank; the group takes what is left."""
-    width = rank - len(axes) + 1
-    found: list[int] = []
-    position = 0
-    for axis in axes:
-        step = width if axis.startswith("*") else 1
-        if axis in wanted:
-            found.extend(range(position, position + step))
-        position += step
-    return tuple(found)
-
-
 # --- which ---------------------------------------------------------------------------------------
 
 
@@ -423,7 +410,7 @@ def _with_factors(
     sizes: dict[str, tuple[int, ...]] = {}
     for name, x in call.inputs.items():
         for axis in subject.kinds[name].axes:
-            dims = dims_of(subject.kinds[name].axes, (axis,), x.ndim)
+            dims = cases.dims_of(subject.kinds[name].axes, (axis,), x.ndim)
             sizes[axis] = tuple(x.shape[d] for d in dims)
     for port in subject.ports.values():
         sizes["pixels"] = (sum(port.maps),)
@@ -496,7 +483,7 @@ def _apart(x: Array, y: Array) -> Array:
 def _size(subject: Subject, name: str, x: Array, y: Array) -> Array:
     """The largest component of each sample's gradient in one input, of two gradients."""
     axes = subject.axes_of(name)
-    inner = dims_of(axes, [a for a in axes if a not in subject.axes], x.ndim)
+    inner = cases.dims_of(axes, [a for a in axes if a not in subject.axes], x.ndim)
     known = np.isfinite(x) & np.isfinite(y)
     size = np.where(known, np.maximum(np.abs(x), np.abs(y)), 0.0)
     return np.asarray(np.max(size, axis=inner, keepdims=True, initial=0.0))
