@@ -245,6 +245,7 @@ _native = native_of(compile)
 
 @functools.wraps(_native)
 def native(name: str, /, *arguments: Any, version: str | None = None, **keywords: Any) -> Any:
+    """As on the other platforms, but that optax's losses are called as optax calls them."""
     witness = find(name, version)
     if witness.module == "optax.losses":
         return native_optax(witness, arguments, keywords)
