@@ -307,8 +307,7 @@ class Loss(nn.Module):
         which = selected(bound, call.inputs)
         spec = bound.specs[which]
         if (
-            spec.numerics.cast
-            or spec.weights
+            spec.weights
             or spec.ports
             or spec.uses
             or spec.step
@@ -318,6 +317,8 @@ class Loss(nn.Module):
         inputs = dict(
             zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
         )
+        if any(cast(spec, spec.inputs[n], x) is not x for n, x in inputs.items()):
+            return None
         order = frontdoor.positional_order(bound.specs[0], "torch")
         renamed = dict(zip(bound.specs[0].inputs, spec.inputs, strict=True))
         places = {renamed[name]: k for k, name in enumerate(order) if name in renamed}
