@@ -1219,6 +1219,8 @@ def eject(bound: Bound, name: str) -> str:
             f"    {n} = {'_whole(' if dtype == 'int' else ''}jnp.asarray({n})"
             f"{')' if dtype == 'int' else ''}"
         )
+        if spec.numerics.dtype and n in real and n in spec.inputs:
+            call.append(f'    {n} = {n}.astype("{spec.numerics.dtype}")')
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
             source_axis = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else str(bound.axis)

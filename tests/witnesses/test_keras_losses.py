@@ -385,6 +385,19 @@ def test_inputs_of_any_dtype_are_taken(platform: str) -> None:
     assert float(sparse(prediction=scores, labels=labels)) == pytest.approx(-np.log(0.7))
 
 
+@pytest.mark.parametrize("platform", originals.PLATFORMS)
+def test_a_file_of_its_own_casts_too(platform: str) -> None:
+    """What `lossbridge eject` writes computes what the object does."""
+    loss = originals.ours(platform, "keras.losses.LogCosh", {"dtype": "bfloat16"})
+    home = "lossbridge_jax.native" if platform == "jax" else f"lossbridge_{platform}.ejected"
+    names: dict[str, Any] = {}
+    exec(importlib.import_module(home).eject(loss.bound, "Ejected"), names)
+    found = names["Ejected"]() if platform == "torch" else names["Ejected"]
+    inputs = [_tensor(platform, x) for x in (SCORES, WANTED)]
+    value, wanted = found(*inputs), loss(**dict(zip(loss.spec.inputs, inputs, strict=True)))
+    assert value.dtype == wanted.dtype and float(value) == float(wanted)
+
+
 def test_keras_lists_and_names_are_taken() -> None:
     loss = originals.ours("keras", "keras.losses.Huber", {"name": "mine", "reduction": "sum"})
     assert (loss.name, loss.reduction) == ("mine", "sum")
