@@ -72,7 +72,11 @@ LOGITS = (
     "before it are read instead, as with from_logits=True."
 )
 WEIGHTS = "Sample weights of lower rank align with the last axis, not the first."
-EVERY = (DTYPE, EMPTY, WEIGHTS)
+CONFIG = (
+    "The configuration of some losses holds name and reduction and loses the other arguments; here "
+    "it holds the whole meaning, so the two dictionaries differ."
+)
+EVERY = (DTYPE, EMPTY, WEIGHTS, CONFIG)
 
 
 def dtype_of(given: Any) -> str | None:

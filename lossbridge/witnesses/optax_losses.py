@@ -378,7 +378,10 @@ def poly_loss_cross_entropy(*, epsilon: float = 2.0, axis: Axis = -1, where: Any
 @witness(
     "optax.losses.softmax_cross_entropy_with_integer_labels",
     call=LOGITS,
-    notes=(OFFSET,),
+    notes=(
+        OFFSET,
+        "Over several axes, sums are taken in another order: the last digit may differ.",
+    ),
 )
 def softmax_cross_entropy_with_integer_labels(axis: Axis = -1, where: Any = None) -> Meaning:
     if axis is None:
@@ -583,7 +586,12 @@ def generalized_kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
     return summed_divergence(generalized_kl, axis, where)
 
 
-@witness("optax.losses.convex_kl_divergence", call=KL_CALL, repeats="elements", notes=(MASKED_NAN,))
+@witness(
+    "optax.losses.convex_kl_divergence",
+    call=KL_CALL,
+    repeats="elements",
+    notes=(MASKED_NAN, "A call warns there that the name is deprecated."),
+)
 def convex_kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
     return generalized_kl_divergence.construct(axis, where)
 
