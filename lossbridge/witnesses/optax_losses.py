@@ -164,6 +164,11 @@ def layouts(axis: Axis, where: Any) -> list[Layout]:
     return [samples, own] if rank == 1 else [own, samples]
 
 
+def laid_out(loss: Callable[..., Definition], axis: Axis, where: Any) -> Meaning:
+    """The loss in each of its layouts."""
+    return unreduced(*(loss(*layout) for layout in layouts(axis, where)), included=where)
+
+
 def pair(axes: str, first: str = "prediction") -> dict[str, str]:
     """The kinds of two inputs of these axes."""
     return {first: f"real[{axes}]", "target": f"real[{axes}]"}
@@ -343,7 +348,7 @@ def softmax_cross_entropy(axis: Axis = -1, where: Any = None) -> Meaning:
 
         return body
 
-    return unreduced(*(loss(*layout) for layout in layouts(axis, where)), included=where)
+    return laid_out(loss, axis, where)
 
 
 DISTRIBUTION = {"logits": "real[*batch, classes]", "target": "real[*batch, classes]"}
@@ -410,7 +415,7 @@ def softmax_cross_entropy_with_integer_labels(axis: Axis = -1, where: Any = None
 
         return body
 
-    return unreduced(*(loss(*layout) for layout in layouts(axis, where)), included=where)
+    return laid_out(loss, axis, where)
 
 
 CLASSES = {"prediction": "real[*batch, classes]", "labels": "integer[*batch]"}
