@@ -63,6 +63,10 @@ class ArgumentError(LossbridgeError, TypeError):
     """A call names an argument that does not exist, misses one, or gives the wrong type."""
 
 
+class OptionError(ArgumentError, ValueError):
+    """An argument's value is none of those that it may have."""
+
+
 class DTypeError(LossbridgeError, TypeError):
     """An array's dtype cannot carry what its kind states, such as labels held as floats."""
 

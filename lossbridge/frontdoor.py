@@ -152,18 +152,36 @@ class Bound:
         full = Options(self.reduction, self.normalizer, options.sample_weight, options.mask)
         return plan(self.specs[which], self.numbers[which], full, native)
 
-    def select(self, dtype_kinds: Mapping[str, str]) -> int:
-        """Which of the losses fits inputs of these dtype kinds (``real``, ``int``, ``bool``)."""
+    def select(self, dtype_kinds: Mapping[str, str], ranks: Sequence[int | None] = ()) -> int:
+        """Which of the losses fits inputs of these dtype kinds (``real``, ``int``, ``bool``), and
+        of these ranks, in their order; one for inputs of a fixed rank comes before one for any."""
         if len(self.specs) == 1:
             return 0
-        for which, spec in enumerate(self.specs):
+        fitting = [
+            which
+            for which, spec in enumerate(self.specs)
             if all(
                 (kind.dtype == "int") == (dtype_kinds.get(name, kind.dtype) != "real")
                 for name, kind in spec.inputs.items()
                 if kind.dtype != "bool"
-            ):
-                return which
-        return 0
+            )
+        ] or [0]
+        if len(fitting) > 1 and ranks:
+            known = {which: _fits(self.specs[which], ranks) for which in fitting}
+            return max(fitting, key=lambda which: known[which])
+        return fitting[0]
+
+
+def _fits(spec: Spec, ranks: Sequence[int | None]) -> int:
+    """How well inputs of these ranks fit: 2 where each must have its rank, 1 of any, 0 not."""
+    exact = True
+    for kind, rank in zip(spec.inputs.values(), ranks, strict=False):
+        starred = any(map(is_star, kind.axes))
+        fixed = len(kind.axes) - starred
+        if rank is not None and (rank < fixed or (rank > fixed and not starred)):
+            return 0
+        exact = exact and not starred
+    return 1 + exact
 
 
 def as_form(source: Any) -> Form:
@@ -531,6 +549,8 @@ def _disagreement(
         message += f"; pass {longer}.reshape({', '.join(map(str, shape))})"
     elif is_star(axis) and len(a) == len(b):
         message += f"; give both the same leading shape, e.g. {second} of shape {a}"
+    elif kinds[first].axes == kinds[second].axes:
+        message += "; they must have the same shape"
     return message
 
 

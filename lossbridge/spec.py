@@ -24,6 +24,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from lossbridge.checks import (
+    CASTS,
     EMPTY,
     INITS,
     MAX_ENTRIES,
@@ -264,14 +265,22 @@ class Reduction(msgspec.Struct, frozen=True):
 
 
 class Numerics(msgspec.Struct, frozen=True):
-    """The precision in which a loss is computed, and in which its sums are accumulated."""
+    """The precision in which a loss is computed, and in which its sums are accumulated.
+
+    ``cast`` is for losses that take numbers of any dtype, as some frameworks' own do. A dtype: all
+    that is real is rounded to it first, and the result is of it. ``floating``: only what is not
+    floating is cast, to the platform's default. In both, labels held as floats become integers.
+    """
 
     compute: str = "at_least_float32"
     accumulate: str = "at_least_float32"
+    cast: str | None = None
 
     def __post_init__(self) -> None:
         choice(self.compute, PRECISIONS, "the precision to compute in")
         choice(self.accumulate, PRECISIONS, "the precision to accumulate in")
+        if self.cast is not None:
+            choice(self.cast, CASTS, "what inputs are cast to")
         if PRECISIONS.index(self.accumulate) < PRECISIONS.index(self.compute):
             raise semantic_error(
                 f"sums would be accumulated in {self.accumulate}, narrower than the "
@@ -279,6 +288,11 @@ class Numerics(msgspec.Struct, frozen=True):
                 "compute",
                 "narrow_accumulate",
             )
+
+    @property
+    def dtype(self) -> str | None:
+        """The one dtype that inputs are cast to, if there is one."""
+        return None if self.cast == "floating" else self.cast
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -593,7 +607,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "yields": self.yields,
             "reduction": [self.reduction.kind, self.reduction.normalizer],
             "empty": self.empty,
-            "numerics": [self.numerics.compute, self.numerics.accumulate],
+            "numerics": list(_said(self.numerics).values()),
             **({} if self.axis is None else {"axis": self.axis}),
         }
 
@@ -937,7 +951,9 @@ T = TypeVar("T")
 
 def _words(data: dict[str, Json], key: str, part: Callable[..., T]) -> T:
     """A small object of words, missing ones taking their defaults."""
-    fields = {"reduction": ("kind", "normalizer"), "numerics": ("compute", "accumulate")}[key]
+    fields = {"reduction": ("kind", "normalizer"), "numerics": ("compute", "accumulate", "cast")}[
+        key
+    ]
     given = _object(data.get(key, {}), key)
     _check_keys(given, key, required=(), optional=fields)
     return part(**given)
@@ -1017,13 +1033,18 @@ def to_json(spec: Spec) -> dict[str, Any]:
     data["empty"] = spec.empty
     if spec.axis is not None:
         data["axis"] = spec.axis
-    data["numerics"] = msgspec.structs.asdict(spec.numerics)
+    data["numerics"] = _said(spec.numerics)
     data.update((key, json.loads(text)) for key, text in spec.extensions.items())
     return data
 
 
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _said(numerics: Numerics) -> dict[str, Any]:
+    """Each policy that there is; no cast is none."""
+    return {k: v for k, v in msgspec.structs.asdict(numerics).items() if v is not None}
 
 
 _WIDTH = 100

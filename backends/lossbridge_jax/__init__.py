@@ -10,7 +10,6 @@ from typing import Any
 
 from lossbridge.combine import COMBINATIONS
 from lossbridge.frontdoor import forms, nearest_name
-from lossbridge.witnesses import native_of
 from lossbridge_jax.native import (
     Loss,
     as_hf,
@@ -21,8 +20,7 @@ from lossbridge_jax.native import (
     functions_of,
     reduce,
 )
-
-native = native_of(compile)
+from lossbridge_jax.original import native
 
 _classes: dict[str, Any] = {name: class_of(form) for name, form in forms().items()}
 _functions: dict[str, Any] = {

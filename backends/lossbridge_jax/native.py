@@ -457,7 +457,7 @@ class Loss(metaclass=_Meta):
 
     def _evaluate(self, call: Call, report: Callable[[str, Array, str], None]) -> Any:
         bound = self._bound
-        which = bound.select(_dtype_kinds(bound, call))
+        which = bound.select(_dtype_kinds(bound, call), _ranks(bound, call))
         spec = bound.specs[which]
         if any(kind.name == "tree" for kind in spec.inputs.values()):
             return self._over_tree(spec, call)
@@ -465,7 +465,7 @@ class Loss(metaclass=_Meta):
         name = bound.form.name
         values: dict[str, Array] = {}
         for key, kind in spec.inputs.items():
-            values[key] = self._input(key, kind, inputs[key])
+            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]))
         kinds: dict[str, Kind] = dict(spec.inputs)
         self._take_weights(spec, call, values, kinds)
         shapes = {key: values[key].shape for key in kinds}
@@ -616,6 +616,20 @@ def _as_array(x: Any) -> Array:
     return x if isinstance(x, jax.Array) else jnp.asarray(x)
 
 
+def _cast(spec: Spec, kind: Kind, given: Any) -> Any:
+    """An input in the dtype that the loss casts it to, where it says so."""
+    cast = spec.numerics.cast
+    if cast is None:
+        return given
+    x = _as_array(given)
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    if kind.dtype == "int" and floating:
+        return x.astype(jnp.int32)
+    if kind.dtype == "real" and (cast != "floating" or not floating):
+        return x.astype(jax.dtypes.canonicalize_dtype(spec.numerics.dtype or jnp.float32))
+    return given
+
+
 def _is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "dtype")
 
@@ -652,6 +666,12 @@ def _dtype_kinds(bound: Bound, call: Call) -> dict[str, str]:
         )
         found.update((tuple(spec.inputs)[position], kind) for spec in bound.specs)
     return found
+
+
+def _ranks(bound: Bound, call: Call) -> list[int]:
+    if len(bound.specs) == 1:
+        return []
+    return [np.ndim(call.inputs[n]) for n in bound.specs[0].inputs]
 
 
 def _index(spec: Spec, lengths: Mapping[str, Sequence[int | None]]) -> tuple[int, ...]:
@@ -1181,6 +1201,8 @@ def eject(bound: Bound, name: str) -> str:
             f"    {n} = {'_whole(' if dtype == 'int' else ''}jnp.asarray({n})"
             f"{')' if dtype == 'int' else ''}"
         )
+        if spec.numerics.dtype and n in real and n in spec.inputs:
+            call.append(f'    {n} = {n}.astype("{spec.numerics.dtype}")')
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
             source_axis = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else str(bound.axis)

@@ -22,7 +22,7 @@ from lossbridge_keras.native import (
     with_loss,
 )
 
-native = native_of(compile)
+native = native_of(compile, own=("name",))
 
 _classes: dict[str, Any] = {name: class_of(form) for name, form in forms().items()}
 _classes.update((name, combination_of(made)) for name, made in COMBINATIONS.items())

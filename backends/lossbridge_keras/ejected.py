@@ -124,6 +124,8 @@ def eject(bound: Bound, name: str) -> str:
         call.append(f"    {n} = tf.convert_to_tensor({n})")
         if integer:
             call.append(f"    {n} = _as_int32({n})")
+        elif spec.numerics.dtype and n in real and n in spec.inputs:
+            call.append(f'    {n} = tf.cast({n}, "{spec.numerics.dtype}")')
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
             at = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else str(bound.axis)
@@ -131,7 +133,12 @@ def eject(bound: Bound, name: str) -> str:
                 f"    order = [d for d in range({n}.ndim) if d != ({at}) % {n}.ndim]",
                 f"    {n} = tf.transpose({n}, [*order, ({at}) % {n}.ndim])",
             ]
-    call.append(f"    return _run({', '.join(names)})")
+    run = f"_run({', '.join(names)})"
+    call.append(
+        f'    return tf.cast({run}, "{spec.numerics.dtype}")'
+        if spec.numerics.dtype
+        else f"    return {run}"
+    )
     own = [inspect.getsource(f) for f in (_widened, _as_int32)]
     own.append(inspect.getsource(_spread).replace("is_star(axis)", 'axis.startswith("*")'))
     places_real = ", ".join(str(names.index(n)) for n in real)

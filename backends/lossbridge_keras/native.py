@@ -362,6 +362,7 @@ class Engine:
     def __init__(self, bound: Bound, dtype: str | None) -> None:
         self.bound = bound
         self.name = bound.form.name
+        dtype = dtype or bound.specs[0].numerics.dtype
         self.dtype = None if dtype is None else tf.as_dtype(dtype)
 
     # --- one call
@@ -369,22 +370,22 @@ class Engine:
         """The value of one call."""
         if any(kind.name == "tree" for kind in self.bound.specs[0].inputs.values()):
             return self._over_tree(call)
-        first = next(iter(self.bound.specs[0].inputs))
         self._refuse_logits(call)
         mask = call.mask
         if mask is None:
             mask = _keras_mask(call.inputs.values())
-        raw = {n: _tensor(x) for n, x in call.inputs.items()}
-        which = self.bound.select(self._dtype_kinds(raw))
+        raw = {n: _tensor(call.inputs[n]) for n in self.bound.specs[0].inputs}
+        which = self.bound.select(self._dtype_kinds(raw), [x.shape.rank for x in raw.values()])
         spec = self.bound.specs[which]
-        if raw[first].dtype.is_floating:
-            compute, out = self.dtypes(spec, raw[first].dtype)
-        else:
+        given = _cast(spec, frontdoor.rename_inputs(self.bound, which, raw))
+        first = next(iter(spec.inputs))
+        dtype = given[first].dtype
+        if not dtype.is_floating:
             raise DTypeError(
                 f"{self.name}: {first} is {spec.inputs[first]}, but "
-                f"{raw[first].dtype.name} was given; pass tf.cast({first}, 'float32')"
+                f"{dtype.name} was given; pass tf.cast({first}, 'float32')"
             )
-        given = frontdoor.rename_inputs(self.bound, which, raw)
+        compute, out = self.dtypes(spec, dtype)
         given = self._same_rank(spec, given)
         values = {n: self._input(n, kind, given[n], compute) for n, kind in spec.inputs.items()}
         kinds: dict[str, Kind] = dict(spec.inputs)
@@ -422,9 +423,7 @@ class Engine:
                     f"{frontdoor.call_text(spec, 'keras')}, or loss.bind_step(optimizer.iterations)"
                 )
             values["step"] = tf.cast(_tensor(call.step), compute)
-        run = _Run(
-            self.name, values, call.ports, compute, raw[first].dtype if self.dtype is None else out
-        )
+        run = _Run(self.name, values, call.ports, compute, dtype if self.dtype is None else out)
         return self.scaled(run(spec, self.bound.numbers[which], options, out), options)
 
     def options(self, reduce: bool, weighted: bool, masked: bool) -> Options:
@@ -631,6 +630,21 @@ class Engine:
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             total = total * tf.cast(1.0 / replicas, widest) if replicas > 1 else total
         return total
+
+
+def _cast(spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs in the dtypes that the loss casts them to, where it says so."""
+    if spec.numerics.cast is None:
+        return given
+    found = {}
+    for name, x in given.items():
+        kind = spec.inputs[name]
+        if kind.dtype == "int" and x.dtype.is_floating:
+            x = tf.cast(x, tf.int64)
+        elif kind.dtype == "real" and (spec.numerics.dtype or not x.dtype.is_floating):
+            x = tf.cast(x, spec.numerics.dtype or keras.config.floatx())
+        found[name] = x
+    return found
 
 
 def check_labels(
@@ -882,7 +896,11 @@ class Loss(_Compiled, keras.losses.Loss):
             raise ArgumentError("write lossbridge.keras.compile(spec), or use one of the classes")
         self._settle(form, args, settings, dtype)
         reduction = settings.get("reduction", form.reduction.kind)
-        super().__init__(name=name or _snake(form.name), reduction="none", dtype=dtype)
+        super().__init__(
+            name=name or _snake(form.name),
+            reduction="none",
+            dtype=dtype or self.spec.numerics.dtype,
+        )
         self.reduction = reduction
         self._fast: dict[Any, Any] = {}
 
@@ -917,13 +935,14 @@ class Loss(_Compiled, keras.losses.Loss):
             return
         names = tuple(bound.specs[0].inputs)
         raw = {names[0]: y_pred, names[1]: y_true}
-        which = bound.select(engine._dtype_kinds(raw))
+        which = bound.select(engine._dtype_kinds(raw), [x.shape.rank for x in raw.values()])
         spec, numbers = bound.specs[which], bound.numbers[which]
         if not y_pred.dtype.is_floating:
             return
         given = frontdoor.rename_inputs(bound, which, raw)
         same = engine._same_rank(spec, given)
-        if any(same[n] is not given[n] for n in given):
+        cast = _cast(spec, given)
+        if any(same[n] is not given[n] or cast[n].dtype != given[n].dtype for n in given):
             return
         compute, out = engine.dtypes(spec, y_pred.dtype)
         _, second = spec.inputs.values()

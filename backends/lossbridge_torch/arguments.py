@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lossbridge import frontdoor
 from lossbridge.errors import ArgumentError, DomainError, DTypeError, ShapeError, shown
 from lossbridge.frontdoor import Bound
+from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, Weight
 from lossbridge_torch.fused import transformed
 
@@ -46,6 +47,15 @@ def dtype_kinds(bound: Bound, inputs: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def selected(bound: Bound, inputs: Mapping[str, Any]) -> int:
+    """Which of the losses behind one name fits these inputs."""
+    if len(bound.specs) == 1:
+        return 0
+    given = [inputs[name] for name in bound.specs[0].inputs]
+    ranks = [x.dim() if isinstance(x, Tensor) else None for x in given]
+    return bound.select(dtype_kinds(bound, inputs), ranks)
+
+
 def checked(name: str, key: str, dtype: str, x: Any, lenient: bool = False) -> Tensor:
     """A tensor whose dtype can carry what its kind states."""
     if not isinstance(x, Tensor):
@@ -67,6 +77,18 @@ def checked(name: str, key: str, dtype: str, x: Any, lenient: bool = False) -> T
         raise DTypeError(
             f"{name}: {key} holds integers, but its dtype is {x.dtype}; pass {key}.long()"
         )
+    return x
+
+
+def cast(spec: Spec, kind: Kind, x: Any) -> Any:
+    """An input in the dtype that the loss casts it to, where it says so."""
+    if spec.numerics.cast is None or not isinstance(x, Tensor):
+        return x
+    if kind.dtype == "int" and x.is_floating_point():
+        return x.long()
+    if kind.dtype == "real" and (spec.numerics.dtype or not x.is_floating_point()):
+        dtype: torch.dtype = getattr(torch, spec.numerics.dtype or "float32")
+        return x.to(dtype)
     return x
 
 

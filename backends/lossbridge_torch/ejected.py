@@ -371,6 +371,10 @@ def _class(bound: Bound, name: str) -> str:
     def own(names: Sequence[str]) -> str:
         return "{" + ", ".join(f'"{n}": self.{n}' for n in names) + "}"
 
+    def given(n: str) -> str:
+        cast = spec.numerics.dtype
+        return f"{n}.to(torch.{cast})" if cast and spec.inputs[n].dtype == "real" else n
+
     lines = [
         f"class {name}(nn.Module):",
         f'    """{_plain(spec.summary)}"""',
@@ -382,7 +386,7 @@ def _class(bound: Bound, name: str) -> str:
     lines += [
         f"    def forward({signature}):",
         "        return evaluate(",
-        f"            PIECES, ({', '.join(spec.inputs)},), {own(list(bound.arrays))},",
+        f"            PIECES, ({', '.join(map(given, spec.inputs))},), {own(list(bound.arrays))},",
         f"            {own(list(spec.weights))}, {{{', '.join(numbers)}}}, {bound.axis}, {wide},",
         "        )",
     ]

@@ -34,14 +34,15 @@ from lossbridge.spec import Spec
 from lossbridge_torch.arguments import (
     Lengths,
     along,
+    cast,
     check_labels,
     checked,
-    dtype_kinds,
     initial,
     leaves_of,
     moved,
     number,
     parameter,
+    selected,
 )
 from lossbridge_torch.fused import (
     KERNEL,
@@ -289,7 +290,7 @@ class Loss(nn.Module):
         if self.combination is not None or bound.arrays:
             return None
         call = frontdoor.bind_call(bound, "torch", args, {})
-        which = bound.select(dtype_kinds(bound, call.inputs)) if len(bound.specs) > 1 else 0
+        which = selected(bound, call.inputs)
         spec = bound.specs[which]
         if (
             spec.weights
@@ -302,6 +303,8 @@ class Loss(nn.Module):
         inputs = dict(
             zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
         )
+        if any(cast(spec, spec.inputs[n], x) is not x for n, x in inputs.items()):
+            return None
         order = frontdoor.positional_order(bound.specs[0], "torch")
         renamed = dict(zip(bound.specs[0].inputs, spec.inputs, strict=True))
         places = {renamed[name]: k for k, name in enumerate(order) if name in renamed}
@@ -358,9 +361,7 @@ class Loss(nn.Module):
         spec = bound.specs[0]
         if len(spec.inputs) == 1 and next(iter(spec.inputs.values())).name == "tree":
             return self._over_tree(spec, call)
-        which = 0
-        if len(bound.specs) > 1:
-            which = bound.select(dtype_kinds(bound, call.inputs))
+        which = selected(bound, call.inputs)
         spec = bound.specs[which]
         inputs = dict(
             zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
@@ -378,7 +379,7 @@ class Loss(nn.Module):
         bound = self.bound
         name = bound.form.name
         for key, kind in spec.inputs.items():
-            inputs[key] = checked(name, key, kind.dtype, inputs[key])
+            inputs[key] = checked(name, key, kind.dtype, cast(spec, kind, inputs[key]))
             if bound.form.has_axis:
                 inputs[key] = moved(kind, inputs[key], bound.axis)
         shapes = {key: x.shape for key, x in inputs.items()}

@@ -163,6 +163,8 @@ def _attributes(witness: Witness, obj: Any) -> dict[str, Any]:
             )
     if str(found.get("reduction")) == "auto":  # Keras 2's default; this, but under a strategy
         found["reduction"] = "sum_over_batch_size"
+    if found.get("dtype") == "float32":  # Keras's default, which it does not tell from a choice
+        found["dtype"] = None
     return found
 
 

@@ -11,6 +11,7 @@ import os
 from typing import Any, Final
 
 from lossbridge.checks import (
+    CASTS,
     EMPTY,
     INITS,
     MAX_ENTRIES,
@@ -148,6 +149,11 @@ def _spec() -> dict[str, Any]:
             {
                 "compute": {"enum": list(PRECISIONS), "default": PRECISIONS[0]},
                 "accumulate": {"enum": list(PRECISIONS), "default": PRECISIONS[0]},
+                "cast": {
+                    "description": "inputs of any dtype are taken: all cast to one, or what is "
+                    "not floating to a platform's default; none is cast if left out",
+                    "enum": list(CASTS),
+                },
             },
         ),
     }

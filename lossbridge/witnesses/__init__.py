@@ -12,7 +12,6 @@ from importlib import import_module, metadata
 from typing import Any, TypeVar
 
 from lossbridge.errors import ArgumentError, listed, shown, suggestion
-from lossbridge.frontdoor import Form
 from lossbridge.versions import release, within
 from lossbridge.witnesses.witness import FRAMEWORKS, Meaning, Witness
 
@@ -96,8 +95,11 @@ def _installed(package: str) -> str | None:
 T = TypeVar("T")
 
 
-def native_of(compile: Callable[[Form], T]) -> Callable[..., T]:
-    """The ``native`` of a front door, given its ``compile``."""
+def native_of(compile: Callable[..., T], own: tuple[str, ...] = ()) -> Callable[..., T]:
+    """The ``native`` of a front door, given its ``compile``.
+
+    ``own`` names arguments that the objects of this platform take too, with the same sense.
+    """
 
     def native(name: str, /, *arguments: Any, version: str | None = None, **keywords: Any) -> T:
         """The exact meaning of a built-in loss of torch.nn, keras.losses or optax.losses, here.
@@ -111,7 +113,9 @@ def native_of(compile: Callable[[Form], T]) -> Callable[..., T]:
         """
         witness = find(name, version)
         meaning = witness.meaning(*arguments, **keywords)
-        return compile(meaning.form(witness.name.rpartition(".")[2]))
+        given = witness.arguments(*arguments, **keywords)
+        shared = {n: given[n] for n in own if n in given}
+        return compile(meaning.form(witness.name.rpartition(".")[2]), **meaning.unread, **shared)
 
     return native
 

@@ -14,8 +14,8 @@ from lossbridge.catalogue import (
     segmentation,
     sequence,
 )
+from lossbridge.checks import CASTS
 from lossbridge.errors import ArgumentError, shown
-from lossbridge.frontdoor import has_class_axis
 from lossbridge.ir import Expr
 from lossbridge.ops import (
     all_,
@@ -62,32 +62,56 @@ EPSILON = 1e-7  # keras.config.epsilon(), which a user may set
 # Made a tensor of float32 before it meets numbers of float64.
 EPSILON_32 = 1.0000000116860974e-07
 
-CASTS = "Inputs are cast to the dtype of the loss, float32 by default, those of float64 too."
+DTYPE = (
+    "Without a dtype, inputs of float64 are cast to float32 there; in half precision each step is "
+    "rounded there, and epsilon with it, here the inputs and the result are."
+)
 EMPTY = "A batch of size 0 whose samples have one axis gives an empty array instead of 0."
 LOGITS = (
     "Where Keras's sigmoid or softmax made the predictions, or TensorFlow's in a graph, the logits "
     "before it are read instead, as with from_logits=True."
 )
 WEIGHTS = "Sample weights of lower rank align with the last axis, not the first."
+CONFIG = "get_config() holds name and reduction alone there, and the whole meaning here."
 MASKED = "Before 3.13 a mean over what a mask leaves is divided by its count plus 1e-7."
 IGNORED = "Before 3.15 what ignore_class leaves out is multiplied by 0, which keeps a NaN."
-EVERY = (CASTS, EMPTY, WEIGHTS, MASKED)
+EVERY = (DTYPE, EMPTY, WEIGHTS, MASKED)
+
+
+def dtype_of(given: Any) -> str | None:
+    """The name of a dtype, however it was given: its name, a policy's, an object of a framework."""
+    if given is None or isinstance(given, Mapping):  # a policy as Keras saves it
+        given = (given or {}).get("config", {}).get("name")
+    given = getattr(given, "compute_dtype", given)
+    name = getattr(given, "name", None) or getattr(given, "__name__", None) or given
+    return None if name is None else str(name).removeprefix("mixed_")
 
 
 def keras_meaning(
-    *definitions: Definition, reduction: Name, axis: int = -1, counted: bool = False, **params: Any
+    *definitions: Definition,
+    reduction: Name,
+    axis: int = -1,
+    counted: bool = False,
+    dtype: Any = None,
+    **params: Any,
 ) -> Meaning:
     """Losses under one of Keras's reductions; a mean over nothing is 0.
 
     ``counted``: a mean divides by the number of samples that count, as with a mask.
     """
+    cast = option("dtype", dtype_of(dtype) or "floating", CASTS)
     option("reduction", reduction, tuple(REDUCTIONS))
     kind, normalizer = REDUCTIONS[reduction]
     if counted and normalizer == "elements":
         normalizer = "valid"
-    placed = axis if any(has_class_axis(d.inputs) for d in definitions) else None
     return meaning(
-        *definitions, reduction=kind, normalizer=normalizer, axis=placed, empty="zero", **params
+        *definitions,
+        reduction=kind,
+        normalizer=normalizer,
+        axis=axis,
+        empty="zero",
+        cast=cast,
+        **params,
     )
 
 
@@ -138,19 +162,19 @@ def summed(axis: int | Sequence[int] | None) -> dict[int, str]:
 
 @witness("keras.losses.MeanSquaredError", notes=EVERY)
 def mse(reduction: Name = MEAN, name: Name = "mean_squared_error", dtype: Any = None) -> Meaning:
-    return keras_meaning(averaged(regression.mse), reduction=reduction)
+    return keras_meaning(averaged(regression.mse), reduction=reduction, dtype=dtype)
 
 
 @witness("keras.losses.MeanAbsoluteError", notes=EVERY)
 def mae(reduction: Name = MEAN, name: Name = "mean_absolute_error", dtype: Any = None) -> Meaning:
-    return keras_meaning(averaged(regression.l1), reduction=reduction)
+    return keras_meaning(averaged(regression.l1), reduction=reduction, dtype=dtype)
 
 
 @witness("keras.losses.MeanAbsolutePercentageError", notes=EVERY)
 def mape(
     reduction: Name = MEAN, name: Name = "mean_absolute_percentage_error", dtype: Any = None
 ) -> Meaning:
-    return keras_meaning(averaged(regression.mape), eps=EPSILON, reduction=reduction)
+    return keras_meaning(averaged(regression.mape), eps=EPSILON, reduction=reduction, dtype=dtype)
 
 
 @variant(regression.msle)
@@ -164,36 +188,41 @@ def held_msle(prediction: Expr, target: Expr) -> Expr:
 def msle(
     reduction: Name = MEAN, name: Name = "mean_squared_logarithmic_error", dtype: Any = None
 ) -> Meaning:
-    return keras_meaning(held_msle, reduction=reduction)
+    return keras_meaning(held_msle, reduction=reduction, dtype=dtype)
 
 
 @witness(
     "keras.losses.Huber",
-    notes=(*EVERY, "At an infinite error the gradient is NaN there, from the branch not taken."),
+    notes=(
+        *EVERY,
+        CONFIG,
+        "At an infinite error the gradient is NaN there, from the branch not taken.",
+    ),
 )
 def huber(
     delta: float = 1.0, reduction: Name = MEAN, name: Name = "huber_loss", dtype: Any = None
 ) -> Meaning:
-    return keras_meaning(averaged(regression.huber), delta=delta, reduction=reduction)
+    return keras_meaning(averaged(regression.huber), delta=delta, reduction=reduction, dtype=dtype)
 
 
 @witness(
     "keras.losses.LogCosh",
     notes=(
         *EVERY,
+        CONFIG,
         "The value is a difference that cancels near an error of 0, and log 2 is subtracted as "
         "rounded to float32, so that in float64 it is 1.9e-9 too small.",
         "An error of -inf gives NaN there.",
     ),
 )
 def log_cosh(reduction: Name = MEAN, name: Name = "log_cosh", dtype: Any = None) -> Meaning:
-    return keras_meaning(averaged(regression.log_cosh), reduction=reduction)
+    return keras_meaning(averaged(regression.log_cosh), reduction=reduction, dtype=dtype)
 
 
 @witness("keras.losses.Poisson", notes=EVERY)
 def poisson(reduction: Name = MEAN, name: Name = "poisson", dtype: Any = None) -> Meaning:
     nll = averaged(regression.poisson_nll)
-    return keras_meaning(nll, log_input=False, eps=EPSILON, reduction=reduction)
+    return keras_meaning(nll, log_input=False, eps=EPSILON, reduction=reduction, dtype=dtype)
 
 
 def direction(x: Expr) -> Expr:
@@ -208,12 +237,16 @@ def cosine(prediction: Expr, target: Expr) -> Expr:
 
 @witness(
     "keras.losses.CosineSimilarity",
-    notes=(*EVERY, "Norms are roots of plain sums of squares, which overflow and underflow."),
+    notes=(
+        *EVERY,
+        CONFIG,
+        "Norms are roots of plain sums of squares, which overflow and underflow.",
+    ),
 )
 def cosine_similarity(
     axis: int = -1, reduction: Name = MEAN, name: Name = "cosine_similarity", dtype: Any = None
 ) -> Meaning:
-    return keras_meaning(cosine, axis=axis, reduction=reduction)
+    return keras_meaning(cosine, axis=axis, reduction=reduction, dtype=dtype)
 
 
 # --- margins -------------------------------------------------------------------------------------
@@ -238,14 +271,14 @@ def of_signs(definition: Definition) -> Definition:
 
 @witness("keras.losses.Hinge", notes=EVERY)
 def hinge(reduction: Name = MEAN, name: Name = "hinge", dtype: Any = None) -> Meaning:
-    return keras_meaning(of_signs(margin.hinge), reduction=reduction)
+    return keras_meaning(of_signs(margin.hinge), reduction=reduction, dtype=dtype)
 
 
 @witness("keras.losses.SquaredHinge", notes=EVERY)
 def squared_hinge(
     reduction: Name = MEAN, name: Name = "squared_hinge", dtype: Any = None
 ) -> Meaning:
-    return keras_meaning(of_signs(margin.squared_hinge), reduction=reduction)
+    return keras_meaning(of_signs(margin.squared_hinge), reduction=reduction, dtype=dtype)
 
 
 @keras("CategoricalHinge")
@@ -259,7 +292,7 @@ def one_hot_hinge(prediction: Expr, target: Expr) -> Expr:
 def categorical_hinge(
     reduction: Name = MEAN, name: Name = "categorical_hinge", dtype: Any = None
 ) -> Meaning:
-    return keras_meaning(one_hot_hinge, reduction=reduction)
+    return keras_meaning(one_hot_hinge, reduction=reduction, dtype=dtype)
 
 
 # --- probabilities -------------------------------------------------------------------------------
@@ -280,7 +313,7 @@ def held_kl(prediction: Expr, target: Expr) -> Expr:
 def kl_divergence(
     reduction: Name = MEAN, name: Name = "kl_divergence", dtype: Any = None
 ) -> Meaning:
-    return keras_meaning(held_kl, reduction=reduction)
+    return keras_meaning(held_kl, reduction=reduction, dtype=dtype)
 
 
 SMOOTHED = {"from_logits": flag(False), "label_smoothing": real(0.0)}
@@ -308,7 +341,7 @@ def binary_crossentropy(
     dtype: Any = None,
 ) -> Meaning:
     params: dict[str, Any] = {"from_logits": from_logits, "label_smoothing": label_smoothing}
-    return keras_meaning(bce, axis=axis, reduction=reduction, **params)
+    return keras_meaning(bce, axis=axis, reduction=reduction, dtype=dtype, **params)
 
 
 FOCAL = {"apply_class_balancing": flag(False), "alpha": real(0.25), "gamma": real(2.0)}
@@ -357,6 +390,7 @@ def binary_focal_crossentropy(
         label_smoothing=label_smoothing,
         axis=axis,
         reduction=reduction,
+        dtype=dtype,
     )
 
 
@@ -402,7 +436,7 @@ def categorical_crossentropy(
 ) -> Meaning:
     loss = with_classes(crossentropy, axis, label_smoothing)
     params: dict[str, Any] = {"from_logits": from_logits, "label_smoothing": label_smoothing}
-    return keras_meaning(loss, axis=axis, reduction=reduction, **params)
+    return keras_meaning(loss, axis=axis, reduction=reduction, dtype=dtype, **params)
 
 
 def focal_crossentropy(kind: str, last: str) -> Definition:
@@ -446,6 +480,7 @@ def categorical_focal_crossentropy(
         label_smoothing=label_smoothing,
         axis=axis,
         reduction=reduction,
+        dtype=dtype,
     )
 
 
@@ -490,7 +525,7 @@ def sparse_categorical_crossentropy(
 ) -> Meaning:
     params: dict[str, Any] = {"from_logits": from_logits, "ignore_index": ignore_class}
     return keras_meaning(
-        sparse_crossentropy, axis=axis, reduction=reduction, counted=True, **params
+        sparse_crossentropy, axis=axis, reduction=reduction, dtype=dtype, counted=True, **params
     )
 
 
@@ -512,7 +547,7 @@ def generalized_cross_entropy(
 ) -> Meaning:
     if not 0.0 < q < 1.0:
         raise ArgumentError(f"q={shown(q)} was given; it is a number between 0 and 1")
-    return keras_meaning(generalized_crossentropy, q=q, reduction=reduction)
+    return keras_meaning(generalized_crossentropy, q=q, reduction=reduction, dtype=dtype)
 
 
 # --- overlaps ------------------------------------------------------------------------------------
@@ -538,7 +573,7 @@ def overlap(name: str, axis: int | Sequence[int] | None, spare: float) -> Defini
 def dice(
     reduction: Name = MEAN, name: Name = "dice", axis: Any = None, dtype: Any = None
 ) -> Meaning:
-    return keras_meaning(overlap("Dice", axis, EPSILON / 2.0), reduction=reduction)
+    return keras_meaning(overlap("Dice", axis, EPSILON / 2.0), reduction=reduction, dtype=dtype)
 
 
 @witness(
@@ -555,7 +590,7 @@ def old_tversky(
     dtype: Any = None,
 ) -> Meaning:
     loss = overlap("Tversky", axis, EPSILON)
-    return keras_meaning(loss, missing=alpha, excess=beta, reduction=reduction)
+    return keras_meaning(loss, missing=alpha, excess=beta, reduction=reduction, dtype=dtype)
 
 
 @witness("keras.losses.Tversky", ">=3.16", notes=EVERY)
@@ -567,7 +602,9 @@ def tversky(
     axis: Any = None,
     dtype: Any = None,
 ) -> Meaning:
-    return old_tversky.construct(alpha=beta, beta=alpha, axis=axis, reduction=reduction)
+    return old_tversky.construct(
+        alpha=beta, beta=alpha, axis=axis, reduction=reduction, dtype=dtype
+    )
 
 
 # --- pairs and sequences -------------------------------------------------------------------------
@@ -602,7 +639,7 @@ def circle_of_pairs(
 @witness(
     "keras.losses.Circle",
     ">=3.7",
-    notes=(CASTS, "Embeddings are taken as they are: of length 1 is what they should be."),
+    notes=(DTYPE, "Embeddings are taken as they are: of length 1 is what they should be."),
 )
 def circle(
     gamma: float = 80.0,
@@ -613,7 +650,7 @@ def circle(
     dtype: Any = None,
 ) -> Meaning:
     params: dict[str, Any] = {"gamma": gamma, "margin": margin, "remove_diagonal": remove_diagonal}
-    return keras_meaning(circle_of_pairs, reduction=reduction, counted=True, **params)
+    return keras_meaning(circle_of_pairs, reduction=reduction, dtype=dtype, counted=True, **params)
 
 
 # The logarithm of 1e-307 in float32, for the probability of ending, or beginning, elsewhere.
@@ -643,8 +680,8 @@ def held_ctc(prediction: Expr, labels: Expr) -> Expr:
 
 @witness(
     "keras.losses.CTC",
-    notes=(CASTS, "Computed in float32, from float64 inputs too."),
+    notes=(DTYPE, "Computed in float32, from float64 inputs too."),
     computes="float32",
 )
 def ctc(reduction: Name = MEAN, name: Name = "ctc", dtype: Any = None) -> Meaning:
-    return keras_meaning(held_ctc, reduction=reduction)
+    return keras_meaning(held_ctc, reduction=reduction, dtype=dtype)

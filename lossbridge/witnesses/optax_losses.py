@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Annotated, Any
 
@@ -18,7 +19,6 @@ from lossbridge.catalogue import (
     sequence,
 )
 from lossbridge.errors import ArgumentError
-from lossbridge.frontdoor import has_class_axis
 from lossbridge.ir import Expr
 from lossbridge.kinds import Kind
 from lossbridge.ops import (
@@ -61,22 +61,16 @@ from lossbridge.witnesses.witness import Meaning, Witness, derived, meaning, opt
 Axis = int | tuple[int, ...] | None
 Mask = Expr | None  # which elements are included: None is all
 
-BROADCASTS = "The original broadcasts inputs of unequal shapes; here they have one shape."
 INFINITE = "At infinite inputs the original is NaN in places, where inf times 0 is computed."
-ZEROS = "With targets=None the original takes zeros; here they are given."
 MASKED_NAN = "A NaN or inf that `where` leaves out makes gradients NaN there."
-ROWS = (
-    "A `where` of one dimension leaves out whole samples, of more it has the rank of the logits; "
-    "the original also takes one of the logits' only dimension, and of two or more for samples."
-)
 OLDER = "Before 0.2.6 `where` takes no whole samples, before 0.2.5 `axis` no several axes."
+RANK = "A `where` of another rank than the logits means two things there; here it has theirs."
 OFFSET = "Logits with a large common offset lose there the digits that the offset takes."
 
 
 def unreduced(*definitions: Definition, **params: Any) -> Meaning:
     """Losses as optax gives them: not averaged, classes last."""
-    axis = -1 if any(has_class_axis(d.inputs) for d in definitions) else None
-    return meaning(*definitions, reduction="none", axis=axis, **params)
+    return meaning(*definitions, reduction="none", axis=-1, **params)
 
 
 def optax(
@@ -112,14 +106,11 @@ def optax(
 # --- axis= and where= ----------------------------------------------------------------------------
 
 
-def truth(value: Any) -> Any:
-    """A mask of any framework as nested tuples of 0 and 1."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(map(truth, value)) if isinstance(value, list | tuple) else float(value)
-
-
 def depth(value: Any) -> int:
-    return 1 + depth(value[0]) if isinstance(value, tuple) and value else int(value == ())
+    """How many axes an array of any framework, or a nest of lists, has."""
+    if hasattr(value, "shape"):
+        return len(value.shape)
+    return 1 + (depth(value[0]) if value else 0) if isinstance(value, list | tuple) else 0
 
 
 def laid(axis: Axis, rank: int | None = None) -> tuple[str, tuple[str, ...]]:
@@ -146,18 +137,37 @@ def index(axes: str, over: tuple[str, ...]) -> str:
 
 
 def masking(where: Any, axes: str) -> dict[str, Param]:
-    """The parameter ``included`` of these axes, along which it is repeated as in NumPy."""
+    """The parameter ``included`` of these axes, along which it is repeated as in NumPy, if it is
+    given."""
     if where is None:
         return {}
-    kind = Kind.parse(f"binary[{axes}]" if axes else "binary")
-    return {"included": Param(kind, truth(where))}
+    return {"included": Param(Kind.parse(f"binary[{axes}]" if axes else "binary"))}
 
 
-def masked_rows(axis: Axis, where: Any) -> tuple[str, tuple[str, ...], dict[str, Param]]:
-    """Axes, those that ``axis`` means, and a mask of samples or of the logits' own rank."""
-    rank = None if where is None else depth(truth(where))
-    axes, over = laid(axis, None if rank == 1 else rank)
-    return axes, over, masking(where, rest(axes, over) if rank == 1 else axes)
+Layout = tuple[str, tuple[str, ...], dict[str, Param]]
+
+
+def layouts(axis: Axis, where: Any) -> list[Layout]:
+    """Axes, those that ``axis`` means, and a mask: of samples, or of the logits' own rank.
+
+    Which of the two it is, the rank of the logits says.
+    """
+    axes, over = laid(axis)
+    samples = axes, over, masking(where, rest(axes, over))
+    if where is None:
+        return [samples]
+    rank = depth(where)
+    wanted = (axis,) if isinstance(axis, int) else axis or ()
+    if not all(-rank <= k < rank for k in wanted):
+        return [samples]
+    axes, over = laid(axis, rank)
+    own = axes, over, masking(where, axes)
+    return [samples, own] if rank == 1 else [own, samples]
+
+
+def laid_out(loss: Callable[..., Definition], axis: Axis, where: Any) -> Meaning:
+    """The loss in each of its layouts."""
+    return unreduced(*(loss(*layout) for layout in layouts(axis, where)), included=where)
 
 
 def pair(axes: str, first: str = "prediction") -> dict[str, str]:
@@ -180,12 +190,12 @@ def any_kept(included: Expr, over: tuple[str, ...]) -> Expr:
 ERRORS = ("predictions", "targets")
 
 
-@witness("optax.losses.squared_error", call=ERRORS, notes=(ZEROS,))
+@witness("optax.losses.squared_error", call=ERRORS, optional=("target",))
 def squared_error() -> Meaning:
     return unreduced(regression.mse)
 
 
-@witness("optax.losses.l2_loss", call=ERRORS, notes=(ZEROS,))
+@witness("optax.losses.l2_loss", call=ERRORS, optional=("target",))
 def l2_loss() -> Meaning:
     return unreduced(HALF)
 
@@ -195,7 +205,7 @@ HALF = derived(
 )
 
 
-@witness("optax.losses.huber_loss", call=ERRORS, notes=(ZEROS, BROADCASTS))
+@witness("optax.losses.huber_loss", call=ERRORS, optional=("target",), repeats="elements")
 def huber_loss(*, delta: float = 1.0) -> Meaning:
     return unreduced(regression.huber, delta=delta)
 
@@ -203,7 +213,9 @@ def huber_loss(*, delta: float = 1.0) -> Meaning:
 @witness(
     "optax.losses.log_cosh",
     call=ERRORS,
-    notes=(ZEROS, BROADCASTS, "The value is a difference that cancels near an error of 0."),
+    optional=("target",),
+    repeats="elements",
+    notes=("The value is a difference that cancels near an error of 0.",),
 )
 def log_cosh() -> Meaning:
     return unreduced(regression.log_cosh)
@@ -234,7 +246,7 @@ def cosine(distance: bool, epsilon: float, axis: Axis, where: Any) -> Meaning:
         lost = lost_u | lost_v
         return undefined_at(undefined_at(value, prediction, lost), target, lost)
 
-    return unreduced(body, epsilon=epsilon)
+    return unreduced(body, epsilon=epsilon, included=where)
 
 
 SQUARES = "Norms are roots of plain sums of squares, which overflow and underflow."
@@ -260,7 +272,7 @@ LOGITS = ("logits", "labels")
 SCORES = ("predictor_outputs", "targets")
 
 
-@witness("optax.losses.sigmoid_binary_cross_entropy", call=LOGITS, notes=(BROADCASTS,))
+@witness("optax.losses.sigmoid_binary_cross_entropy", call=LOGITS, repeats="elements")
 def sigmoid_binary_cross_entropy() -> Meaning:
     return unreduced(classification.bce_with_logits)
 
@@ -283,8 +295,8 @@ def focal(logits: Expr, target: Expr, weighed: Expr, alpha: Expr, gamma: Expr) -
 @witness(
     "optax.losses.sigmoid_focal_loss",
     call=LOGITS,
+    repeats="elements",
     notes=(
-        BROADCASTS,
         INFINITE,
         "Releases before 0.2.6 have the mixture's slope in hard labels too.",
     ),
@@ -293,7 +305,7 @@ def sigmoid_focal_loss(*, alpha: float | None = None, gamma: float = 2.0) -> Mea
     return unreduced(focal, weighed=alpha is not None, alpha=alpha, gamma=gamma)
 
 
-@witness("optax.losses.hinge_loss", call=SCORES, notes=(BROADCASTS,))
+@witness("optax.losses.hinge_loss", call=SCORES, repeats="elements")
 def hinge_loss() -> Meaning:
     return unreduced(margin.hinge)
 
@@ -303,7 +315,7 @@ def perceptron_loss() -> Meaning:
     return unreduced(margin.perceptron)
 
 
-@witness("optax.losses.sparsemax_loss", call=LOGITS, notes=(BROADCASTS, INFINITE))
+@witness("optax.losses.sparsemax_loss", call=LOGITS, repeats="elements", notes=(INFINITE,))
 def sparsemax_loss() -> Meaning:
     return unreduced(classification.binary_sparsemax)
 
@@ -328,16 +340,16 @@ def entropy(logits: Expr, target: Expr, included: Mask, over: tuple[str, ...]) -
     return nll if included is None else undefined_at(nll, target, included == 0.0)
 
 
-@witness("optax.losses.softmax_cross_entropy", call=LOGITS, notes=(BROADCASTS, ROWS))
+@witness("optax.losses.softmax_cross_entropy", call=LOGITS, repeats="samples")
 def softmax_cross_entropy(axis: Axis = -1, where: Any = None) -> Meaning:
-    axes, over, mask = masked_rows(axis, where)
-    kinds = pair(axes, "logits")
+    def loss(axes: str, over: tuple[str, ...], mask: dict[str, Param]) -> Definition:
+        @optax("softmax_cross_entropy", index(axes, over), pair(axes, "logits"), mask=mask)
+        def body(logits: Expr, target: Expr, included: Mask = None) -> Expr:
+            return entropy(logits, target, included, over)
 
-    @optax("softmax_cross_entropy", index(axes, over), kinds, mask=mask)
-    def body(logits: Expr, target: Expr, included: Mask = None) -> Expr:
-        return entropy(logits, target, included, over)
+        return body
 
-    return unreduced(body)
+    return laid_out(loss, axis, where)
 
 
 DISTRIBUTION = {"logits": "real[*batch, classes]", "target": "real[*batch, classes]"}
@@ -350,14 +362,14 @@ def safe_entropy(logits: Expr, target: Expr) -> Expr:
     return attach_gradient(nll, target, -log_p)
 
 
-@witness("optax.losses.safe_softmax_cross_entropy", call=LOGITS, notes=(BROADCASTS,))
+@witness("optax.losses.safe_softmax_cross_entropy", call=LOGITS, repeats="samples")
 def safe_softmax_cross_entropy() -> Meaning:
     return unreduced(safe_entropy)
 
 
-@witness("optax.losses.poly_loss_cross_entropy", call=LOGITS, notes=(BROADCASTS, ROWS))
+@witness("optax.losses.poly_loss_cross_entropy", call=LOGITS, repeats="samples", notes=(RANK,))
 def poly_loss_cross_entropy(*, epsilon: float = 2.0, axis: Axis = -1, where: Any = None) -> Meaning:
-    axes, over = laid(axis, None if where is None else depth(truth(where)))
+    axes, over = laid(axis, None if where is None else depth(where))
     kinds = pair(axes, "logits")
 
     @optax("poly", index(axes, over), kinds, epsilon=real(2.0), mask=masking(where, axes))
@@ -366,37 +378,46 @@ def poly_loss_cross_entropy(*, epsilon: float = 2.0, axis: Axis = -1, where: Any
         nll = entropy(logits, target, included, over)
         return classification.poly(nll, p, kept(included, target, 0.0), epsilon, *over)
 
-    return unreduced(body, epsilon=epsilon)
+    return unreduced(body, epsilon=epsilon, included=where)
 
 
 @witness(
     "optax.losses.softmax_cross_entropy_with_integer_labels",
     call=LOGITS,
-    notes=(ROWS, OFFSET, OLDER),
+    notes=(
+        OFFSET,
+        OLDER,
+        "Over several axes, sums are taken in another order: the last digit may differ.",
+    ),
 )
 def softmax_cross_entropy_with_integer_labels(axis: Axis = -1, where: Any = None) -> Meaning:
     if axis is None:
         raise ArgumentError("axis=None was given; it is an integer or a tuple of integers")
-    axes, over, mask = masked_rows(axis, where)
-    kinds = {"logits": f"real[{axes}]", "labels": f"integer[{rest(axes, over)}]"}
 
-    @optax("integer_labels", index(axes, over), kinds, mask=mask)
-    def body(logits: Expr, labels: Expr, included: Mask = None) -> Expr:
-        place, number = logits.builder.const(0.0), logits.builder.const(1.0)
-        for axis in over:
-            place = place * size(logits, axis) + to_real(iota(logits, axis))
-            number = number * size(logits, axis)
-        hit = (place == labels) | (place == labels + number)  # labels below 0 count from the end
-        chosen = kept(included, logits, -math.inf)
-        # A label left out, or out of range, is compared with the others all the same.
-        own = select(any_(hit, *over), sum(select(hit, logits, 0.0), *over), math.nan)
-        plain = logsumexp(chosen, *over) - own
-        usual = any_(hit if included is None else hit & (included != 0.0), *over)
-        stable = -sum(select(hit, log_softmax(chosen, *over), 0.0), *over)
-        value = select(usual & ~broken(chosen, *over), stable, plain)
-        return value if included is None else select(any_kept(included, over), value, 0.0)
+    def loss(axes: str, over: tuple[str, ...], mask: dict[str, Param]) -> Definition:
+        left = rest(axes, over)
+        kinds = {"logits": f"real[{axes}]", "labels": f"integer[{left}]" if left else "integer"}
 
-    return unreduced(body)
+        @optax("integer_labels", index(axes, over), kinds, mask=mask)
+        def body(logits: Expr, labels: Expr, included: Mask = None) -> Expr:
+            place, number = logits.builder.const(0.0), logits.builder.const(1.0)
+            for axis in over:
+                place = place * size(logits, axis) + to_real(iota(logits, axis))
+                number = number * size(logits, axis)
+            # Labels below 0 count from the end.
+            hit = (place == labels) | (place == labels + number)
+            chosen = kept(included, logits, -math.inf)
+            # A label left out, or out of range, is compared with the others all the same.
+            own = select(any_(hit, *over), sum(select(hit, logits, 0.0), *over), math.nan)
+            plain = logsumexp(chosen, *over) - own
+            usual = any_(hit if included is None else hit & (included != 0.0), *over)
+            stable = -sum(select(hit, log_softmax(chosen, *over), 0.0), *over)
+            value = select(usual & ~broken(chosen, *over), stable, plain)
+            return value if included is None else select(any_kept(included, over), value, 0.0)
+
+        return body
+
+    return laid_out(loss, axis, where)
 
 
 CLASSES = {"prediction": "real[*batch, classes]", "labels": "integer[*batch]"}
@@ -468,7 +489,7 @@ def make_fenchel_young_loss(max_fun: Any) -> Meaning:
 
 def ranking(where: Any, weights: Any) -> Definition:
     # Nested more than two deep, they say how many axes the lists have.
-    rank = max((depth(truth(x)) for x in (where, weights) if x is not None), default=0)
+    rank = max((depth(x) for x in (where, weights) if x is not None), default=0)
     axes, _ = laid(-1, rank if rank > 2 else None)
 
     @optax(
@@ -490,7 +511,7 @@ def ranking(where: Any, weights: Any) -> Definition:
     return body
 
 
-@witness("optax.losses.ranking_softmax_loss", call=LOGITS, notes=(BROADCASTS,))
+@witness("optax.losses.ranking_softmax_loss", call=LOGITS, repeats="samples")
 def ranking_softmax_loss(
     *, where: Any = None, weights: Any = None, reduce_fn: Any = "mean"
 ) -> Meaning:
@@ -499,9 +520,10 @@ def ranking_softmax_loss(
     return meaning(
         definition,
         weights=weights,
+        included=where,
         reduction=name or "none",
         normalizer="elements" if where is None else "valid",
-        axis=-1 if has_class_axis(definition.inputs) else None,
+        axis=-1,
     )
 
 
@@ -526,7 +548,7 @@ def summed_divergence(
         lost = nothing | ~(abs_(prediction) < math.inf)
         return undefined_at(value, target, lost & (included == 0.0))
 
-    return unreduced(body)
+    return unreduced(body, included=where)
 
 
 def kl(log_target: bool) -> Callable[[Expr, Expr], Expr]:
@@ -538,7 +560,7 @@ def kl(log_target: bool) -> Callable[[Expr, Expr], Expr]:
     return term
 
 
-@witness("optax.losses.kl_divergence", call=KL_CALL, notes=(BROADCASTS, MASKED_NAN))
+@witness("optax.losses.kl_divergence", call=KL_CALL, repeats="elements", notes=(MASKED_NAN,))
 def kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
     return summed_divergence(kl(False), axis, where)
 
@@ -546,7 +568,8 @@ def kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
 @witness(
     "optax.losses.kl_divergence_with_log_targets",
     call=("log_predictions", "log_targets"),
-    notes=(BROADCASTS, MASKED_NAN),
+    repeats="elements",
+    notes=(MASKED_NAN,),
 )
 def kl_divergence_with_log_targets(axis: Axis = -1, where: Any = None) -> Meaning:
     return summed_divergence(kl(True), axis, where, True)
@@ -563,13 +586,19 @@ def generalized_kl(prediction: Expr, target: Expr) -> Expr:
     "optax.losses.generalized_kl_divergence",
     ">=0.2.7",
     call=KL_CALL,
-    notes=(BROADCASTS, MASKED_NAN),
+    repeats="elements",
+    notes=(MASKED_NAN,),
 )
 def generalized_kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
     return summed_divergence(generalized_kl, axis, where)
 
 
-@witness("optax.losses.convex_kl_divergence", call=KL_CALL, notes=(BROADCASTS, MASKED_NAN))
+@witness(
+    "optax.losses.convex_kl_divergence",
+    call=KL_CALL,
+    repeats="elements",
+    notes=(MASKED_NAN, "A call warns there that the name is deprecated."),
+)
 def convex_kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
     return generalized_kl_divergence.construct(axis, where)
 
@@ -589,7 +618,7 @@ def smooth_labels(alpha: float, *, axis: Axis = -1, where: Any = None) -> Meanin
         number = sum(broadcast(one, *labels.axes), *over)
         return classification.smoothed(labels, alpha, number)
 
-    return unreduced(body, alpha=alpha)
+    return unreduced(body, alpha=alpha, included=where)
 
 
 # --- overlaps ------------------------------------------------------------------------------------
@@ -615,8 +644,6 @@ NEEDS_SUMS = (
     "Without an activation the original raises an error, and so cannot be compiled, where "
     "predictions do not sum to 1 along the last axis, one channel included."
 )
-CHANNEL = "The original adds a last axis of size 1 to an input that lacks it; here both have it."
-DICE = (NEEDS_SUMS, CHANNEL)
 
 
 def older(name: str, construct: Callable[..., Meaning], *without: str) -> Witness:
@@ -628,7 +655,7 @@ def older(name: str, construct: Callable[..., Meaning], *without: str) -> Witnes
     known = inspect.signature(construct)
     kept = [p for n, p in known.parameters.items() if n not in without]
     halved.__signature__ = known.replace(parameters=kept)  # type: ignore[attr-defined]
-    return witness(name, "<0.2.7", call=ERRORS, notes=DICE)(halved)
+    return witness(name, "<0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), channel=True)(halved)
 
 
 def dice(
@@ -666,11 +693,14 @@ def dice(
             return loss
         return mean(loss, classes) if reduction == "mean" else sum(loss, classes)
 
-    return unreduced(body, weights=class_weights, smooth=smooth, alpha=alpha, beta=beta)
+    made = unreduced(body, weights=class_weights, smooth=smooth, alpha=alpha, beta=beta)
+    return made if apply_softmax else replace(made, distribution="prediction")
 
 
 old_dice_loss = older("optax.losses.dice_loss", dice, "alpha", "beta")
-dice_loss = witness("optax.losses.dice_loss", ">=0.2.7", call=ERRORS, notes=DICE)(dice)
+dice_loss = witness(
+    "optax.losses.dice_loss", ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), channel=True
+)(dice)
 
 
 def generalized_dice(
@@ -687,14 +717,15 @@ def generalized_dice(
         loss, classes = of_classes(share * loss, "classes", ignore_background)
         return mean(loss, "batch", classes)
 
-    return unreduced(body, smooth=smooth)
+    made = unreduced(body, smooth=smooth)
+    return made if apply_softmax else replace(made, distribution="prediction")
 
 
 GENERALIZED = "optax.losses.multiclass_generalized_dice_loss"
 old_generalized_dice_loss = older(GENERALIZED, generalized_dice)
-multiclass_generalized_dice_loss = witness(GENERALIZED, ">=0.2.7", call=ERRORS, notes=DICE)(
-    generalized_dice
-)
+multiclass_generalized_dice_loss = witness(
+    GENERALIZED, ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), channel=True
+)(generalized_dice)
 
 
 @optax(
@@ -715,9 +746,9 @@ def binary_dice(*, smooth: float = 1.0, apply_sigmoid: bool = True) -> Meaning:
 
 
 old_binary_dice_loss = older("optax.losses.binary_dice_loss", binary_dice)
-binary_dice_loss = witness("optax.losses.binary_dice_loss", ">=0.2.7", call=ERRORS, notes=DICE)(
-    binary_dice
-)
+binary_dice_loss = witness(
+    "optax.losses.binary_dice_loss", ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), channel=True
+)(binary_dice)
 
 
 # --- pairs, triplets and sequences ---------------------------------------------------------------
@@ -756,7 +787,8 @@ def ntxent(temperature: float = 0.07) -> Meaning:
     "optax.losses.triplet_margin_loss",
     ">=0.2.5",
     call=("anchors", "positives", "negatives"),
-    notes=(BROADCASTS, "With eps=0 a distance of 0 makes gradients NaN there, of a loss of 0 too."),
+    repeats="elements",
+    notes=("With eps=0 a distance of 0 makes gradients NaN there, of a loss of 0 too.",),
 )
 def triplet_margin_loss(
     axis: int = -1, norm_degree: float = 2, margin: float = 1.0, eps: float = 1e-6

@@ -15,15 +15,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import msgspec
 
 from lossbridge import ops
-from lossbridge.errors import ArgumentError, LossbridgeError, listed, shown, suggestion
-from lossbridge.frontdoor import Form, as_form
+from lossbridge.errors import ArgumentError, LossbridgeError, OptionError, listed, shown, suggestion
+from lossbridge.frontdoor import Form, as_form, has_class_axis
 from lossbridge.ir import Expr
-from lossbridge.spec import Reduction, Spec, Weight
+from lossbridge.spec import Param, Reduction, Spec, Weight
 from lossbridge.trace import Definition
 
 FRAMEWORKS: Mapping[str, str] = {
@@ -42,17 +44,32 @@ class Meaning:
     probability targets.
     """
 
-    specs: tuple[Spec, ...]
+    open: tuple[Spec, ...]
+    arrays: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Parameters that were given as arrays, which ``open`` leaves to be given."""
+    distribution: str = ""
+    """The input that the original refuses where it does not sum to 1 along its last axis."""
+
+    @cached_property
+    def specs(self) -> tuple[Spec, ...]:
+        """With the arrays in them, where their numbers can be read."""
+        known = {n: v for n, v in self.arrays.items() if readable(v)}
+        return tuple(_stored(spec, known) for spec in self.open)
+
+    @property
+    def unread(self) -> dict[str, Any]:
+        """The arrays whose numbers are known only later, as inside ``jax.jit``."""
+        return {n: v for n, v in self.arrays.items() if not readable(v)}
 
     @property
     def spec(self) -> Spec:
         """The first of them: what the documentation of the original leads with."""
         return self.specs[0]
 
-    def form(self, name: str) -> Form:
-        """A public class of ours with this meaning."""
-        definitions = tuple(as_form(spec).definitions[0] for spec in self.specs)
-        return Form(name, definitions)
+    def form(self, name: str, *, bare: bool = False) -> Form:
+        """A public class of ours with this meaning; a bare one is to be given its arrays."""
+        specs = self.open if bare else self.specs
+        return Form(name, tuple(as_form(spec).definitions[0] for spec in specs))
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,13 @@ class Witness:
     read: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, compare=False)
     computes: str = ""
     """The dtype in which the original computes, whatever it is given."""
+    optional: tuple[str, ...] = ()
+    """Inputs that may be left out, and are zeros then."""
+    repeats: str = ""
+    """Which inputs of unequal shapes the original repeats to one: in all axes, all (``elements``);
+    or all but the first input in the axes that it is normalised over (``samples``)."""
+    channel: bool = False
+    """Whether the original adds a last axis of size 1 to an input that lacks it."""
 
     @property
     def module(self) -> str:
@@ -90,6 +114,12 @@ class Witness:
     def signature(self) -> inspect.Signature:
         """The original's arguments."""
         return inspect.signature(self.construct)
+
+    def arguments(self, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        """All arguments by name, the defaults too."""
+        bound = self.signature.bind(*arguments, **keywords)
+        bound.apply_defaults()
+        return bound.arguments
 
     def meaning(self, *arguments: Any, **keywords: Any) -> Meaning:
         """The meaning of the original built with these arguments."""
@@ -134,6 +164,17 @@ def _plain(signature: inspect.Signature) -> str:
     return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 
 
+ZEROS = "Targets left out are zeros there, and in `lossbridge.jax`; elsewhere they are given."
+REPEATS = (
+    "Inputs of unequal shapes are repeated to one there, and in `lossbridge.jax`; elsewhere they "
+    "have one shape."
+)
+CHANNEL = (
+    "An input that lacks the last axis is given one of size 1 there, and in `lossbridge.jax`; "
+    "elsewhere both have it."
+)
+
+
 def witness(
     name: str,
     versions: str = "",
@@ -144,6 +185,9 @@ def witness(
     required: Mapping[str, Any] | None = None,
     read: Mapping[str, Callable[[Any], Any]] | None = None,
     computes: str = "",
+    optional: tuple[str, ...] = (),
+    repeats: str = "",
+    channel: bool = False,
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
@@ -152,8 +196,25 @@ def witness(
     """
 
     def wrap(construct: Callable[..., Meaning]) -> Witness:
+        said = (
+            *((ZEROS,) if optional else ()),
+            *((REPEATS,) if repeats else ()),
+            *notes,
+            *((CHANNEL,) if channel else ()),
+        )
         return Witness(
-            name, construct, versions, order, call, notes, required or {}, read or {}, computes
+            name,
+            construct,
+            versions,
+            order,
+            call,
+            said,
+            required or {},
+            read or {},
+            computes,
+            optional,
+            repeats,
+            channel,
         )
 
     return wrap
@@ -165,14 +226,18 @@ def meaning(
     normalizer: str | None = None,
     axis: int | None = None,
     empty: str | None = None,
+    cast: str | None = None,
     **params: Any,
 ) -> Meaning:
     """Losses with their parameters bound; an argument of None is left at its default."""
+    arrays = {n: v for n, v in params.items() if _is_array(v)}
+    numbers = {n: v for n, v in params.items() if v is not None and n not in arrays}
     return Meaning(
         tuple(
-            _bound(definition.spec, reduction, normalizer, axis, empty, params)
+            _bound(definition.spec, reduction, normalizer, axis, empty, cast, numbers, arrays)
             for definition in definitions
-        )
+        ),
+        arrays,
     )
 
 
@@ -182,44 +247,79 @@ def _bound(
     normalizer: str | None,
     axis: int | None,
     empty: str | None,
-    params: Mapping[str, Any],
+    cast: str | None,
+    numbers: Mapping[str, Any],
+    arrays: Mapping[str, Any],
 ) -> Spec:
-    values = {n: stored_value(v) for n, v in params.items() if n in spec.params and v is not None}
-    # Refuses what is outside a parameter's domain, by the parameter's name.
-    spec.bind(**{n: v for n, v in values.items() if not isinstance(v, tuple)})
+    spec = _stored(spec, numbers)
     changes: dict[str, Any] = {
         "params": {
-            n: p if n not in values else msgspec.structs.replace(p, value=values[n])
+            n: msgspec.structs.replace(p, value=None) if n in arrays else p
             for n, p in spec.params.items()
         }
     }
     kind = reduction or spec.reduction.kind
     changes["reduction"] = Reduction(kind, normalizer or spec.reduction.normalizer)
-    if axis is not None:
+    if axis is not None and has_class_axis(spec.inputs):
         changes["axis"] = axis
     if empty is not None:
         changes["empty"] = empty
+    if cast is not None:
+        changes["numerics"] = msgspec.structs.replace(spec.numerics, cast=cast)
     return msgspec.structs.replace(spec, **changes)
 
 
-def stored_value(value: Any) -> Any:
+_LATER = SimpleNamespace(shape=())  # stands for an array that is to be given
+
+
+def _stored(spec: Spec, given: Mapping[str, Any]) -> Spec:
+    """A specification with values of its parameters."""
+    values = {n: stored_value(v, spec.params[n]) for n, v in given.items() if n in spec.params}
+    numbers = {n: v for n, v in values.items() if not isinstance(v, tuple)}
+    # Refuses what is outside a parameter's domain, by the parameter's name.
+    spec.bind(**{n: _LATER for n, p in spec.params.items() if p.value is None} | numbers)
+    params = {
+        n: p if n not in values else msgspec.structs.replace(p, value=values[n])
+        for n, p in spec.params.items()
+    }
+    return msgspec.structs.replace(spec, params=params)
+
+
+def stored_value(value: Any, param: Param | None = None) -> Any:
     """A parameter as a specification holds it: arrays of any framework as nested tuples."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
+    elif hasattr(value, "numpy"):
+        value = value.numpy()
     if hasattr(value, "tolist"):
         value = value.tolist()
-    return _nested(value)
+    return _nested(value, param is not None and param.kind.name == "binary")
 
 
-def _nested(value: Any) -> Any:
-    return tuple(map(_nested, value)) if isinstance(value, list | tuple) else value
+def _nested(value: Any, binary: bool) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_nested(v, binary) for v in value)
+    return float(value) if binary else value
+
+
+def readable(value: Any) -> bool:
+    """Whether the numbers of an array can be read; those of one that is being traced cannot."""
+    try:
+        return not hasattr(stored_value(value), "shape")
+    except Exception:  # each framework has its own
+        return False
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and (tuple(value.shape) != () or not readable(value))
 
 
 def option(name: str, value: Any, options: tuple[Any, ...]) -> Any:
     """``value`` if it is one of the options of the argument ``name``."""
     if value not in options:
-        raise ArgumentError(
-            f"{name}={shown(value)} was given; it is one of {listed(map(repr, options))}"
+        raise OptionError(
+            f"Invalid value for argument {name}: {shown(value)} was given; it is one of "
+            f"{listed(map(repr, options))}"
         )
     return value
 

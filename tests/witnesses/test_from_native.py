@@ -103,7 +103,9 @@ def test_every_argument_is_read_off_the_object(module: str) -> None:
     for name in public(module) - OTHERS:
         for case in CASES:
             if case.name == name and set_apart(case):
-                built = find(name).meaning(**case.arguments).spec
+                # Live objects of Keras are made to compute in float64.
+                wide = {"dtype": "float64"} if module == "keras.losses" else {}
+                built = find(name).meaning(**wide | dict(case.arguments)).spec
                 assert lossbridge.from_native(live(case)) == built, str(case)
 
 

@@ -3,6 +3,7 @@
 # ruff: noqa: C408 -- settings are written as the arguments they are
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ import originals
 import pytest
 from originals import Case
 
+import lossbridge
+from lossbridge.errors import ArgumentError
 from lossbridge.witnesses import find, witnesses
 
 INF, NAN = np.inf, np.nan
@@ -321,6 +324,105 @@ def test_the_original_reads_the_logits_before_an_activation() -> None:
     assert float(loss(y, tf.sigmoid(x))) == pytest.approx(-np.log(EPS), rel=1e-8)
     ours = originals.ours("keras", "keras.losses.BinaryCrossentropy", {})
     assert float(ours(y, keras.ops.sigmoid(x))) == pytest.approx(-np.log(EPS), rel=1e-6)
+
+
+SCORES = np.array([[1.0, -2.0, 0.3], [0.5, 0.1, -1.0]])
+WANTED = np.array([[0.2, 0.7, 0.1], [1.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("platform", originals.PLATFORMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "mixed_bfloat16"])
+def test_a_dtype_is_what_is_computed_in_and_returned(dtype: str, platform: str) -> None:
+    import keras
+
+    policy = keras.DTypePolicy(dtype) if "_" in dtype else dtype
+    theirs = keras.losses.Huber(delta=0.5, dtype=policy)
+    wanted = theirs(WANTED, SCORES)
+    loss = originals.ours(platform, "keras.losses.Huber", {"delta": 0.5, "dtype": policy})
+    compiled = lossbridge.from_native(theirs)
+    for found in (loss, importlib.import_module(f"lossbridge.{platform}").compile(compiled)):
+        arrays = [_tensor(platform, x) for x in (SCORES, WANTED)]
+        value = found(**dict(zip(found.spec.inputs, arrays, strict=True)))
+        # JAX is in 64 bits here, and a default of Keras is no choice of a dtype.
+        if found is loss or dtype != "float32":
+            made = getattr(value.dtype, "name", str(value.dtype).removeprefix("torch."))
+            assert made == wanted.dtype.name
+        digits = {"bfloat16": 2e-2, "float16": 2e-3, "float32": 1e-6, "float64": 1e-12}
+        np.testing.assert_allclose(
+            float(value), float(wanted), rtol=digits[dtype.removeprefix("mixed_")]
+        )
+
+
+def _tensor(platform: str, x: Any) -> Any:
+    if platform == "torch":
+        import torch
+
+        return torch.tensor(x)
+    if platform == "jax":
+        import jax
+        import jax.numpy as jnp
+
+        jax.config.update("jax_enable_x64", True)
+        return jnp.asarray(x)
+    return x
+
+
+@pytest.mark.parametrize("platform", originals.PLATFORMS)
+def test_inputs_are_rounded_to_the_dtype_first(platform: str) -> None:
+    x = np.array([[1.001, 2.003]])  # 1 and 2 in bfloat16
+    loss = originals.ours(platform, "keras.losses.MeanSquaredError", {"dtype": "bfloat16"})
+    arrays = {"prediction": _tensor(platform, x), "target": _tensor(platform, np.floor(x))}
+    assert float(loss(**arrays)) == 0.0
+
+
+@pytest.mark.parametrize("platform", originals.PLATFORMS)
+def test_inputs_of_any_dtype_are_taken(platform: str) -> None:
+    squares = originals.ours(platform, "keras.losses.MeanSquaredError", {})
+    given = [_tensor(platform, np.array(x)) for x in ([[4, 8, 12]], [[1, 9, 2]])]
+    value = squares(prediction=given[0], target=given[1])
+    assert float(value) == pytest.approx(110.0 / 3.0) and "float32" in str(value.dtype)
+    sparse = originals.ours(platform, "keras.losses.SparseCategoricalCrossentropy", {})
+    scores, labels = _tensor(platform, WANTED[:1]), _tensor(platform, np.array([1.0]))
+    assert float(sparse(prediction=scores, labels=labels)) == pytest.approx(-np.log(0.7))
+
+
+@pytest.mark.parametrize("platform", originals.PLATFORMS)
+def test_a_file_of_its_own_casts_too(platform: str) -> None:
+    """What `lossbridge eject` writes computes what the object does."""
+    loss = originals.ours(platform, "keras.losses.LogCosh", {"dtype": "bfloat16"})
+    home = "lossbridge_jax.native" if platform == "jax" else f"lossbridge_{platform}.ejected"
+    names: dict[str, Any] = {}
+    exec(importlib.import_module(home).eject(loss.bound, "Ejected"), names)
+    found = names["Ejected"]() if platform == "torch" else names["Ejected"]
+    inputs = [_tensor(platform, x) for x in (SCORES, WANTED)]
+    value, wanted = found(*inputs), loss(**dict(zip(loss.spec.inputs, inputs, strict=True)))
+    assert value.dtype == wanted.dtype and float(value) == float(wanted)
+
+
+def test_keras_lists_and_names_are_taken() -> None:
+    loss = originals.ours("keras", "keras.losses.Huber", {"name": "mine", "reduction": "sum"})
+    assert (loss.name, loss.reduction) == ("mine", "sum")
+    assert float(loss([[0, 0]], [[2, 0]])) == 0.75
+    assert originals.ours("keras", "keras.losses.MeanSquaredError", {}).name == "mean_squared_error"
+
+
+def test_a_saved_loss_keeps_its_dtype() -> None:
+    import keras
+
+    loss = originals.ours("keras", "keras.losses.LogCosh", {"dtype": "bfloat16"})
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert loss.dtype == again.dtype == "bfloat16"
+    assert again([[0.0]], [[1.0]]).dtype == "bfloat16"
+    assert lossbridge.loads(lossbridge.dumps(loss.spec)) == loss.spec
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"reduction": "abc"}, {"dtype": "int8"}, {"dtype": "float99"}]
+)
+def test_options_that_there_are_not_raise_as_there(arguments: dict[str, str]) -> None:
+    for error in (ValueError, ArgumentError):
+        with pytest.raises(error, match="Invalid value for argument"):
+            originals.ours("keras", "keras.losses.Hinge", arguments)
 
 
 @pytest.mark.parametrize("version", ["3.8.0", "3.15.1"])

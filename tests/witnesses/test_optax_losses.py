@@ -13,7 +13,7 @@ import originals
 import pytest
 from originals import Case, newest
 
-from lossbridge.errors import ArgumentError, ShapeError
+from lossbridge.errors import ArgumentError
 from lossbridge.witnesses import find
 
 INF, NAN = np.inf, np.nan
@@ -426,8 +426,22 @@ def test_what_the_original_refuses_is_refused(name: str, arguments: Mapping[str,
         find(f"optax.losses.{name}").meaning(**arguments)
 
 
-def test_a_mask_of_samples_is_not_taken_for_one_of_logits() -> None:
-    """(2, 4) samples of 3 classes: optax would add an axis, NumPy would not."""
-    loss = originals.ours("jax", "optax.losses.softmax_cross_entropy", {"where": HALVES[..., 0]})
-    with pytest.raises(ShapeError):
-        loss(CUBE, HEAP)
+LABELLED = "softmax_cross_entropy_with_integer_labels"
+GRID = np.array([[0, 1, 2, 0], [1, 1, 0, 2]])
+
+
+@pytest.mark.parametrize("platform", originals.PLATFORMS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        # (2, 4) samples of 3 classes: optax adds an axis, where NumPy would not.
+        *cases("softmax_cross_entropy", (CUBE, HEAP), {"where": HALVES[..., 0]}),
+        *cases("softmax_cross_entropy", (X, SOFT), {"where": MASK}),
+        *cases("softmax_cross_entropy", (X[0], SOFT[0]), {"where": MASK[0]}),
+        *cases(LABELLED, (CUBE, GRID), {"where": HALVES[..., 0]}),
+        *cases(LABELLED, (X[0], np.array(2)), {"where": MASK[0]}),
+    ],
+    ids=str,
+)
+def test_a_mask_is_of_samples_or_of_logits_as_their_ranks_say(case: Case, platform: str) -> None:
+    originals.assert_same(originals.of_ours(case, platform), originals.of_original(case), case)
