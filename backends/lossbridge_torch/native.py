@@ -28,12 +28,15 @@ from lossbridge.errors import (
     listed,
     shown,
 )
-from lossbridge.frontdoor import Bound, Call, Form
+from lossbridge.frontdoor import Bound, Call, Form, Original
 from lossbridge.plan import Options, Plan
 from lossbridge.spec import Spec
 from lossbridge_torch.arguments import (
+    Arrays,
     Lengths,
     along,
+    as_real,
+    check_alike,
     check_labels,
     checked,
     dtype_kinds,
@@ -42,6 +45,8 @@ from lossbridge_torch.arguments import (
     moved,
     number,
     parameter,
+    promoted,
+    stretched,
 )
 from lossbridge_torch.fused import (
     KERNEL,
@@ -115,9 +120,19 @@ class _Known:
         return value.to(self.out)
 
 
-def _dtypes(spec: Spec, inputs: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.dtype]:
+def _real(spec: Spec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """The inputs that stand for real numbers."""
+    return [inputs[n] for n, kind in spec.inputs.items() if kind.dtype == "real"]
+
+
+def _dtypes(
+    spec: Spec, inputs: Mapping[str, Tensor], original: Original | None
+) -> tuple[torch.dtype, torch.dtype]:
     """What is computed in, and what is given back."""
     out = inputs[next(iter(spec.inputs))].dtype
+    if original is not None:
+        names = original.calls.result or spec.inputs
+        out = promoted(inputs[n] for n in names if inputs[n].is_floating_point())
     compute = torch.float32
     for key, x in inputs.items():
         if x.is_floating_point() and key not in ("normalizer_count", "step"):
@@ -195,6 +210,8 @@ class Loss(nn.Module):
         for name, value in bound.arrays.items():
             self.register_buffer(name, torch.as_tensor(value))
         spec = bound.specs[0]
+        if bound.form.original is not None:
+            self._remember(bound.form.original, bound)
         for name, weight in spec.weights.items():
             shape = [
                 s if isinstance(s, int) else bound.sizes[s]
@@ -204,6 +221,17 @@ class Loss(nn.Module):
         if spec.step:
             self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._register()
+
+    def _remember(self, original: Original, bound: Bound) -> None:
+        """Keep the arguments where the built-in keeps them: as buffers and attributes."""
+        for name, value in original.arguments.items():
+            if name in self._buffers:
+                continue
+            param = bound.form.params.get(name)
+            if value is None and param is not None and param.kind.axes:
+                self.register_buffer(name, None)
+            elif not hasattr(self, name):
+                setattr(self, name, value)
 
     def _register(self) -> None:
         self._token = token_of(self.bound)
@@ -255,7 +283,8 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         parts = []
-        for name, value in self.bound.given.items():
+        original = self.bound.form.original
+        for name, value in (self.bound.given if original is None else original.given).items():
             if name in self.bound.arrays:
                 parts.append(f"{name}=tensor({torch.as_tensor(value).tolist()})")
             else:
@@ -265,7 +294,9 @@ class Loss(nn.Module):
     def __repr__(self) -> str:
         if self.combination is not None:
             return super().__repr__()
-        return f"{type(self).__name__}({self.extra_repr()})"
+        original = self.bound.form.original
+        name = type(self).__name__ if original is None else self.bound.form.name
+        return f"{name}({self.extra_repr()})"
 
     def advance(self, steps: int = 1) -> None:
         """Move the schedule; a forward never does."""
@@ -327,10 +358,17 @@ class Loss(nn.Module):
         fused = resolve(self._token, which, False, False)
         if any(n not in places for n in fused.names):
             return None
-        lengths = frontdoor.axis_lengths(
-            spec.inputs, {key: x.shape for key, x in inputs.items()}, bound.form.name
-        )
-        compute, out = _dtypes(spec, inputs)
+        shapes = {key: x.shape for key, x in inputs.items()}
+        original = bound.form.original
+        if original is not None and (
+            original.calls.arrange is not None
+            or original.calls.alike
+            or any(not x.is_floating_point() for x in _real(spec, inputs))
+            or frontdoor.broadcast(spec.inputs, shapes, original.calls) != shapes
+        ):
+            return None
+        lengths = frontdoor.axis_lengths(spec.inputs, shapes, bound.form.name)
+        compute, out = _dtypes(spec, inputs, original)
         saved: tuple[str, ...] = ()
         # Under a transform the backward goes by the formula anyway, and vmap refuses a
         # saved gradient
@@ -379,6 +417,10 @@ class Loss(nn.Module):
         inputs = dict(
             zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
         )
+        if bound.form.original is not None and bound.form.original.calls.arrange is not None:
+            undo = bound.form.original.calls.arrange(inputs, Arrays)
+            value = self._evaluate(which, spec, inputs, call)
+            return value if undo is None else undo(value)
         return self._evaluate(which, spec, inputs, call)
 
     def _refuse(self, args: tuple[Any, ...]) -> dict[str, Any]:
@@ -391,10 +433,18 @@ class Loss(nn.Module):
     def _evaluate(self, which: int, spec: Spec, inputs: dict[str, Any], call: Call) -> Tensor:
         bound = self.bound
         name = bound.form.name
+        original = bound.form.original
+        if original is not None:
+            inputs = as_real(original.calls, spec.inputs, inputs)
         for key, kind in spec.inputs.items():
             inputs[key] = checked(name, key, kind.dtype, inputs[key])
             if bound.form.has_axis:
                 inputs[key] = moved(kind, inputs[key], bound.axis)
+        if original is not None:
+            if original.calls.broadcast:
+                inputs = stretched(name, original.calls, spec.inputs, inputs)
+            given = {**inputs, **original.arrays}
+            check_alike(name, {n: given[n] for n in original.calls.alike if n in given})
         shapes = {key: x.shape for key, x in inputs.items()}
         lengths = frontdoor.axis_lengths(spec.inputs, shapes, name)
         first = inputs[next(iter(spec.inputs))]
@@ -437,7 +487,7 @@ class Loss(nn.Module):
             inputs["step"] = number(
                 name, "step", self.step if call.step is None else call.step, first
             )
-        compute, out = _dtypes(spec, inputs)
+        compute, out = _dtypes(spec, inputs, original)
         return self._run(
             self._token,
             which,
@@ -755,7 +805,14 @@ def compile(source: Any, **settings: Any) -> Loss:
     loss = Compiled.__new__(Compiled)
     nn.Module.__init__(loss)
     loss.__dict__["form"] = form
+    if form.original is not None:
+        tensors = {n: x for n, x in form.original.arrays.items() if isinstance(x, Tensor)}
+        settings = {**tensors, **settings}
     loss._settle(form, (), settings)
+    if form.original is not None:
+        place = {n: form.original.arguments.get(n) for n in ("device", "dtype")}
+        for weight in loss.parameters():
+            weight.data = weight.data.to(**place)
     return loss
 
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
 
 from lossbridge import ops
 from lossbridge.errors import ArgumentError, LossbridgeError, listed, shown, suggestion
-from lossbridge.frontdoor import Form, as_form
+from lossbridge.frontdoor import Calls, Form, Original, as_form
 from lossbridge.ir import Expr
 from lossbridge.spec import Reduction, Spec, Weight
 from lossbridge.trace import Definition
@@ -43,6 +43,9 @@ class Meaning:
     """
 
     specs: tuple[Spec, ...]
+    arrays: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Parameters given as arrays, as they were given."""
+    original: Original | None = field(default=None, repr=False, compare=False)
 
     @property
     def spec(self) -> Spec:
@@ -52,7 +55,7 @@ class Meaning:
     def form(self, name: str) -> Form:
         """A public class of ours with this meaning."""
         definitions = tuple(as_form(spec).definitions[0] for spec in self.specs)
-        return Form(name, definitions)
+        return Form(name, definitions, self.original)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Witness:
     read: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, compare=False)
     computes: str = ""
     """The dtype in which the original computes, whatever it is given."""
+    calls: Calls = field(default=Calls(), compare=False)
 
     @property
     def module(self) -> str:
@@ -103,8 +107,15 @@ class Witness:
                 f"{self.name}: {error}; its arguments are {listed(names)}{hint}; write "
                 f"{self.name}{_plain(self.signature)}"
             ) from None
+        given = dict(bound.arguments)
         try:
-            return self.construct(*bound.args, **bound.kwargs)
+            found = self.construct(*bound.args, **bound.kwargs)
+            bound.apply_defaults()
+            ports = {n: given[n] for n in found.spec.ports if given.get(n) is not None}
+            return replace(
+                found,
+                original=Original(self.calls, bound.arguments, given, found.arrays, ports),
+            )
         except LossbridgeError:
             raise
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
@@ -144,16 +155,27 @@ def witness(
     required: Mapping[str, Any] | None = None,
     read: Mapping[str, Callable[[Any], Any]] | None = None,
     computes: str = "",
+    calls: Calls | None = None,
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
     ``call`` names further arguments that the original takes when it is called, where it is a
-    function; ``required`` gives an example of each argument that has no default.
+    function; ``required`` gives an example of each argument that has no default; ``calls`` says
+    which shapes and dtypes it takes.
     """
 
     def wrap(construct: Callable[..., Meaning]) -> Witness:
         return Witness(
-            name, construct, versions, order, call, notes, required or {}, read or {}, computes
+            name,
+            construct,
+            versions,
+            order,
+            call,
+            notes,
+            required or {},
+            read or {},
+            computes,
+            calls or Calls(),
         )
 
     return wrap
@@ -172,7 +194,8 @@ def meaning(
         tuple(
             _bound(definition.spec, reduction, normalizer, axis, empty, params)
             for definition in definitions
-        )
+        ),
+        {n: v for n, v in params.items() if hasattr(v, "shape")},
     )
 
 
