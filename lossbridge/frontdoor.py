@@ -44,19 +44,22 @@ class Calls:
     """How a built-in is called, beyond inputs of one shape and dtype.
 
     ``broadcast`` says what it stretches: nothing, axes of ``sizes`` 1, or also inputs of fewer
-    ``ranks``; those in ``whole`` it takes as they are. With ``warns`` it says so when it does.
-    ``integers`` are real numbers to it. The result has the dtype that the inputs in ``result``
-    promote to, all of them if none is named; the inputs and parameters in ``alike`` have one
-    dtype. ``arrange`` brings further ways of writing an input into shape: it changes the named
-    inputs in place and may return what undoes it on the result.
+    ``ranks``; inputs in ``whole`` and axes in ``rigid`` it takes as they are. With ``warns`` it
+    says so when it does. ``integers`` are real numbers to it. The result has the dtype that the
+    inputs in ``result`` promote to, all of them if none is named; the inputs and parameters in
+    ``alike`` have one dtype, in a meaning that has all of them. Inputs in ``inside`` have to lie
+    in the domain of their kind. ``arrange`` brings further ways of writing an input into shape: it
+    changes the named inputs in place and may return what undoes it on the result.
     """
 
     broadcast: str = ""
     whole: tuple[str, ...] = ()
+    rigid: tuple[str, ...] = ()
     warns: bool = False
     integers: bool = False
     result: tuple[str, ...] = ()
     alike: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
     arrange: Callable[[dict[str, Any], Any], Callable[[Any], Any] | None] | None = None
 
 
@@ -534,7 +537,7 @@ def broadcast(
             return given
         for place, n in zip(places[key], (*(1,) * missing, *given[key]), strict=True):
             known = lengths.setdefault(place, n)
-            if n != known and 1 not in (n, known):
+            if n != known and (1 not in (n, known) or place[0] in calls.rigid):
                 return given
             lengths[place] = n if known == 1 else known
     wanted = {key: tuple(lengths[place] for place in places[key]) for key in kinds}

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lossbridge import frontdoor
-from lossbridge.errors import ArgumentError, DTypeError, LabelError, ShapeError, shown
+from lossbridge.errors import (
+    ArgumentError,
+    DomainError,
+    DTypeError,
+    LabelError,
+    ShapeError,
+    shown,
+)
 from lossbridge.frontdoor import Bound, Calls
 from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, Weight
@@ -93,15 +100,15 @@ class Arrays:
 
 
 def as_real(calls: Calls, kinds: Mapping[str, Kind], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs, integers where a built-in takes them for real numbers being that."""
+    """The inputs; integers are real numbers where the built-in takes them for those."""
     found = dict(inputs)
     if not calls.integers:
         return found
     dtype = next((x.dtype for x in found.values() if _floating(x)), torch.get_default_dtype())
     for key, kind in kinds.items():
         x = found[key]
-        if kind.dtype == "real" and isinstance(x, Tensor) and not _floating(x):
-            found[key] = checked("", key, "real", x, lenient=True).to(dtype)
+        if kind.dtype == "real" and isinstance(x, Tensor) and not (_floating(x) or x.is_complex()):
+            found[key] = x.to(dtype)
     return found
 
 
@@ -138,6 +145,36 @@ def stretched(
             stacklevel=2,
         )
     return {key: x.expand(wanted[key]) for key, x in inputs.items()}
+
+
+def check_inside(
+    name: str, calls: Calls, kinds: Mapping[str, Kind], inputs: Mapping[str, Tensor]
+) -> None:
+    """Numbers outside their domain raise where the built-in does, if reading them waits for none.
+
+    A NaN is left to the loss.
+    """
+    for key in calls.inside:
+        x, kind = inputs[key], kinds[key]
+        if unread(x):
+            continue
+        lowest, highest = (float(v) for v in torch.aminmax(x.detach()))
+        if lowest < kind.interval.lo or highest > kind.interval.hi:
+            raise DomainError(
+                f"{name}: {key} is {kind}, {kind.meaning}, but it goes from {lowest:g} to "
+                f"{highest:g}"
+            )
+
+
+def unread(x: Tensor) -> bool:
+    """Whether nobody may look at the values of a tensor, or there are none."""
+    return (
+        torch.compiler.is_compiling()
+        or x.device.type != "cpu"
+        or x.numel() == 0
+        or transformed()
+        or type(x) not in (Tensor, nn.Parameter)
+    )
 
 
 def promoted(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -228,13 +265,7 @@ def check_labels(
         if kind.name != "index" or kind.of is None:
             continue
         labels = inputs[key]
-        if (
-            torch.compiler.is_compiling()
-            or labels.device.type != "cpu"
-            or labels.numel() == 0
-            or transformed()
-            or type(labels) is not Tensor
-        ):
+        if unread(labels):
             in_range = False
             continue
         size = lengths[kind.of][0]

@@ -37,6 +37,7 @@ from lossbridge_torch.arguments import (
     along,
     as_real,
     check_alike,
+    check_inside,
     check_labels,
     checked,
     dtype_kinds,
@@ -118,6 +119,13 @@ class _Known:
             ]
         )[0]
         return value.to(self.out)
+
+
+def _arranged(original: Original, inputs: Mapping[str, Tensor]) -> bool:
+    """Whether the built-in writes these inputs another way."""
+    found = dict(inputs)
+    undo = None if original.calls.arrange is None else original.calls.arrange(found, Arrays)
+    return undo is not None or any(found[n] is not x for n, x in inputs.items())
 
 
 def _real(spec: Spec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -361,8 +369,8 @@ class Loss(nn.Module):
         shapes = {key: x.shape for key, x in inputs.items()}
         original = bound.form.original
         if original is not None and (
-            original.calls.arrange is not None
-            or original.calls.alike
+            original.calls.inside
+            or _arranged(original, inputs)
             or any(not x.is_floating_point() for x in _real(spec, inputs))
             or frontdoor.broadcast(spec.inputs, shapes, original.calls) != shapes
         ):
@@ -443,8 +451,10 @@ class Loss(nn.Module):
         if original is not None:
             if original.calls.broadcast:
                 inputs = stretched(name, original.calls, spec.inputs, inputs)
-            given = {**inputs, **original.arrays}
-            check_alike(name, {n: given[n] for n in original.calls.alike if n in given})
+            alike = {n: inputs.get(n, original.arrays.get(n)) for n in original.calls.alike}
+            if all(n in inputs or n in bound.form.params for n in alike) and not _autocast():
+                check_alike(name, alike)
+            check_inside(name, original.calls, spec.inputs, inputs)
         shapes = {key: x.shape for key, x in inputs.items()}
         lengths = frontdoor.axis_lengths(spec.inputs, shapes, name)
         first = inputs[next(iter(spec.inputs))]

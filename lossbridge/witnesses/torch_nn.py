@@ -152,8 +152,8 @@ def torch_gaussian_nll(*, var: Expr, eps: Expr, **rest: Expr) -> Expr:
 def variance_of_rows(inputs: dict[str, Any], arrays: Any) -> None:
     """A variance may also be a number, or one for each row or along one axis of the prediction."""
     var, prediction = inputs["var"], inputs["prediction"]
-    if isinstance(var, float):
-        inputs["var"] = arrays.number(var, prediction)
+    if not hasattr(var, "shape"):
+        inputs["var"] = arrays.number(var, prediction) if isinstance(var, float) else var
         return
     sizes, wanted = tuple(var.shape), tuple(prediction.shape)
     if sizes == wanted:
@@ -178,7 +178,7 @@ def variance_of_rows(inputs: dict[str, Any], arrays: Any) -> None:
         "A negative variance raises an error there.",
         BROADCASTS,
     ),
-    calls=dataclasses.replace(STRETCHES, arrange=variance_of_rows),
+    calls=dataclasses.replace(STRETCHES, inside=("var",), arrange=variance_of_rows),
 )
 def gaussian_nll(*, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> Meaning:
     return meaning(torch_gaussian_nll, full=full, eps=eps, reduction=reduced(reduction))
@@ -220,7 +220,7 @@ def torch_bce(*, prediction: Expr, target: Expr, weight: Expr) -> Expr:
 @witness(
     "torch.nn.BCELoss",
     notes=("A prediction or target outside [0, 1] raises an error there.",),
-    calls=Calls(alike=("prediction", "target")),
+    calls=Calls(alike=("prediction", "target"), inside=("prediction", "target")),
 )
 def bce(
     weight: Any = None,
@@ -296,6 +296,7 @@ def torch_cross_entropy_probabilities(*, logits: Expr, target: Expr, **rest: Exp
         "A label that is neither a class nor ignore_index raises an error there.",
         "Where the weights of all labels are 0, the gradient of the mean is NaN there, and 0 here.",
     ),
+    calls=Calls(alike=("logits", "labels", "weight")),
 )
 def cross_entropy(
     weight: Any = None,
@@ -326,7 +327,7 @@ def torch_nll(**values: Expr) -> Any:
     notes=(
         "Where the weights of all labels are 0, the gradient of the mean is NaN there, and 0 here.",
     ),
-    calls=Calls(alike=("log_probs", "weight")),
+    calls=Calls(alike=("log_probs", "labels", "weight")),
 )
 def nll(
     weight: Any = None,
@@ -399,10 +400,27 @@ UNINITIALISED = (
 )
 
 
+def one_sample(inputs: dict[str, Any], arrays: Any) -> None:
+    """The classes of a single sample beside a batch of one label, and the other way round."""
+    prediction, labels = inputs["prediction"], inputs["labels"]
+    sizes, batch = tuple(prediction.shape), tuple(labels.shape)
+    if len(sizes) < 2 and batch in ((), (1,)):
+        inputs["prediction"] = prediction.reshape((*batch, -1))
+    elif len(sizes) == 2 and sizes[0] == 1 and batch == ():
+        inputs["prediction"] = prediction.reshape((-1,))
+
+
+def one_class(inputs: dict[str, Any], arrays: Any) -> None:
+    """A single class may be written without an axis for it."""
+    for key, x in inputs.items():
+        if x.shape == ():
+            inputs[key] = x.reshape((1,))
+
+
 @witness(
     "torch.nn.MultiMarginLoss",
     notes=(UNINITIALISED,),
-    calls=Calls(alike=("prediction", "weight")),
+    calls=Calls(alike=("prediction", "labels", "weight"), arrange=one_sample),
 )
 def multi_margin(
     p: int = 1,
@@ -417,7 +435,11 @@ def multi_margin(
     return meaning(MULTI_MARGIN, p=p, margin=margin, weight=weight, reduction=how)
 
 
-@witness("torch.nn.MultiLabelMarginLoss", notes=(UNINITIALISED,))
+@witness(
+    "torch.nn.MultiLabelMarginLoss",
+    notes=(UNINITIALISED,),
+    calls=Calls(arrange=one_class),
+)
 def multi_label_margin(
     size_average: Old = None, reduce: Old = None, reduction: str = "mean"
 ) -> Meaning:
@@ -429,9 +451,19 @@ def torch_multi_label_soft_margin(**values: Expr) -> Any:
     return margin.multi_label_soft_margin.function(**values)
 
 
+def classes_of_logits(inputs: dict[str, Any], arrays: Any) -> None:
+    """The classes lie along the logits' last axis, whatever further axes a target has."""
+    logits, target = (tuple(x.shape) for x in inputs.values())
+    if len(target) > len(logits):
+        raise ShapeError(
+            f"MultiLabelSoftMarginLoss: target has shape {target}, which has more dimensions than "
+            f"the logits' {logits}; give it that shape"
+        )
+
+
 @witness(
     "torch.nn.MultiLabelSoftMarginLoss",
-    calls=Calls("ranks", whole=("logits",), integers=True),
+    calls=Calls("ranks", integers=True, arrange=classes_of_logits),
 )
 def multi_label_soft_margin(
     weight: Any = None,
@@ -462,7 +494,7 @@ def torch_cosine_embedding(*, x1: Expr, x2: Expr, target: Expr, margin: Expr) ->
         "One minus a cosine near 1 is rounded there, to multiples of 1.1e-16 in float64.",
         BROADCASTS,
     ),
-    calls=Calls("sizes", integers=True, result=("x1", "x2")),
+    calls=Calls("sizes", rigid=("features",), integers=True, result=("x1", "x2")),
 )
 def cosine_embedding(
     margin: float = 0.0,

@@ -111,10 +111,13 @@ class Witness:
         try:
             found = self.construct(*bound.args, **bound.kwargs)
             bound.apply_defaults()
+            calls, how = self.calls, found.spec.reduction
+            if how.normalizer == "batch":  # of the first input, as it comes
+                calls = replace(calls, whole=tuple(found.spec.inputs)[:1])
             ports = {n: given[n] for n in found.spec.ports if given.get(n) is not None}
             return replace(
                 found,
-                original=Original(self.calls, bound.arguments, given, found.arrays, ports),
+                original=Original(calls, kept(bound.arguments, how), given, found.arrays, ports),
             )
         except LossbridgeError:
             raise
@@ -135,6 +138,18 @@ class Witness:
         if not self.order and self.module == "keras.losses" and len(names) == 2:
             return names[::-1]
         return names
+
+
+# Of torch, before there was `reduction`; a loss keeps the reduction that they say.
+_OLD = ("size_average", "reduce")
+
+
+def kept(arguments: Mapping[str, Any], reduction: Reduction) -> Mapping[str, Any]:
+    """What an object of the original keeps of all its arguments, by its attributes' names."""
+    found = {n: v for n, v in arguments.items() if n not in _OLD}
+    if any(arguments.get(n) is not None for n in _OLD):
+        found["reduction"] = reduction.kind
+    return found
 
 
 def _plain(signature: inspect.Signature) -> str:
