@@ -69,6 +69,8 @@ class Original:
 
     ``arguments`` are all that it was made with, the defaults too; ``given`` those among them that
     the caller gave; ``arrays`` the parameters and ``ports`` the functions that were given so.
+    ``weights`` says under which name the original keeps a trainable weight, and in how many
+    dimensions: its first axes are one there.
     """
 
     calls: Calls
@@ -76,6 +78,7 @@ class Original:
     given: Mapping[str, Any]
     arrays: Mapping[str, Any]
     ports: Mapping[str, Any]
+    weights: Mapping[str, tuple[str, int]]
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,7 @@ class Loss(nn.Module):
 
     def _hold(self, bound: Bound) -> None:
         self.bound = bound
+        self._shapes: dict[str, torch.Size] = {}  # of weights that are held in another
         for name, value in bound.arrays.items():
             self.register_buffer(name, torch.as_tensor(value))
         spec = bound.specs[0]
@@ -225,10 +226,33 @@ class Loss(nn.Module):
                 s if isinstance(s, int) else bound.sizes[s]
                 for s in (weight.sizes[axis] for axis in weight.kind.axes)
             ]
-            self.register_parameter(name, nn.Parameter(initial(weight, shape)))
+            self._own(name, initial(weight, shape))
         if spec.step:
             self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._register()
+
+    def _own(self, name: str, weight: Tensor) -> None:
+        """Hold a trainable weight under its name, or as the built-in does."""
+        original = self.bound.form.original
+        path, rank = ("", 0) if original is None else original.weights.get(name, ("", 0))
+        if not path:
+            self.register_parameter(name, nn.Parameter(weight))
+            return
+        child, _, leaf = path.rpartition(".")
+        if child not in self._modules:
+            self.add_module(child, nn.Module())
+        flat = weight.reshape(-1, *weight.shape[weight.dim() - rank + 1 :])
+        self.get_submodule(child).register_parameter(leaf, nn.Parameter(flat))
+        self._shapes[name] = weight.shape
+
+    def _weight(self, name: str) -> Tensor:
+        """A trainable weight with the axes of its kind."""
+        if name not in self._shapes:
+            found: Tensor = getattr(self, name)
+            return found
+        original = self.bound.form.original
+        assert original is not None
+        return self.get_parameter(original.weights[name][0]).reshape(self._shapes[name])
 
     def _remember(self, original: Original, bound: Bound) -> None:
         """Keep the arguments where the built-in keeps them: as buffers and attributes."""
@@ -459,7 +483,7 @@ class Loss(nn.Module):
         lengths = frontdoor.axis_lengths(spec.inputs, shapes, name)
         first = inputs[next(iter(spec.inputs))]
         for key in spec.weights:
-            inputs[key] = getattr(self, key)
+            inputs[key] = self._weight(key)
             frontdoor.axis_lengths(
                 {**spec.inputs, key: spec.weights[key].kind},
                 {**shapes, key: inputs[key].shape},
@@ -716,7 +740,7 @@ class Loss(nn.Module):
             name: self.losses[name](*positional, **own) for name, (positional, own) in given.items()
         }
         for key in spec.weights:
-            inputs[key] = getattr(self, key)
+            inputs[key] = self._weight(key)
         first = next(iter(children.values()))
         if spec.step:
             inputs["step"] = number(

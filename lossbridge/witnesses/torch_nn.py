@@ -657,10 +657,11 @@ def behind_linear(
         "in_features": lambda loss: loss.linear.in_features,
         "bias": lambda loss: loss.linear.bias is not None,
     },
+    weights={"linear_weight": ("linear.weight", 2), "linear_bias": ("linear.bias", 1)},
     notes=(
         "The original's weights are `linear.weight`, a row for each class and output, and "
-        "`linear.bias`; here they have an axis for each. Both start from random numbers there; the "
-        "bias starts from 0 here.",
+        "`linear.bias`; so are its meaning's in PyTorch, and elsewhere they have an axis for each. "
+        "Both start from random numbers there; the bias starts from 0 here.",
         "`options` choose how the original is computed, and in which precision, not what.",
     ),
 )

@@ -79,6 +79,7 @@ class Witness:
     computes: str = ""
     """The dtype in which the original computes, whatever it is given."""
     calls: Calls = field(default=Calls(), compare=False)
+    weights: Mapping[str, tuple[str, int]] = field(default_factory=dict, compare=False)
 
     @property
     def module(self) -> str:
@@ -117,7 +118,9 @@ class Witness:
             ports = {n: given[n] for n in found.spec.ports if given.get(n) is not None}
             return replace(
                 found,
-                original=Original(calls, kept(bound.arguments, how), given, found.arrays, ports),
+                original=Original(
+                    calls, kept(bound.arguments, how), given, found.arrays, ports, self.weights
+                ),
             )
         except LossbridgeError:
             raise
@@ -171,12 +174,13 @@ def witness(
     read: Mapping[str, Callable[[Any], Any]] | None = None,
     computes: str = "",
     calls: Calls | None = None,
+    weights: Mapping[str, tuple[str, int]] | None = None,
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
     ``call`` names further arguments that the original takes when it is called, where it is a
     function; ``required`` gives an example of each argument that has no default; ``calls`` says
-    which shapes and dtypes it takes.
+    which shapes and dtypes it takes, and ``weights`` where it keeps those it trains.
     """
 
     def wrap(construct: Callable[..., Meaning]) -> Witness:
@@ -191,6 +195,7 @@ def witness(
             read or {},
             computes,
             calls or Calls(),
+            weights or {},
         )
 
     return wrap
