@@ -95,7 +95,7 @@ class Arrays:
     @staticmethod
     def rows(x: Tensor, lengths: Tensor) -> Tensor:
         """Pieces of a vector, one after the other, as the rows of a matrix."""
-        pieces = x.split([int(n) for n in lengths])
+        pieces = list(torch.split(x, [int(n) for n in lengths]))
         return nn.utils.rnn.pad_sequence(pieces, batch_first=True)
 
 

@@ -844,9 +844,9 @@ def compile(source: Any, **settings: Any) -> Loss:
         settings = {**tensors, **settings}
     loss._settle(form, (), settings)
     if form.original is not None:
-        place = {n: form.original.arguments.get(n) for n in ("device", "dtype")}
+        made_in = form.original.arguments
         for weight in loss.parameters():
-            weight.data = weight.data.to(**place)
+            weight.data = weight.data.to(device=made_in.get("device"), dtype=made_in.get("dtype"))
     return loss
 
 

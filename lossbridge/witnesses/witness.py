@@ -125,9 +125,9 @@ class Witness:
         except LossbridgeError:
             raise
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-            given = listed(f"{n}={shown(v)}" for n, v in bound.arguments.items())
+            text = listed(f"{n}={shown(v)}" for n, v in bound.arguments.items())
             raise ArgumentError(
-                f"{self.name} cannot be made with {given}: {error}; write "
+                f"{self.name} cannot be made with {text}: {error}; write "
                 f"{self.name}{_plain(self.signature)}"
             ) from None
 
