@@ -265,6 +265,21 @@ class Loss(nn.Module):
             elif not hasattr(self, name):
                 setattr(self, name, value)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        bound = self.__dict__.get("bound")
+        if (
+            bound is not None
+            and bound.form.original is not None
+            and name in bound.form.original.arguments
+            and name not in bound.arrays
+            and hasattr(self, name)
+        ):
+            raise ArgumentError(
+                f"{bound.form.name} was made with {name}={shown(getattr(self, name))}, which is in "
+                f"its code; make another, with {name}={shown(value)}"
+            )
+        super().__setattr__(name, value)
+
     def _register(self) -> None:
         self._token = token_of(self.bound)
         if any(kind.name == "tree" for kind in self.bound.specs[0].inputs.values()):
@@ -475,7 +490,8 @@ class Loss(nn.Module):
         if original is not None:
             if original.calls.broadcast:
                 inputs = stretched(name, original.calls, spec.inputs, inputs)
-            alike = {n: inputs.get(n, original.arrays.get(n)) for n in original.calls.alike}
+            kept = {n: getattr(self, n) for n, x in original.arrays.items() if type(x) is Tensor}
+            alike = {n: inputs.get(n, kept.get(n)) for n in original.calls.alike}
             if all(n in inputs or n in bound.form.params for n in alike) and not _autocast():
                 check_alike(name, alike)
             check_inside(name, original.calls, spec.inputs, inputs)

@@ -259,8 +259,21 @@ def test_it_keeps_what_the_original_keeps(name: str, arguments: dict[str, Any]) 
         copied.load_state_dict(theirs.state_dict())
     for kept in copy.deepcopy(ours).half().buffers():
         assert kept.dtype == HALF
+    if name == "CrossEntropyLoss":
+        wanted = copy.deepcopy(theirs).float()(ROWS.float(), LABELS)
+        torch.testing.assert_close(copy.deepcopy(ours).float()(ROWS.float(), LABELS), wanted)
     assert repr(ours).startswith(f"{name}(")
     assert all(f"{n}=" in repr(ours) for n in arguments)
+
+
+def test_a_setting_that_would_not_be_heard_is_refused() -> None:
+    loss = L.native("torch.nn.CrossEntropyLoss", weight=NEGATIVE)
+    for name, value in {"reduction": "sum", "label_smoothing": 0.1}.items():
+        with pytest.raises(LossbridgeError, match=f"make another, with {name}="):
+            setattr(loss, name, value)
+    loss.weight = 2.0 * NEGATIVE
+    wanted = torch.nn.CrossEntropyLoss(weight=2.0 * NEGATIVE, reduction="mean")(ROWS, LABELS)
+    torch.testing.assert_close(loss(ROWS, LABELS), wanted, rtol=1e-12, atol=0.0)
 
 
 def test_linear_cross_entropy_loads_what_the_original_saved() -> None:
