@@ -8,7 +8,7 @@ import re
 from typing import Any, Final
 
 from lossbridge.errors import SpecError, listed, shown, suggestion
-from lossbridge.kinds import Kind, check_name
+from lossbridge.kinds import MAX_RANK, Kind, check_name
 from lossbridge.text import MAX_INTEGER
 
 MAX_STRING: Final = 256
@@ -71,13 +71,14 @@ def array_literal(value: object, kind: Kind, what: str = "the default of a param
 
 def _shape(value: object, kind: Kind, what: str) -> tuple[int, ...]:
     shape: list[int] = []
+    star = any(axis.startswith("*") for axis in kind.axes)
     while isinstance(value, list | tuple):
         shape.append(len(value))
-        if not value or len(shape) > len(kind.axes):
+        if not value or len(shape) > (MAX_RANK if star else len(kind.axes)):
             break
         value = value[0]
-    star = any(axis.startswith("*") for axis in kind.axes)
-    if not kind.axes or 0 in shape or (len(shape) != len(kind.axes) and not star):
+    wrong = len(shape) > MAX_RANK if star else len(shape) != len(kind.axes)
+    if not kind.axes or 0 in shape or wrong:
         raise schema_error(
             f"{what} is {kind}, so it is a number"
             + (f" or lists nested {len(kind.axes)} deep, none empty" if kind.axes else "")

@@ -2,7 +2,8 @@
 
 Catch :class:`LossbridgeError` to catch them all. Each class is also the built-in exception that a
 caller who does not know lossbridge would expect there (a wrong argument is a ``TypeError``, a
-missing framework an ``ImportError``). A message says what was given, what was expected, and the
+missing framework an ``ImportError``; where the frameworks raise different ones, it is all of
+them). A message says what was given, what was expected, and the
 call that works.
 
 This module imports nothing but the interpreter's own core, since everything else imports it.
@@ -51,12 +52,16 @@ def _rebuild(kind: type[SpecError], message: str, phase: Phase, code: str) -> Sp
     return kind(message, phase=phase, code=code)
 
 
-class ShapeError(LossbridgeError, ValueError):
+class ShapeError(LossbridgeError, ValueError, RuntimeError):
     """Arrays disagree about a named axis, or have too few or too many dimensions."""
 
 
-class DomainError(LossbridgeError, ValueError):
+class DomainError(LossbridgeError, ValueError, RuntimeError):
     """A value lies outside the domain its kind states, such as a probability of 1.5."""
+
+
+class LabelError(DomainError, IndexError):
+    """A label is no class, nor the one that is ignored."""
 
 
 class ArgumentError(LossbridgeError, TypeError):
@@ -67,7 +72,7 @@ class OptionError(ArgumentError, ValueError):
     """An argument's value is none of those that it may have."""
 
 
-class DTypeError(LossbridgeError, TypeError):
+class DTypeError(LossbridgeError, TypeError, RuntimeError):
     """An array's dtype cannot carry what its kind states, such as labels held as floats."""
 
 

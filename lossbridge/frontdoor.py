@@ -8,9 +8,9 @@ a :class:`Bound`; :func:`bind_call` turns those of a call into named inputs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
@@ -40,11 +40,60 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
+class Calls:
+    """How a built-in is called, beyond inputs of one shape and dtype.
+
+    ``broadcast`` says what it stretches: nothing, axes of ``sizes`` 1, or also inputs of fewer
+    ``ranks``; inputs in ``whole`` and axes in ``rigid`` it takes as they are. With ``warns`` it
+    says so when it does. ``integers`` are real numbers to it. The result has the dtype that the
+    inputs in ``result`` promote to, all of them if none is named; the inputs and parameters in
+    ``alike`` have one dtype, in a meaning that has all of them. Inputs in ``inside`` have to lie
+    in the domain of their kind. With ``normalised`` the first input is not stretched along the axes
+    that it is normalised over. Inputs in ``optional`` are zeros if they are left out; with
+    ``channel`` one that lacks the last axis is given it. ``arrange`` brings further ways of writing
+    an input into shape: it changes the named inputs in place and may return what undoes it on the
+    result.
+    """
+
+    broadcast: str = ""
+    whole: tuple[str, ...] = ()
+    rigid: tuple[str, ...] = ()
+    warns: bool = False
+    integers: bool = False
+    result: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    normalised: bool = False
+    optional: tuple[str, ...] = ()
+    channel: bool = False
+    arrange: Callable[[dict[str, Any], Any], Callable[[Any], Any] | None] | None = None
+
+
+@dataclass(frozen=True)
+class Original:
+    """The built-in that a form stands for.
+
+    ``arguments`` are all that it was made with, the defaults too; ``given`` those among them that
+    the caller gave; ``arrays`` the parameters and ``ports`` the functions that were given so.
+    ``weights`` says under which name the original keeps a trainable weight, and in how many
+    dimensions: its first axes are one there.
+    """
+
+    calls: Calls
+    arguments: Mapping[str, Any]
+    given: Mapping[str, Any]
+    arrays: Mapping[str, Any]
+    ports: Mapping[str, Any]
+    weights: Mapping[str, tuple[str, int]]
+
+
+@dataclass(frozen=True)
 class Form:
     """A public class: one name, and one or more losses told apart by the dtypes of the inputs."""
 
     name: str
     definitions: tuple[Definition, ...] = field(repr=False)
+    original: Original | None = field(default=None, repr=False, compare=False)
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -232,14 +281,15 @@ class SpecDefinition(Definition):
     read: Spec = field(default=None, repr=False)  # type: ignore[assignment]
 
     @property
-    def __doc__(self) -> str:  # type: ignore[override]
+    def __doc__(self) -> str:
         return self.read.summary
 
-    @cached_property
+    # Not cached: torch.compile does not follow the lock of a cached property.
+    @property
     def inputs(self) -> dict[str, Kind]:
         return dict(self.read.inputs)
 
-    @cached_property
+    @property
     def spec(self) -> Spec:
         return self.read
 
@@ -451,6 +501,8 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
                 f"{call_text(spec, platform)}"
             )
         call.inputs[target] = value
+    if bound.form.original is not None:
+        call.ports = {**bound.form.original.ports, **call.ports}
     missing = [n for n in names if n not in call.inputs]
     missing += [p for p in spec.ports if p not in call.ports]
     if missing:
@@ -521,6 +573,43 @@ def axis_lengths(
                     a if a is not None else b for a, b in zip(known, found, strict=True)
                 )
     return lengths
+
+
+def broadcast(
+    spec: Spec, shapes: Mapping[str, Sequence[int]], calls: Calls
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every input once stretched axis by axis, where the built-in does that.
+
+    Shapes that do not fit come back as they are, for :func:`axis_lengths` to say why.
+    """
+    kinds = spec.inputs
+    given = {key: tuple(shapes[key]) for key in kinds}
+    if not calls.broadcast:
+        return given
+    stars = {key: sum(map(is_star, kind.axes)) for key, kind in kinds.items()}
+    further = [len(given[key]) - len(kind.axes) + 1 for key, kind in kinds.items() if stars[key]]
+    width = max(further, default=0)
+    lengths: dict[tuple[str, int], int] = {}
+    places: dict[str, list[tuple[str, int]]] = {}
+    for key, kind in kinds.items():
+        places[key] = [(a, k) for a in kind.axes for k in range(width if is_star(a) else 1)]
+        missing = len(places[key]) - len(given[key])
+        if missing < 0 or (missing and (calls.broadcast != "ranks" or key in calls.whole)):
+            return given
+        for place, n in zip(places[key], (*(1,) * missing, *given[key]), strict=True):
+            known = lengths.setdefault(place, n)
+            if n != known and (1 not in (n, known) or place[0] in calls.rigid):
+                return given
+            lengths[place] = n if known == 1 else known
+    wanted = {key: tuple(lengths[place] for place in places[key]) for key in kinds}
+    if calls.normalised:
+        first = next(iter(kinds))
+        kept = index_sources(spec)
+        summed = [k for k, (a, _) in enumerate(places[first]) if a not in kept]
+        padded = (*(1,) * (len(places[first]) - len(given[first])), *given[first])
+        if any(padded[k] != wanted[first][k] for k in summed):
+            return given
+    return given if any(wanted[key] != given[key] for key in calls.whole) else wanted
 
 
 def _agree(a: Shape, b: Shape) -> bool:

@@ -20,7 +20,6 @@ from lossbridge import frontdoor
 from lossbridge.errors import ArgumentError, DomainError, listed, shown, suggestion
 from lossbridge.frontdoor import Form
 from lossbridge.ir import is_star
-from lossbridge.plan import index_sources
 from lossbridge.spec import Port
 from lossbridge.witnesses import Witness, find, native_of
 from lossbridge_jax.native import Loss, compile
@@ -48,13 +47,14 @@ class Original(Loss):
 
     def _original_call(self, inputs: dict[str, Any], others: Mapping[str, Any]) -> Any:
         witness, first = self._witness, next(iter(self.spec.inputs))
-        for name in witness.optional:
+        calls = witness.calls
+        for name in calls.optional:
             if inputs.get(name) is None and inputs.get(first) is not None:
                 inputs[name] = jnp.zeros_like(inputs[first])
         if len(inputs) == len(self.spec.inputs):
-            if witness.channel:
+            if calls.channel:
                 _add_channel(inputs)
-            if witness.repeats:
+            if calls.broadcast:
                 self._repeat(inputs)
             if self._distribution:
                 _check_sums(witness.name, self._distribution, inputs[self._distribution])
@@ -65,22 +65,11 @@ class Original(Loss):
         shapes = {n: np.shape(x) for n, x in inputs.items()}
         if len(set(shapes.values())) == 1:
             return
-        try:
-            common = np.broadcast_shapes(*shapes.values())
-        except ValueError:
-            return  # refused below, which names the axes
-        if self._witness.repeats == "samples":
-            spec = self.bound.specs[self.bound.select({}, [len(common)] * len(inputs))]
-            name, kind = next(iter(spec.inputs.items()))
-            padded = (1,) * (len(common) - len(shapes[name])) + shapes[name]
-            group = next((k for k, a in enumerate(kind.axes) if is_star(a)), len(kind.axes))
-            kept = index_sources(spec)
-            summed = [k for k, a in enumerate(kind.axes) if a not in kept and not is_star(a)]
-            places = [k if k < group else k - len(kind.axes) for k in summed]
-            if any(padded[k] != common[k] for k in places):
-                return  # what is normalised is not what would be repeated
+        rank = max(map(len, shapes.values()))
+        spec = self.bound.specs[self.bound.select({}, [rank] * len(inputs))]
+        wanted = frontdoor.broadcast(spec, shapes, self._witness.calls)
         for name, x in inputs.items():
-            inputs[name] = jnp.broadcast_to(x, common)
+            inputs[name] = jnp.broadcast_to(x, wanted[name])
 
 
 def native_optax(witness: Witness, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -9,8 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from lossbridge import frontdoor
-from lossbridge.errors import ArgumentError, DomainError, DTypeError, ShapeError, shown
-from lossbridge.frontdoor import Bound
+from lossbridge.errors import (
+    ArgumentError,
+    DomainError,
+    DTypeError,
+    LabelError,
+    ShapeError,
+    shown,
+)
+from lossbridge.frontdoor import Bound, Calls
 from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, Weight
 from lossbridge_torch.fused import transformed
@@ -92,6 +100,113 @@ def cast(spec: Spec, kind: Kind, x: Any) -> Any:
     return x
 
 
+class Arrays:
+    """What a built-in's own arrangement of its inputs is written in, on this platform."""
+
+    @staticmethod
+    def number(x: float, like: Tensor) -> Tensor:
+        """A Python number as a tensor beside another."""
+        return torch.as_tensor(x, dtype=like.dtype, device=like.device)
+
+    @staticmethod
+    def integers(x: Any) -> Tensor:
+        """Integers that may have been given as a tuple."""
+        return x if isinstance(x, Tensor) else torch.as_tensor(x)
+
+    @staticmethod
+    def rows(x: Tensor, lengths: Tensor) -> Tensor:
+        """Pieces of a vector, one after the other, as the rows of a matrix."""
+        pieces = list(torch.split(x, [int(n) for n in lengths]))
+        return nn.utils.rnn.pad_sequence(pieces, batch_first=True)
+
+
+def as_real(calls: Calls, kinds: Mapping[str, Kind], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs; integers are real numbers where the built-in takes them for those."""
+    found = dict(inputs)
+    if not calls.integers:
+        return found
+    dtype = next((x.dtype for x in found.values() if _floating(x)), torch.get_default_dtype())
+    for key, kind in kinds.items():
+        x = found[key]
+        if kind.dtype == "real" and isinstance(x, Tensor) and not (_floating(x) or x.is_complex()):
+            found[key] = x.to(dtype)
+    return found
+
+
+def _floating(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def check_alike(name: str, tensors: Mapping[str, Any]) -> None:
+    """One dtype for inputs that a built-in does not mix."""
+    names = [n for n, x in tensors.items() if _floating(x)]
+    first = names[0] if names else ""
+    for key in names[1:]:
+        if tensors[key].dtype != tensors[first].dtype:
+            raise DTypeError(
+                f"{name}: {first} has dtype {tensors[first].dtype}, and {key} has "
+                f"{tensors[key].dtype}, but it takes one dtype; pass "
+                f"{key}.to({first}.dtype)"
+            )
+
+
+def stretched(
+    name: str, calls: Calls, spec: Spec, inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The inputs broadcast as the built-in does it."""
+    given = {key: tuple(inputs[key].shape) for key in spec.inputs}
+    wanted = frontdoor.broadcast(spec, given, calls)
+    if wanted == given:
+        return dict(inputs)
+    if calls.warns and not torch.compiler.is_compiling():
+        shapes = " and ".join(map(str, given.values()))
+        warnings.warn(
+            f"{name}: the inputs have shapes {shapes}, and are broadcast to "
+            f"{wanted[next(iter(wanted))]}, which is seldom what was meant",
+            stacklevel=2,
+        )
+    return {key: x.expand(wanted[key]) for key, x in inputs.items()}
+
+
+def check_inside(
+    name: str, calls: Calls, kinds: Mapping[str, Kind], inputs: Mapping[str, Tensor]
+) -> None:
+    """Numbers outside their domain raise where the built-in does, if reading them waits for none.
+
+    A NaN is left to the loss.
+    """
+    for key in calls.inside:
+        x, kind = inputs[key], kinds[key]
+        if unread(x):
+            continue
+        lowest, highest = (float(v) for v in torch.aminmax(x.detach()))
+        if lowest < kind.interval.lo or highest > kind.interval.hi:
+            raise DomainError(
+                f"{name}: {key} is {kind}, {kind.meaning}, but it goes from {lowest:g} to "
+                f"{highest:g}"
+            )
+
+
+def unread(x: Tensor) -> bool:
+    """Whether nobody may look at the values of a tensor, or there are none."""
+    return (
+        torch.compiler.is_compiling()
+        or x.device.type != "cpu"
+        or x.numel() == 0
+        or transformed()
+        or type(x) not in (Tensor, nn.Parameter)
+    )
+
+
+def promoted(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The dtype of a result: numbers without dimensions do not widen the others."""
+    dtypes = [(x.dim() > 0, x.dtype) for x in tensors]
+    first, *rest = [t for sized, t in dtypes if sized] or [t for _, t in dtypes]
+    for dtype in rest:
+        first = torch.promote_types(first, dtype)
+    return first
+
+
 def moved(kind: Any, x: Tensor, axis: int | None) -> Tensor:
     """An input with its class axis last."""
     if frontdoor.moved_axis(kind) is None or x.dim() < 1:
@@ -171,13 +286,7 @@ def check_labels(
         if kind.name != "index" or kind.of is None:
             continue
         labels = inputs[key]
-        if (
-            torch.compiler.is_compiling()
-            or labels.device.type != "cpu"
-            or labels.numel() == 0
-            or transformed()
-            or type(labels) is not Tensor
-        ):
+        if unread(labels):
             in_range = False
             continue
         size = lengths[kind.of][0]
@@ -190,7 +299,7 @@ def check_labels(
         counted = labels if ignored is None else labels[labels != ignored]
         wrong = counted[(counted < 0) | (counted >= size)]
         if wrong.numel():
-            raise DomainError(
+            raise LabelError(
                 f"{name}: {key} is {kind}, so it lies from 0 to {size - 1}"
                 + ("" if ignored is None else f" or is ignore_index={ignored}")
                 + f"; {int(wrong[0])} was given"

@@ -28,13 +28,17 @@ from lossbridge.errors import (
     listed,
     shown,
 )
-from lossbridge.frontdoor import Bound, Call, Form
+from lossbridge.frontdoor import Bound, Call, Form, Original
 from lossbridge.plan import Options, Plan
 from lossbridge.spec import Spec
 from lossbridge_torch.arguments import (
+    Arrays,
     Lengths,
     along,
+    as_real,
     cast,
+    check_alike,
+    check_inside,
     check_labels,
     checked,
     initial,
@@ -42,7 +46,9 @@ from lossbridge_torch.arguments import (
     moved,
     number,
     parameter,
+    promoted,
     selected,
+    stretched,
 )
 from lossbridge_torch.fused import (
     KERNEL,
@@ -117,9 +123,26 @@ class _Known:
         return value if value.dtype is self.out else value.to(self.out)
 
 
-def _dtypes(spec: Spec, inputs: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.dtype]:
+def _arranged(original: Original, inputs: Mapping[str, Tensor]) -> bool:
+    """Whether the built-in writes these inputs another way."""
+    found = dict(inputs)
+    undo = None if original.calls.arrange is None else original.calls.arrange(found, Arrays)
+    return undo is not None or any(found[n] is not x for n, x in inputs.items())
+
+
+def _real(spec: Spec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """The inputs that stand for real numbers."""
+    return [inputs[n] for n, kind in spec.inputs.items() if kind.dtype == "real"]
+
+
+def _dtypes(
+    spec: Spec, inputs: Mapping[str, Tensor], original: Original | None
+) -> tuple[torch.dtype, torch.dtype]:
     """What is computed in, and what is given back."""
     out = inputs[next(iter(spec.inputs))].dtype
+    if original is not None:
+        names = original.calls.result or spec.inputs
+        out = promoted(inputs[n] for n in names if inputs[n].is_floating_point())
     compute = torch.float32
     for key, x in inputs.items():
         if x.is_floating_point() and key not in ("normalizer_count", "step"):
@@ -179,18 +202,70 @@ class Loss(nn.Module):
 
     def _hold(self, bound: Bound) -> None:
         self.bound = bound
+        self._shapes: dict[str, torch.Size] = {}  # of weights that are held in another
         for name, value in bound.arrays.items():
             self.register_buffer(name, torch.as_tensor(value))
         spec = bound.specs[0]
+        if bound.form.original is not None:
+            self._remember(bound.form.original, bound)
         for name, weight in spec.weights.items():
             shape = [
                 s if isinstance(s, int) else bound.sizes[s]
                 for s in (weight.sizes[axis] for axis in weight.kind.axes)
             ]
-            self.register_parameter(name, nn.Parameter(initial(weight, shape)))
+            self._own(name, initial(weight, shape))
         if spec.step:
             self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._register()
+
+    def _own(self, name: str, weight: Tensor) -> None:
+        """Hold a trainable weight under its name, or as the built-in does."""
+        original = self.bound.form.original
+        path, rank = ("", 0) if original is None else original.weights.get(name, ("", 0))
+        if not path:
+            self.register_parameter(name, nn.Parameter(weight))
+            return
+        child, _, leaf = path.rpartition(".")
+        if child not in self._modules:
+            self.add_module(child, nn.Module())
+        flat = weight.reshape(-1, *weight.shape[weight.dim() - rank + 1 :])
+        self.get_submodule(child).register_parameter(leaf, nn.Parameter(flat))
+        self._shapes[name] = weight.shape
+
+    def _weight(self, name: str) -> Tensor:
+        """A trainable weight with the axes of its kind."""
+        if name not in self._shapes:
+            found: Tensor = getattr(self, name)
+            return found
+        original = self.bound.form.original
+        assert original is not None
+        return self.get_parameter(original.weights[name][0]).reshape(self._shapes[name])
+
+    def _remember(self, original: Original, bound: Bound) -> None:
+        """Keep the arguments where the built-in keeps them: as buffers and attributes."""
+        for name, value in original.arguments.items():
+            if name in self._buffers:
+                continue
+            param = bound.form.params.get(name)
+            if value is None and param is not None and param.kind.axes:
+                self.register_buffer(name, None)
+            elif not hasattr(self, name):
+                setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        bound = self.__dict__.get("bound")
+        if (
+            bound is not None
+            and bound.form.original is not None
+            and name in bound.form.original.arguments
+            and name not in bound.arrays
+            and hasattr(self, name)
+        ):
+            raise ArgumentError(
+                f"{bound.form.name} was made with {name}={shown(getattr(self, name))}, which is in "
+                f"its code; make another, with {name}={shown(value)}"
+            )
+        super().__setattr__(name, value)
 
     def _register(self) -> None:
         self._token = token_of(self.bound)
@@ -242,7 +317,8 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         parts = []
-        for name, value in self.bound.given.items():
+        original = self.bound.form.original
+        for name, value in (self.bound.given if original is None else original.given).items():
             if name in self.bound.arrays:
                 parts.append(f"{name}=tensor({torch.as_tensor(value).tolist()})")
             else:
@@ -252,7 +328,9 @@ class Loss(nn.Module):
     def __repr__(self) -> str:
         if self.combination is not None:
             return super().__repr__()
-        return f"{type(self).__name__}({self.extra_repr()})"
+        original = self.bound.form.original
+        name = type(self).__name__ if original is None else self.bound.form.name
+        return f"{name}({self.extra_repr()})"
 
     def advance(self, steps: int = 1) -> None:
         """Move the schedule; a forward never does."""
@@ -316,10 +394,17 @@ class Loss(nn.Module):
         fused = resolve(self._token, which, False, False)
         if any(n not in places for n in fused.names):
             return None
-        lengths = frontdoor.axis_lengths(
-            spec.inputs, {key: x.shape for key, x in inputs.items()}, bound.form.name
-        )
-        compute, out = _dtypes(spec, inputs)
+        shapes = {key: x.shape for key, x in inputs.items()}
+        original = bound.form.original
+        if original is not None and (
+            original.calls.inside
+            or _arranged(original, inputs)
+            or any(not x.is_floating_point() for x in _real(spec, inputs))
+            or frontdoor.broadcast(spec, shapes, original.calls) != shapes
+        ):
+            return None
+        lengths = frontdoor.axis_lengths(spec.inputs, shapes, bound.form.name)
+        compute, out = _dtypes(spec, inputs, original)
         saved: tuple[str, ...] = ()
         # Under a transform the backward goes by the formula anyway, and vmap refuses a
         # saved gradient
@@ -366,6 +451,10 @@ class Loss(nn.Module):
         inputs = dict(
             zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
         )
+        if bound.form.original is not None and bound.form.original.calls.arrange is not None:
+            undo = bound.form.original.calls.arrange(inputs, Arrays)
+            value = self._evaluate(which, spec, inputs, call)
+            return value if undo is None else undo(value)
         return self._evaluate(which, spec, inputs, call)
 
     def _refuse(self, args: tuple[Any, ...]) -> dict[str, Any]:
@@ -378,15 +467,26 @@ class Loss(nn.Module):
     def _evaluate(self, which: int, spec: Spec, inputs: dict[str, Any], call: Call) -> Tensor:
         bound = self.bound
         name = bound.form.name
+        original = bound.form.original
+        if original is not None:
+            inputs = as_real(original.calls, spec.inputs, inputs)
         for key, kind in spec.inputs.items():
             inputs[key] = checked(name, key, kind.dtype, cast(spec, kind, inputs[key]))
             if bound.form.has_axis:
                 inputs[key] = moved(kind, inputs[key], bound.axis)
+        if original is not None:
+            if original.calls.broadcast:
+                inputs = stretched(name, original.calls, spec, inputs)
+            kept = {n: getattr(self, n) for n, x in original.arrays.items() if type(x) is Tensor}
+            alike = {n: inputs.get(n, kept.get(n)) for n in original.calls.alike}
+            if all(n in inputs or n in bound.form.params for n in alike) and not _autocast():
+                check_alike(name, alike)
+            check_inside(name, original.calls, spec.inputs, inputs)
         shapes = {key: x.shape for key, x in inputs.items()}
         lengths = frontdoor.axis_lengths(spec.inputs, shapes, name)
         first = inputs[next(iter(spec.inputs))]
         for key in spec.weights:
-            inputs[key] = getattr(self, key)
+            inputs[key] = self._weight(key)
             frontdoor.axis_lengths(
                 {**spec.inputs, key: spec.weights[key].kind},
                 {**shapes, key: inputs[key].shape},
@@ -424,7 +524,7 @@ class Loss(nn.Module):
             inputs["step"] = number(
                 name, "step", self.step if call.step is None else call.step, first
             )
-        compute, out = _dtypes(spec, inputs)
+        compute, out = _dtypes(spec, inputs, original)
         return self._run(
             self._token,
             which,
@@ -643,7 +743,7 @@ class Loss(nn.Module):
             name: self.losses[name](*positional, **own) for name, (positional, own) in given.items()
         }
         for key in spec.weights:
-            inputs[key] = getattr(self, key)
+            inputs[key] = self._weight(key)
         first = next(iter(children.values()))
         if spec.step:
             inputs["step"] = number(
@@ -742,7 +842,14 @@ def compile(source: Any, **settings: Any) -> Loss:
     loss = Compiled.__new__(Compiled)
     nn.Module.__init__(loss)
     loss.__dict__["form"] = form
+    if form.original is not None:
+        tensors = {n: x for n, x in form.original.arrays.items() if isinstance(x, Tensor)}
+        settings = {**tensors, **settings}
     loss._settle(form, (), settings)
+    if form.original is not None:
+        made_in = form.original.arguments
+        for weight in loss.parameters():
+            weight.data = weight.data.to(device=made_in.get("device"), dtype=made_in.get("dtype"))
     return loss
 
 

@@ -24,7 +24,7 @@ from lossbridge_conformance.workers import Worker
 
 CLOSE = 1e-12  # relative to the sum of the absolute values
 EXTERNAL = 7.0
-TYPED = ("ShapeError", "ArgumentError", "DTypeError", "DomainError")
+TYPED = ("ShapeError", "ArgumentError", "DTypeError", "DomainError", "LabelError")
 
 
 @dataclass(frozen=True)

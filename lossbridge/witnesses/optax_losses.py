@@ -19,6 +19,7 @@ from lossbridge.catalogue import (
     sequence,
 )
 from lossbridge.errors import ArgumentError
+from lossbridge.frontdoor import Calls
 from lossbridge.ir import Expr
 from lossbridge.kinds import Kind
 from lossbridge.ops import (
@@ -188,14 +189,19 @@ def any_kept(included: Expr, over: tuple[str, ...]) -> Expr:
 # --- regression ----------------------------------------------------------------------------------
 
 ERRORS = ("predictions", "targets")
+REPEATS = Calls(broadcast="ranks")
+SAMPLES = Calls(broadcast="ranks", normalised=True)
+ZEROS = Calls(optional=("target",))
+FREE = Calls(broadcast="ranks", optional=("target",))
+CHANNEL = Calls(channel=True)
 
 
-@witness("optax.losses.squared_error", call=ERRORS, optional=("target",))
+@witness("optax.losses.squared_error", call=ERRORS, calls=ZEROS)
 def squared_error() -> Meaning:
     return unreduced(regression.mse)
 
 
-@witness("optax.losses.l2_loss", call=ERRORS, optional=("target",))
+@witness("optax.losses.l2_loss", call=ERRORS, calls=ZEROS)
 def l2_loss() -> Meaning:
     return unreduced(HALF)
 
@@ -205,7 +211,7 @@ HALF = derived(
 )
 
 
-@witness("optax.losses.huber_loss", call=ERRORS, optional=("target",), repeats="elements")
+@witness("optax.losses.huber_loss", call=ERRORS, calls=FREE)
 def huber_loss(*, delta: float = 1.0) -> Meaning:
     return unreduced(regression.huber, delta=delta)
 
@@ -213,8 +219,7 @@ def huber_loss(*, delta: float = 1.0) -> Meaning:
 @witness(
     "optax.losses.log_cosh",
     call=ERRORS,
-    optional=("target",),
-    repeats="elements",
+    calls=FREE,
     notes=("The value is a difference that cancels near an error of 0.",),
 )
 def log_cosh() -> Meaning:
@@ -272,7 +277,7 @@ LOGITS = ("logits", "labels")
 SCORES = ("predictor_outputs", "targets")
 
 
-@witness("optax.losses.sigmoid_binary_cross_entropy", call=LOGITS, repeats="elements")
+@witness("optax.losses.sigmoid_binary_cross_entropy", call=LOGITS, calls=REPEATS)
 def sigmoid_binary_cross_entropy() -> Meaning:
     return unreduced(classification.bce_with_logits)
 
@@ -295,7 +300,7 @@ def focal(logits: Expr, target: Expr, weighed: Expr, alpha: Expr, gamma: Expr) -
 @witness(
     "optax.losses.sigmoid_focal_loss",
     call=LOGITS,
-    repeats="elements",
+    calls=REPEATS,
     notes=(
         INFINITE,
         "Releases before 0.2.6 have the mixture's slope in hard labels too.",
@@ -305,7 +310,7 @@ def sigmoid_focal_loss(*, alpha: float | None = None, gamma: float = 2.0) -> Mea
     return unreduced(focal, weighed=alpha is not None, alpha=alpha, gamma=gamma)
 
 
-@witness("optax.losses.hinge_loss", call=SCORES, repeats="elements")
+@witness("optax.losses.hinge_loss", call=SCORES, calls=REPEATS)
 def hinge_loss() -> Meaning:
     return unreduced(margin.hinge)
 
@@ -315,7 +320,7 @@ def perceptron_loss() -> Meaning:
     return unreduced(margin.perceptron)
 
 
-@witness("optax.losses.sparsemax_loss", call=LOGITS, repeats="elements", notes=(INFINITE,))
+@witness("optax.losses.sparsemax_loss", call=LOGITS, calls=REPEATS, notes=(INFINITE,))
 def sparsemax_loss() -> Meaning:
     return unreduced(classification.binary_sparsemax)
 
@@ -340,7 +345,7 @@ def entropy(logits: Expr, target: Expr, included: Mask, over: tuple[str, ...]) -
     return nll if included is None else undefined_at(nll, target, included == 0.0)
 
 
-@witness("optax.losses.softmax_cross_entropy", call=LOGITS, repeats="samples")
+@witness("optax.losses.softmax_cross_entropy", call=LOGITS, calls=SAMPLES)
 def softmax_cross_entropy(axis: Axis = -1, where: Any = None) -> Meaning:
     def loss(axes: str, over: tuple[str, ...], mask: dict[str, Param]) -> Definition:
         @optax("softmax_cross_entropy", index(axes, over), pair(axes, "logits"), mask=mask)
@@ -362,12 +367,12 @@ def safe_entropy(logits: Expr, target: Expr) -> Expr:
     return attach_gradient(nll, target, -log_p)
 
 
-@witness("optax.losses.safe_softmax_cross_entropy", call=LOGITS, repeats="samples")
+@witness("optax.losses.safe_softmax_cross_entropy", call=LOGITS, calls=SAMPLES)
 def safe_softmax_cross_entropy() -> Meaning:
     return unreduced(safe_entropy)
 
 
-@witness("optax.losses.poly_loss_cross_entropy", call=LOGITS, repeats="samples", notes=(RANK,))
+@witness("optax.losses.poly_loss_cross_entropy", call=LOGITS, calls=SAMPLES, notes=(RANK,))
 def poly_loss_cross_entropy(*, epsilon: float = 2.0, axis: Axis = -1, where: Any = None) -> Meaning:
     axes, over = laid(axis, None if where is None else depth(where))
     kinds = pair(axes, "logits")
@@ -511,7 +516,7 @@ def ranking(where: Any, weights: Any) -> Definition:
     return body
 
 
-@witness("optax.losses.ranking_softmax_loss", call=LOGITS, repeats="samples")
+@witness("optax.losses.ranking_softmax_loss", call=LOGITS, calls=SAMPLES)
 def ranking_softmax_loss(
     *, where: Any = None, weights: Any = None, reduce_fn: Any = "mean"
 ) -> Meaning:
@@ -560,7 +565,7 @@ def kl(log_target: bool) -> Callable[[Expr, Expr], Expr]:
     return term
 
 
-@witness("optax.losses.kl_divergence", call=KL_CALL, repeats="elements", notes=(MASKED_NAN,))
+@witness("optax.losses.kl_divergence", call=KL_CALL, calls=REPEATS, notes=(MASKED_NAN,))
 def kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
     return summed_divergence(kl(False), axis, where)
 
@@ -568,7 +573,7 @@ def kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
 @witness(
     "optax.losses.kl_divergence_with_log_targets",
     call=("log_predictions", "log_targets"),
-    repeats="elements",
+    calls=REPEATS,
     notes=(MASKED_NAN,),
 )
 def kl_divergence_with_log_targets(axis: Axis = -1, where: Any = None) -> Meaning:
@@ -586,7 +591,7 @@ def generalized_kl(prediction: Expr, target: Expr) -> Expr:
     "optax.losses.generalized_kl_divergence",
     ">=0.2.7",
     call=KL_CALL,
-    repeats="elements",
+    calls=REPEATS,
     notes=(MASKED_NAN,),
 )
 def generalized_kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
@@ -596,7 +601,7 @@ def generalized_kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
 @witness(
     "optax.losses.convex_kl_divergence",
     call=KL_CALL,
-    repeats="elements",
+    calls=REPEATS,
     notes=(MASKED_NAN, "A call warns there that the name is deprecated."),
 )
 def convex_kl_divergence(axis: Axis = -1, where: Any = None) -> Meaning:
@@ -655,7 +660,7 @@ def older(name: str, construct: Callable[..., Meaning], *without: str) -> Witnes
     known = inspect.signature(construct)
     kept = [p for n, p in known.parameters.items() if n not in without]
     halved.__signature__ = known.replace(parameters=kept)  # type: ignore[attr-defined]
-    return witness(name, "<0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), channel=True)(halved)
+    return witness(name, "<0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), calls=CHANNEL)(halved)
 
 
 def dice(
@@ -699,7 +704,7 @@ def dice(
 
 old_dice_loss = older("optax.losses.dice_loss", dice, "alpha", "beta")
 dice_loss = witness(
-    "optax.losses.dice_loss", ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), channel=True
+    "optax.losses.dice_loss", ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), calls=CHANNEL
 )(dice)
 
 
@@ -724,7 +729,7 @@ def generalized_dice(
 GENERALIZED = "optax.losses.multiclass_generalized_dice_loss"
 old_generalized_dice_loss = older(GENERALIZED, generalized_dice)
 multiclass_generalized_dice_loss = witness(
-    GENERALIZED, ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), channel=True
+    GENERALIZED, ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), calls=CHANNEL
 )(generalized_dice)
 
 
@@ -747,7 +752,7 @@ def binary_dice(*, smooth: float = 1.0, apply_sigmoid: bool = True) -> Meaning:
 
 old_binary_dice_loss = older("optax.losses.binary_dice_loss", binary_dice)
 binary_dice_loss = witness(
-    "optax.losses.binary_dice_loss", ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), channel=True
+    "optax.losses.binary_dice_loss", ">=0.2.7", call=ERRORS, notes=(NEEDS_SUMS,), calls=CHANNEL
 )(binary_dice)
 
 
@@ -787,7 +792,7 @@ def ntxent(temperature: float = 0.07) -> Meaning:
     "optax.losses.triplet_margin_loss",
     ">=0.2.5",
     call=("anchors", "positives", "negatives"),
-    repeats="elements",
+    calls=REPEATS,
     notes=("With eps=0 a distance of 0 makes gradients NaN there, of a loss of 0 too.",),
 )
 def triplet_margin_loss(

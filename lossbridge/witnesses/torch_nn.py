@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from lossbridge.catalogue import classification, divergence, margin, metric, regression, sequence
+from lossbridge.errors import ShapeError
+from lossbridge.frontdoor import Calls
 from lossbridge.ir import Expr
 from lossbridge.kinds import Kind
 from lossbridge.ops import (
@@ -38,7 +40,8 @@ Old = bool | None  # of size_average and reduce, which came before reduction
 Scores = Annotated[Expr, "real[*batch]"]
 
 NAN_IS_0 = "At a NaN the gradient is 0 there."
-BROADCASTS = "The original broadcasts inputs of unequal shapes; here they have one shape."
+STRETCHES = Calls(broadcast="ranks", integers=True)
+WARNS = Calls(broadcast="ranks", warns=True, integers=True)
 
 
 def reduced(reduction: str, size_average: Old = None, reduce: Old = None) -> str:
@@ -73,28 +76,39 @@ def above_zero(x: Expr) -> Expr:
     return where(x > 0.0, x, 0.0)
 
 
-def with_part(definition: Definition, part: Callable[[Expr], Expr]) -> Definition:
+def with_part(definition: Definition, part: Callable[[Expr], Expr], **params: Param) -> Definition:
     """A margin loss with another positive part."""
-    return variant(definition)(lambda **values: definition.function(**values, part=part))
+    return variant(definition, **params)(lambda **values: definition.function(**values, part=part))
 
 
-@witness("torch.nn.L1Loss", notes=(NAN_IS_0, BROADCASTS))
+# No weight is refused there, negative ones neither.
+CLASS_WEIGHT = real(1.0, "classes")
+
+
+@witness("torch.nn.L1Loss", notes=(NAN_IS_0,), calls=WARNS)
 def l1(size_average: Old = None, reduce: Old = None, reduction: str = "mean") -> Meaning:
     return meaning(regression.l1, reduction=reduced(reduction, size_average, reduce))
 
 
-@witness("torch.nn.MSELoss", notes=(BROADCASTS,))
+@witness("torch.nn.MSELoss", calls=WARNS)
 def mse(size_average: Old = None, reduce: Old = None, reduction: str = "mean") -> Meaning:
     return meaning(regression.mse, reduction=reduced(reduction, size_average, reduce))
 
 
-@witness("torch.nn.HuberLoss", versions=">=1.9", notes=(BROADCASTS,))
+@witness(
+    "torch.nn.HuberLoss",
+    versions=">=1.9",
+    notes=("Of inputs of two dtypes the original has a value, and no gradient.",),
+    calls=dataclasses.replace(WARNS, result=("prediction",)),
+)
 def huber(reduction: str = "mean", delta: float = 1.0) -> Meaning:
     return meaning(regression.huber, delta=delta, reduction=reduced(reduction))
 
 
 @witness(
-    "torch.nn.SmoothL1Loss", notes=(BROADCASTS, "With beta=0, the gradient at a NaN is 0 there.")
+    "torch.nn.SmoothL1Loss",
+    notes=("With beta=0, the gradient at a NaN is 0 there.",),
+    calls=WARNS,
 )
 def smooth_l1(
     size_average: Old = None, reduce: Old = None, reduction: str = "mean", beta: float = 1.0
@@ -110,7 +124,7 @@ def torch_poisson_nll(*, target: Expr, full: Expr, **rest: Expr) -> Expr:
     return undefined_at(value, target, (target == 0.0) & full)
 
 
-@witness("torch.nn.PoissonNLLLoss", notes=(BROADCASTS,))
+@witness("torch.nn.PoissonNLLLoss", calls=STRETCHES)
 def poisson_nll(
     log_input: bool = True,
     full: bool = False,
@@ -131,14 +145,35 @@ def torch_gaussian_nll(*, var: Expr, eps: Expr, **rest: Expr) -> Expr:
     return value
 
 
+def variance_of_rows(inputs: dict[str, Any], arrays: Any) -> None:
+    """A variance may also be a number, or one for each row or along one axis of the prediction."""
+    var, prediction = inputs["var"], inputs["prediction"]
+    if not hasattr(var, "shape"):
+        inputs["var"] = arrays.number(var, prediction) if isinstance(var, float) else var
+        return
+    sizes, wanted = tuple(var.shape), tuple(prediction.shape)
+    if sizes == wanted:
+        return
+    if sizes == wanted[:-1]:
+        inputs["var"] = var.reshape((*sizes, 1))
+    elif len(sizes) != len(wanted) or [
+        n for n, full in zip(sizes, wanted, strict=True) if n != full
+    ] != [1]:
+        raise ShapeError(
+            f"GaussianNLLLoss: var has shape {sizes}, but the prediction has {wanted}; give it "
+            f"that shape, {wanted[:-1]}, or size 1 along one axis"
+        )
+
+
 @witness(
     "torch.nn.GaussianNLLLoss",
     versions=">=1.8",
     notes=(
         "The original also takes a variance of one dimension less, of size 1 in one dimension, or "
-        "a number; here it has the prediction's shape.",
+        "a number; its meaning does so in PyTorch, and elsewhere it has the prediction's shape.",
         "A negative variance raises an error there.",
     ),
+    calls=dataclasses.replace(STRETCHES, inside=("var",), arrange=variance_of_rows),
 )
 def gaussian_nll(*, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> Meaning:
     return meaning(torch_gaussian_nll, full=full, eps=eps, reduction=reduced(reduction))
@@ -152,7 +187,7 @@ def torch_kl_div(*, prediction: Expr, target: Expr, log_target: Expr) -> Expr:
     return undefined_at(where(lost, math.nan, value), target, nothing)
 
 
-@witness("torch.nn.KLDivLoss", notes=(BROADCASTS,))
+@witness("torch.nn.KLDivLoss", calls=Calls(broadcast="ranks"))
 def kl_div(
     size_average: Old = None,
     reduce: Old = None,
@@ -168,7 +203,7 @@ def kl_div(
     )
 
 
-@variant(classification.bce)
+@variant(classification.bce, weight=real(1.0, "*batch"))
 def torch_bce(*, prediction: Expr, target: Expr, weight: Expr) -> Expr:
     value = classification.bce.function(
         prediction, stop_gradient(target), weight=weight, floor=TINY
@@ -178,7 +213,9 @@ def torch_bce(*, prediction: Expr, target: Expr, weight: Expr) -> Expr:
 
 
 @witness(
-    "torch.nn.BCELoss", notes=("A prediction or target outside [0, 1] raises an error there.",)
+    "torch.nn.BCELoss",
+    notes=("A prediction or target outside [0, 1] raises an error there.",),
+    calls=Calls(alike=("prediction", "target"), inside=("prediction", "target")),
 )
 def bce(
     weight: Any = None,
@@ -191,7 +228,7 @@ def bce(
 
 @define(
     "torch/bce_with_logits@1",
-    params={"weight": real(1.0, "*batch"), **classification.bce_with_logits.params},
+    params={"weight": real(1.0, "*batch"), "pos_weight": real(1.0, "*batch")},
 )
 def torch_bce_with_logits(
     logits: Scores,
@@ -208,6 +245,7 @@ def torch_bce_with_logits(
 @witness(
     "torch.nn.BCEWithLogitsLoss",
     notes=("In float64 the gradient of a logit above 36.7 with target 1 rounds to 0 there.",),
+    calls=Calls(result=("target",)),
 )
 def bce_with_logits(
     weight: Any = None,
@@ -231,7 +269,7 @@ def through_broken(value: Expr, logits: Expr, lost: Expr) -> Expr:
     return undefined_at(where(lost, math.nan, value), logits, broken(logits))
 
 
-@variant(classification.cross_entropy)
+@variant(classification.cross_entropy, weight=CLASS_WEIGHT)
 def torch_cross_entropy(*, logits: Expr, labels: Expr, ignore_index: Expr, **rest: Expr) -> Any:
     value, count = classification.cross_entropy.function(
         logits, labels, ignore_index=ignore_index, **rest
@@ -239,7 +277,7 @@ def torch_cross_entropy(*, logits: Expr, labels: Expr, ignore_index: Expr, **res
     return through_broken(value, logits, broken(logits) & (labels != ignore_index)), count
 
 
-@variant(classification.cross_entropy_probabilities)
+@variant(classification.cross_entropy_probabilities, weight=CLASS_WEIGHT)
 def torch_cross_entropy_probabilities(*, logits: Expr, target: Expr, **rest: Expr) -> Expr:
     value = classification.cross_entropy_probabilities.function(logits, target, **rest, safe=False)
     lost = broken(logits)
@@ -253,6 +291,7 @@ def torch_cross_entropy_probabilities(*, logits: Expr, target: Expr, **rest: Exp
         "A label that is neither a class nor ignore_index raises an error there.",
         "Where the weights of all labels are 0, the gradient of the mean is NaN there, and 0 here.",
     ),
+    calls=Calls(alike=("logits", "labels", "weight")),
 )
 def cross_entropy(
     weight: Any = None,
@@ -273,11 +312,17 @@ def cross_entropy(
     )
 
 
+@variant(classification.nll, weight=CLASS_WEIGHT)
+def torch_nll(**values: Expr) -> Any:
+    return classification.nll.function(**values)
+
+
 @witness(
     "torch.nn.NLLLoss",
     notes=(
         "Where the weights of all labels are 0, the gradient of the mean is NaN there, and 0 here.",
     ),
+    calls=Calls(alike=("log_probs", "labels", "weight")),
 )
 def nll(
     weight: Any = None,
@@ -287,9 +332,7 @@ def nll(
     reduction: str = "mean",
 ) -> Meaning:
     how = reduced(reduction, size_average, reduce)
-    return meaning(
-        classification.nll, weight=weight, ignore_index=ignore_index, reduction=how, axis=1
-    )
+    return meaning(torch_nll, weight=weight, ignore_index=ignore_index, reduction=how, axis=1)
 
 
 @variant(margin.hinge_embedding)
@@ -300,7 +343,10 @@ def torch_hinge_embedding(*, target: Expr, **rest: Expr) -> Expr:
     return value
 
 
-@witness("torch.nn.HingeEmbeddingLoss", notes=(BROADCASTS,))
+@witness(
+    "torch.nn.HingeEmbeddingLoss",
+    calls=dataclasses.replace(STRETCHES, result=("prediction",)),
+)
 def hinge_embedding(
     margin: float = 1.0,
     size_average: Old = None,
@@ -311,7 +357,10 @@ def hinge_embedding(
     return meaning(torch_hinge_embedding, margin=margin, reduction=how)
 
 
-@witness("torch.nn.MarginRankingLoss", notes=(BROADCASTS,))
+@witness(
+    "torch.nn.MarginRankingLoss",
+    calls=Calls(broadcast="sizes", integers=True),
+)
 def margin_ranking(
     margin: float = 0.0,
     size_average: Old = None,
@@ -323,7 +372,7 @@ def margin_ranking(
 
 
 MARGIN_RANKING = with_part(margin.margin_ranking, clamped)
-MULTI_MARGIN = with_part(margin.multi_margin, above_zero)
+MULTI_MARGIN = with_part(margin.multi_margin, above_zero, weight=CLASS_WEIGHT)
 MULTI_LABEL_MARGIN = with_part(margin.multi_label_margin, above_zero)
 
 
@@ -333,6 +382,7 @@ MULTI_LABEL_MARGIN = with_part(margin.multi_label_margin, above_zero)
         "In float64 the original is inf with gradient NaN where target * prediction < -709.",
         "The original has no gradient in the target.",
     ),
+    calls=Calls("ranks", whole=("prediction",), integers=True, result=("prediction",)),
 )
 def soft_margin(size_average: Old = None, reduce: Old = None, reduction: str = "mean") -> Meaning:
     return meaning(margin.soft_margin, reduction=reduced(reduction, size_average, reduce))
@@ -343,7 +393,28 @@ UNINITIALISED = (
 )
 
 
-@witness("torch.nn.MultiMarginLoss", notes=(UNINITIALISED,))
+def one_sample(inputs: dict[str, Any], arrays: Any) -> None:
+    """The classes of a single sample beside a batch of one label, and the other way round."""
+    prediction, labels = inputs["prediction"], inputs["labels"]
+    sizes, batch = tuple(prediction.shape), tuple(labels.shape)
+    if len(sizes) < 2 and batch in ((), (1,)):
+        inputs["prediction"] = prediction.reshape((*batch, -1))
+    elif len(sizes) == 2 and sizes[0] == 1 and batch == ():
+        inputs["prediction"] = prediction.reshape((-1,))
+
+
+def one_class(inputs: dict[str, Any], arrays: Any) -> None:
+    """A single class may be written without an axis for it."""
+    for key, x in inputs.items():
+        if x.shape == ():
+            inputs[key] = x.reshape((1,))
+
+
+@witness(
+    "torch.nn.MultiMarginLoss",
+    notes=(UNINITIALISED,),
+    calls=Calls(alike=("prediction", "labels", "weight"), arrange=one_sample),
+)
 def multi_margin(
     p: int = 1,
     margin: float = 1.0,
@@ -357,14 +428,36 @@ def multi_margin(
     return meaning(MULTI_MARGIN, p=p, margin=margin, weight=weight, reduction=how)
 
 
-@witness("torch.nn.MultiLabelMarginLoss", notes=(UNINITIALISED,))
+@witness(
+    "torch.nn.MultiLabelMarginLoss",
+    notes=(UNINITIALISED,),
+    calls=Calls(arrange=one_class),
+)
 def multi_label_margin(
     size_average: Old = None, reduce: Old = None, reduction: str = "mean"
 ) -> Meaning:
     return meaning(MULTI_LABEL_MARGIN, reduction=reduced(reduction, size_average, reduce))
 
 
-@witness("torch.nn.MultiLabelSoftMarginLoss")
+@variant(margin.multi_label_soft_margin, weight=CLASS_WEIGHT)
+def torch_multi_label_soft_margin(**values: Expr) -> Any:
+    return margin.multi_label_soft_margin.function(**values)
+
+
+def classes_of_logits(inputs: dict[str, Any], arrays: Any) -> None:
+    """The classes lie along the logits' last axis, whatever further axes a target has."""
+    logits, target = (tuple(x.shape) for x in inputs.values())
+    if len(target) > len(logits):
+        raise ShapeError(
+            f"MultiLabelSoftMarginLoss: target has shape {target}, which has more dimensions than "
+            f"the logits' {logits}; give it that shape"
+        )
+
+
+@witness(
+    "torch.nn.MultiLabelSoftMarginLoss",
+    calls=Calls("ranks", integers=True, arrange=classes_of_logits),
+)
 def multi_label_soft_margin(
     weight: Any = None,
     size_average: Old = None,
@@ -372,7 +465,7 @@ def multi_label_soft_margin(
     reduction: str = "mean",
 ) -> Meaning:
     how = reduced(reduction, size_average, reduce)
-    return meaning(margin.multi_label_soft_margin, weight=weight, reduction=how)
+    return meaning(torch_multi_label_soft_margin, weight=weight, reduction=how)
 
 
 @variant(metric.cosine_embedding)
@@ -390,10 +483,8 @@ def torch_cosine_embedding(*, x1: Expr, x2: Expr, target: Expr, margin: Expr) ->
 
 @witness(
     "torch.nn.CosineEmbeddingLoss",
-    notes=(
-        "One minus a cosine near 1 is rounded there, to multiples of 1.1e-16 in float64.",
-        BROADCASTS,
-    ),
+    notes=("One minus a cosine near 1 is rounded there, to multiples of 1.1e-16 in float64.",),
+    calls=Calls("sizes", rigid=("features",), integers=True, result=("x1", "x2")),
 )
 def cosine_embedding(
     margin: float = 0.0,
@@ -421,7 +512,8 @@ TRIPLET_DISTANCE = with_part(metric.triplet_margin_with_distance, clamped)
 
 @witness(
     "torch.nn.TripletMarginLoss",
-    notes=("The original also takes a p of 0 or below, which is no norm.", BROADCASTS),
+    notes=("The original also takes a p of 0 or below, which is no norm.",),
+    calls=Calls("sizes", integers=True),
 )
 def triplet_margin(
     margin: float = 1.0,
@@ -449,7 +541,11 @@ def distance_of(loss: Any) -> Any:
     "torch.nn.TripletMarginWithDistanceLoss",
     versions=">=1.7",
     read={"distance_function": distance_of},
-    notes=("A distance function is given at each call, by the argument's name.",),
+    notes=(
+        "A distance function that its specification needs is given at each call, by the "
+        "argument's name.",
+    ),
+    calls=Calls("sizes", integers=True),
 )
 def triplet_margin_with_distance(
     *,
@@ -484,12 +580,33 @@ def torch_ctc(
     return attach_gradient(value, log_probs, share), count
 
 
+def sequences_of(inputs: dict[str, Any], arrays: Any) -> Callable[[Any], Any] | None:
+    """The targets of a batch may stand in one row, and a sequence may come without a batch."""
+    lengths = arrays.integers(inputs["target_lengths"])
+    log_probs, targets = inputs["log_probs"], inputs["targets"]
+    if len(log_probs.shape) == 2:
+        inputs["log_probs"] = log_probs.reshape((log_probs.shape[0], 1, log_probs.shape[1]))
+        inputs["targets"] = targets.reshape((1, -1))
+        inputs["target_lengths"] = lengths.reshape((1,))
+        inputs["input_lengths"] = arrays.integers(inputs["input_lengths"]).reshape((1,))
+        return lambda value: value.reshape(())
+    if len(targets.shape) == 1:
+        if int(lengths.sum()) != targets.shape[0]:
+            raise ShapeError(
+                f"CTCLoss: targets has shape {tuple(targets.shape)}, so the lengths of all add up "
+                f"to that, but they add up to {int(lengths.sum())}"
+            )
+        inputs["targets"] = arrays.rows(targets, lengths)
+    return None
+
+
 @witness(
     "torch.nn.CTCLoss",
     notes=(
         "The original also takes the targets of a batch in one row, and a single sequence without "
-        "a batch.",
+        "a batch; its meaning does so in PyTorch.",
     ),
+    calls=Calls(arrange=sequences_of),
 )
 def ctc(blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Meaning:
     return meaning(
@@ -518,7 +635,8 @@ def behind_linear(
         weights["linear_bias"] = weight("zeros", outputs)
     further = ", ".join(outputs[1:])
     added = {"labels": further, "target": further} if further else {}
-    return derived(definition, function, added, space="torch", weights=weights)
+    found = derived(definition, function, added, space="torch", weights=weights)
+    return dataclasses.replace(found, params=entropy.params)
 
 
 @witness(
@@ -529,10 +647,11 @@ def behind_linear(
         "in_features": lambda loss: loss.linear.in_features,
         "bias": lambda loss: loss.linear.bias is not None,
     },
+    weights={"linear_weight": ("linear.weight", 2), "linear_bias": ("linear.bias", 1)},
     notes=(
         "The original's weights are `linear.weight`, a row for each class and output, and "
-        "`linear.bias`; here they have an axis for each. Both start from random numbers there; the "
-        "bias starts from 0 here.",
+        "`linear.bias`; so are its meaning's in PyTorch, and elsewhere they have an axis for each. "
+        "Both start from random numbers there; the bias starts from 0 here.",
         "`options` choose how the original is computed, and in which precision, not what.",
     ),
 )

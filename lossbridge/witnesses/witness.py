@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ import msgspec
 
 from lossbridge import ops
 from lossbridge.errors import ArgumentError, LossbridgeError, OptionError, listed, shown, suggestion
-from lossbridge.frontdoor import Form, as_form, has_class_axis
+from lossbridge.frontdoor import Calls, Form, Original, as_form, has_class_axis
 from lossbridge.ir import Expr
 from lossbridge.spec import Param, Reduction, Spec, Weight
 from lossbridge.trace import Definition
@@ -49,6 +49,7 @@ class Meaning:
     """Parameters that were given as arrays, which ``open`` leaves to be given."""
     distribution: str = ""
     """The input that the original refuses where it does not sum to 1 along its last axis."""
+    original: Original | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def specs(self) -> tuple[Spec, ...]:
@@ -69,7 +70,7 @@ class Meaning:
     def form(self, name: str, *, bare: bool = False) -> Form:
         """A public class of ours with this meaning; a bare one is to be given its arrays."""
         specs = self.open if bare else self.specs
-        return Form(name, tuple(as_form(spec).definitions[0] for spec in specs))
+        return Form(name, tuple(as_form(spec).definitions[0] for spec in specs), self.original)
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,8 @@ class Witness:
     read: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, compare=False)
     computes: str = ""
     """The dtype in which the original computes, whatever it is given."""
-    optional: tuple[str, ...] = ()
-    """Inputs that may be left out, and are zeros then."""
-    repeats: str = ""
-    """Which inputs of unequal shapes the original repeats to one: in all axes, all (``elements``);
-    or all but the first input in the axes that it is normalised over (``samples``)."""
-    channel: bool = False
-    """Whether the original adds a last axis of size 1 to an input that lacks it."""
+    calls: Calls = field(default=Calls(), compare=False)
+    weights: Mapping[str, tuple[str, int]] = field(default_factory=dict, compare=False)
 
     @property
     def module(self) -> str:
@@ -133,14 +129,26 @@ class Witness:
                 f"{self.name}: {error}; its arguments are {listed(names)}{hint}; write "
                 f"{self.name}{_plain(self.signature)}"
             ) from None
+        given = dict(bound.arguments)
         try:
-            return self.construct(*bound.args, **bound.kwargs)
+            found = self.construct(*bound.args, **bound.kwargs)
+            bound.apply_defaults()
+            calls, how = self.calls, found.spec.reduction
+            if how.normalizer == "batch":  # of the first input, as it comes
+                calls = replace(calls, whole=tuple(found.spec.inputs)[:1])
+            ports = {n: given[n] for n in found.spec.ports if given.get(n) is not None}
+            return replace(
+                found,
+                original=Original(
+                    calls, kept(bound.arguments, how), given, found.arrays, ports, self.weights
+                ),
+            )
         except LossbridgeError:
             raise
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-            given = listed(f"{n}={shown(v)}" for n, v in bound.arguments.items())
+            text = listed(f"{n}={shown(v)}" for n, v in bound.arguments.items())
             raise ArgumentError(
-                f"{self.name} cannot be made with {given}: {error}; write "
+                f"{self.name} cannot be made with {text}: {error}; write "
                 f"{self.name}{_plain(self.signature)}"
             ) from None
 
@@ -156,6 +164,18 @@ class Witness:
         return names
 
 
+# Of torch, before there was `reduction`; a loss keeps the reduction that they say.
+_OLD = ("size_average", "reduce")
+
+
+def kept(arguments: Mapping[str, Any], reduction: Reduction) -> Mapping[str, Any]:
+    """What an object of the original keeps of all its arguments, by its attributes' names."""
+    found = {n: v for n, v in arguments.items() if n not in _OLD}
+    if any(arguments.get(n) is not None for n in _OLD):
+        found["reduction"] = reduction.kind
+    return found
+
+
 def _plain(signature: inspect.Signature) -> str:
     """A signature without its annotations."""
     parameters = [
@@ -166,8 +186,8 @@ def _plain(signature: inspect.Signature) -> str:
 
 ZEROS = "Targets left out are zeros there, and in `lossbridge.jax`; elsewhere they are given."
 REPEATS = (
-    "Inputs of unequal shapes are repeated to one there, and in `lossbridge.jax`; elsewhere they "
-    "have one shape."
+    "The original broadcasts inputs of unequal shapes; its meaning does so in `lossbridge.torch`, "
+    "one of optax in `lossbridge.jax` too, and elsewhere they have one shape."
 )
 CHANNEL = (
     "An input that lacks the last axis is given one of size 1 there, and in `lossbridge.jax`; "
@@ -185,22 +205,24 @@ def witness(
     required: Mapping[str, Any] | None = None,
     read: Mapping[str, Callable[[Any], Any]] | None = None,
     computes: str = "",
-    optional: tuple[str, ...] = (),
-    repeats: str = "",
-    channel: bool = False,
+    calls: Calls | None = None,
+    weights: Mapping[str, tuple[str, int]] | None = None,
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
     ``call`` names further arguments that the original takes when it is called, where it is a
-    function; ``required`` gives an example of each argument that has no default.
+    function; ``required`` gives an example of each argument that has no default; ``calls`` says
+    which shapes and dtypes it takes, from which notes follow too, and ``weights`` where it keeps
+    those it trains.
     """
 
     def wrap(construct: Callable[..., Meaning]) -> Witness:
+        how = calls or Calls()
         said = (
-            *((ZEROS,) if optional else ()),
-            *((REPEATS,) if repeats else ()),
+            *((ZEROS,) if how.optional else ()),
+            *((REPEATS,) if how.broadcast else ()),
             *notes,
-            *((CHANNEL,) if channel else ()),
+            *((CHANNEL,) if how.channel else ()),
         )
         return Witness(
             name,
@@ -212,9 +234,8 @@ def witness(
             required or {},
             read or {},
             computes,
-            optional,
-            repeats,
-            channel,
+            how,
+            weights or {},
         )
 
     return wrap

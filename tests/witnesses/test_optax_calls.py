@@ -183,6 +183,8 @@ def test_wrong_calls_say_what_is_right(call: Any, error: type[Exception], says: 
 def test_facts_about_calls_name_inputs_that_there_are() -> None:
     for versions in witnesses().values():
         for witness in versions:
-            assert set(witness.optional) <= set(witness.example().spec.inputs), witness.name
-            assert witness.repeats in ("", "elements", "samples"), witness.name
-    assert find("optax.losses.huber_loss").optional == ("target",)
+            calls, inputs = witness.calls, set(witness.example().spec.inputs)
+            named = {*calls.optional, *calls.whole, *calls.inside, *calls.result}
+            assert named <= inputs, witness.name
+            assert calls.broadcast in ("", "sizes", "ranks"), witness.name
+    assert find("optax.losses.huber_loss").calls.optional == ("target",)
