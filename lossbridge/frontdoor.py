@@ -281,7 +281,7 @@ class SpecDefinition(Definition):
     read: Spec = field(default=None, repr=False)  # type: ignore[assignment]
 
     @property
-    def __doc__(self) -> str:
+    def __doc__(self) -> str:  # type: ignore[override]
         return self.read.summary
 
     # Not cached: torch.compile does not follow the lock of a cached property.
