@@ -445,12 +445,12 @@ def torch_multi_label_soft_margin(**values: Expr) -> Any:
 
 
 def classes_of_logits(inputs: dict[str, Any], arrays: Any) -> None:
-    """The classes lie along the logits' last axis, whatever further axes a target has."""
+    """The classes lie along the logits' last axis, and are as many, whatever the target's shape."""
     logits, target = (tuple(x.shape) for x in inputs.values())
-    if len(target) > len(logits):
+    if len(target) > len(logits) or (logits[-1:] == (1,) and target[-1:] > (1,)):
         raise ShapeError(
-            f"MultiLabelSoftMarginLoss: target has shape {target}, which has more dimensions than "
-            f"the logits' {logits}; give it that shape"
+            f"MultiLabelSoftMarginLoss: target has shape {target}, which has more dimensions or "
+            f"classes than the logits' {logits}; give it that shape"
         )
 
 

@@ -332,7 +332,8 @@ REFUSED = [
     ("CosineEmbeddingLoss", {}, (X[:, :1], Y, ROWS), "features"),
     # Divided by the length of the prediction's first axis, which is none of the result's.
     ("KLDivLoss", {"reduction": "batchmean"}, (X[0], P), "disagree"),
-    # Summed over the second axis of three.
+    # Divided by the number of the logits' classes; summed over the second axis of three.
+    ("MultiLabelSoftMarginLoss", {}, (X[:, :1], Q), "more dimensions"),
     ("MultiLabelSoftMarginLoss", {}, (X, np.stack([Q, Q])), "more dimensions"),
 ]
 
