@@ -165,8 +165,9 @@ def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, 
                 WEIGHED,
                 partial(_sampled, power),
             )
-    yield "twice: one of them halves the square", "multiply a by 2", partial(_constant, 2.0)
-    yield "one half: one of them halves the square", "divide a by 2", partial(_constant, 0.5)
+    halves = "as where one of them halves the square"
+    yield f"b is twice a, {halves}", "multiply a by 2", partial(_constant, 2.0)
+    yield f"b is one half of a, {halves}", "divide a by 2", partial(_constant, 0.5)
     yield "the opposite sign", "negate one of them", partial(_constant, -1.0)
 
 
@@ -410,6 +411,8 @@ def of_edges(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
         ]
         same = f" with another gradient in {', '.join(p.where)}" if p.status == "gradient" else ""
         words = "slightly, everywhere" if p.status == "slight" else EDGES[p.probe.group]
+        if p.probe.group == "inside" and p.status == "value":
+            words = "ordinary numbers"
         name = p.probe.id.partition("/")[2]
         found[p.probe.group] = Cause(
             f"{words} ({name}, {p.probe.dtype}): {', '.join(said)}{same}", _fix(p)

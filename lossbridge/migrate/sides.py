@@ -28,6 +28,7 @@ from lossbridge.migrate.probes import (
     CLASSES,
     Probe,
     Signature,
+    in_order,
     parse,
     probes,
     seen,
@@ -238,8 +239,11 @@ def _of_native(found: Native, obj: Any) -> Side:
         dtype = str(obj.dtype) if hasattr(obj, "dtype") else "float32" if casts(made) else ""
     if dtype not in ("", "float64"):
         made.computes = dtype
-        made.notes.append(f"it computes in {dtype}, whatever it is given")
+        made.notes.append(CASTS.format(dtype))
     return made
+
+
+CASTS = "it computes in {}, whatever it is given"
 
 
 def casts(x: Side) -> bool:
@@ -359,7 +363,8 @@ def available(platform: str) -> bool:
 def _of_callable(
     function: Any, inputs: Mapping[str, str], platform: str | None, classes: int | None
 ) -> Side:
-    signature = parse(inputs)
+    described = parse(inputs)
+    signature = in_order(described)
     name = str(getattr(function, "__qualname__", type(function).__name__))
     if platform not in (None, *PLATFORMS):
         raise ArgumentError(
@@ -369,24 +374,47 @@ def _of_callable(
     for candidate in (platform,) if platform else PLATFORMS:
         if candidate is None or not available(candidate):
             continue
-        found = Side(name, signature, candidate, _called_on(candidate, function))
+        called_as = _called_on(candidate, function, tuple(described.inputs))
+        found = Side(name, signature, candidate, called_as)
         found.classes = classes
-        outcome = found.run(next(_plain(found)))
-        if not outcome.raised:
-            found.computes = "float32" if casts(found) else ""
-            return found
-        tried.append(f"{candidate}: {outcome.error}")
+        first = next(_plain(found))
+        outcome = found.run(first)
+        if outcome.raised:
+            tried.append(f"{candidate}: {outcome.error}")
+            continue
+        _repeats(found, first, outcome)
+        if signature is not described:
+            found.notes.append(
+                f"it is called as described, ({', '.join(described.inputs)}); "
+                f"{next(iter(signature.inputs))} is taken for its prediction"
+            )
+        if casts(found):
+            found.computes = "float32"
+            found.notes.append(CASTS.format("float32"))
+        return found
     raise UncallableError(
         f"{name} accepts none of the probes' inputs ({'; '.join(tried) or 'nothing installed'})"
     )
 
 
-def _called_on(platform: str, function: Any) -> Callable[[Mapping[str, Any], Any], Any]:
+def _repeats(x: Side, probe: Probe, first: Outcome) -> None:
+    """Refuses what gives another value each time: no comparison of it says anything."""
+    again = x.run(probe)
+    if again.raised or not np.isclose(first.value, again.value, 1e-6, equal_nan=True):
+        raise UncallableError(
+            f"{x.label} does not give one value on one input: {first.value:.9g}, and then "
+            f"{again.error or format(again.value, '.9g')}; fix its random numbers or its state"
+        )
+
+
+def _called_on(
+    platform: str, function: Any, order: Sequence[str]
+) -> Callable[[Mapping[str, Any], Any], Any]:
     """A function that must give back what belongs to the platform, so that it has a gradient."""
     accepts = calls_of(platform).accepts
 
     def call(given: Mapping[str, Any], weights: Any) -> Any:
-        value = function(*given.values())
+        value = function(*(given[name] for name in order))
         if not accepts(value):
             raise TypeError(f"it returned {type(value).__name__}, which has no gradient there")
         return value
