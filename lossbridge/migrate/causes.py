@@ -256,16 +256,30 @@ def _term(domain: str) -> str:
 def of_constants(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     """That small constants differ, or where they are added, where that may explain these pairs."""
     finite = [p for p in pairs if p.finite and p.status in ("slight", "value", "gradient")]
-    if not a.specs or not b.specs or not any(p.probe.group in EXTREME for p in finite):
+    if not any(p.probe.group in EXTREME for p in finite):
         return []
+    slight = any(p.status == "slight" for p in finite)
+    if not a.specs or not b.specs:
+        return list(_of_known_constants(a, b)) if slight else []
     x, y = _constants(a.specs[0]), _constants(b.specs[0])
     if x == y:
-        if not x or not any(p.status == "slight" for p in finite):
+        if not x or not slight:
             return []
         text = f"a small constant (epsilon: {', '.join(x)}) enters at another place"
         return [Cause(text, kept(a, b))]
     left, right = (", ".join(found) or "none" for found in (x, y))
     return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}", kept(a, b))]
+
+
+def _of_known_constants(a: Side, b: Side) -> Iterator[Cause]:
+    """The small constants of the one that is known, beside a function that may have others."""
+    for name, x, other in (("a", a, "b"), ("b", b, "a")):
+        found = _constants(x.specs[0]) if x.specs else []
+        if found:
+            yield Cause(
+                f"a small constant (epsilon) differs: {name} has {', '.join(found)}; those of "
+                f"{other} are not known"
+            )
 
 
 def kept(a: Side, b: Side) -> str:

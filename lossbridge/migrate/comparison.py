@@ -75,7 +75,7 @@ class Comparison(msgspec.Struct, frozen=True):
             lines.append(f"  because {cause.text}")
             if cause.fix:
                 lines.append(f"    -> {cause.fix}")
-        return "\n".join([*lines, *self._rest()])
+        return "\n".join(map(_printable, [*lines, *self._rest()]))
 
     def _rest(self) -> list[str]:
         """The lines after the causes: the example, what was probed, the notes."""
@@ -115,13 +115,20 @@ class Comparison(msgspec.Struct, frozen=True):
             lines.append(f"- {cause.text}" + (f" ({cause.fix})" if cause.fix else ""))
         if self.example is not None:
             lines += ["", "```text", *self._rest(), "```"]
-        return "\n".join(lines) + "\n"
+        return "\n".join(map(_printable, lines)) + "\n"
 
     def raise_if_different(self) -> Comparison:
         """Itself, if the verdict is ``same``; otherwise raises :class:`AssertionError`."""
         if self.verdict != "same":
             raise AssertionError(str(self))
         return self
+
+
+def _printable(line: str) -> str:
+    """One line, with what a stranger's record or an error may hold beside letters escaped."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _whole(x: Any) -> str:

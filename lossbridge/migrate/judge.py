@@ -249,7 +249,8 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             pairs += more
             unprobed += missing
     if not pairs:
-        found = _comparison("undecided", a, b, [], [], ("no probe ran on both sides",))
+        why = f"no probe ran on both sides{': ' if unprobed else ''}{'; '.join(unprobed[:1])}"
+        found = _comparison("undecided", a, b, [], [], (why,))
         return msgspec.structs.replace(found, not_probed=tuple(dict.fromkeys(unprobed)))
     taken, beside = [], []
     for p in pairs:

@@ -130,7 +130,7 @@ def called(
     call = x.unweighted
     if probe.weights is not None or probe.mask is not None:
         call, kept = partial(_weighted, x.call, probe.weights, mask=probe.mask), None
-    raised: Exception | None = None
+    raised: BaseException | None = None
     # Some losses of torch have no derivative in their targets, and say so by raising.
     tries = (x.signature.real, x.signature.real[:1]) if wrt is None else (tuple(wrt),)
     for names in dict.fromkeys(tries):
@@ -139,7 +139,7 @@ def called(
                 warnings.simplefilter("ignore")
                 value, gradients = calls.evaluate(call, inputs, names, probe.dtype, mode, kept)
             break
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raised = raised or error
     else:
         text = str(raised).strip().splitlines()
