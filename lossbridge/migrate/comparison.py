@@ -83,10 +83,10 @@ class Comparison(msgspec.Struct, frozen=True):
         if self.example is not None:
             e = self.example
             lines.append(f"  for example ({e.probe}, {e.dtype}):")
-            given = {**e.inputs, **e.beside, **{f"for b, {n}": x for n, x in e.others.items()}}
-            for n, x in given.items():
+            rows = [("", n, x) for n, x in (*e.inputs.items(), *e.beside.items())]
+            for prefix, n, x in (*rows, *(("for b, ", n, x) for n, x in e.others.items())):
                 shape = f" of shape {e.shapes[n]}" if n in e.shapes else ""
-                lines.append(f"    {n} = {_whole(x)}{shape}")
+                lines.append(f"    {prefix}{n} = {_whole(x)}{shape}")
             for name, said in (("a", e.a), ("b", e.b), ("exactly", e.exact)):
                 if said is None:
                     continue

@@ -117,6 +117,10 @@ def compare(
     if weights not in (None, "sample", "class"):
         raise ArgumentError(f"weights={weights!r} was given; it is 'sample', 'class' or None")
     platforms = platform if isinstance(platform, tuple) else (platform, platform)
+    if len(platforms) != 2:
+        raise ArgumentError(
+            f"platform={platform!r} was given; it is one name, or one for each side"
+        )
     try:
         first, second = (
             side(x, inputs=inputs, platform=p, classes=classes)
@@ -355,6 +359,8 @@ def _multiplied(x: Side) -> Side:
 
     def call(given: Mapping[str, Any], weights: Any) -> Any:
         value = x.call(given, None)
+        if weights is not None and hasattr(value, "new_tensor"):  # torch takes no array of NumPy's
+            weights = value.new_tensor(weights)
         return value if weights is None else value * weights
 
     return replace(x, call=call, unweighted=None, kept={})
@@ -908,7 +914,11 @@ def _example(a: Side, b: Side, pairs: Sequence[Pair]) -> Example:
         inputs={n: _numbers(x) for n, x in chosen.inputs.items()},
         a=_shown(chosen.a), b=_shown(chosen.b), exact=exact,
         others={} if alike else {n: _numbers(x) for n, x in chosen.other.items()},
-        shapes={n: np.shape(x) for n, x in chosen.inputs.items() if not np.size(x)},
+        shapes={
+            n: np.shape(x)
+            for n, x in (*chosen.inputs.items(), *chosen.other.items())
+            if not np.size(x)
+        },
         beside={n: _numbers(x) for n, x in beside.items() if x is not None},
     )  # fmt: skip
 

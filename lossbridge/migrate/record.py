@@ -39,7 +39,15 @@ from lossbridge.migrate.probes import (
     sequence_probes,
 )
 from lossbridge.migrate.recorder import FORMAT, document, text_of
-from lossbridge.migrate.sides import PLATFORMS, Outcome, Side, available, of_spec, side
+from lossbridge.migrate.sides import (
+    MOST_CLASSES,
+    PLATFORMS,
+    Outcome,
+    Side,
+    available,
+    of_spec,
+    side,
+)
 from lossbridge.reader import read_file, read_json
 from lossbridge.spec import Spec, loads, to_json
 from lossbridge.witnesses import find, witnesses
@@ -117,7 +125,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     computes: Literal["", "float32", "float16", "bfloat16"]
     takes_weights: bool
     takes_mask: bool
-    classes: Annotated[int, msgspec.Meta(ge=2, le=1000)]
+    classes: Annotated[int, msgspec.Meta(ge=2, le=MOST_CLASSES)]
     notes: list[Text]
     forms: Annotated[list[Form], msgspec.Meta(min_length=1, max_length=16)]
 

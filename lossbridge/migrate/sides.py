@@ -43,6 +43,9 @@ PLATFORMS = ("torch", "keras", "jax")
 HOMES = {"torch.nn": "torch", "keras.losses": "keras", "optax.losses": "jax"}
 
 
+MOST_CLASSES = 1000
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of one call: a value and gradients, or what was raised."""
@@ -166,6 +169,11 @@ def side(
     classes: int | None = None,
 ) -> Side:
     """A side of whatever was given: text, a specification, a live object, a callable."""
+    whole = isinstance(classes, int) and not isinstance(classes, bool)
+    if classes is not None and not (whole and 2 <= classes <= MOST_CLASSES):
+        raise ArgumentError(
+            f"classes={shown(classes)} was given; it is an integer from 2 to {MOST_CLASSES}"
+        )
     found = _side(given, inputs, platform, classes)
     found.classes = found.classes or classes
     return found
@@ -363,6 +371,9 @@ def available(platform: str) -> bool:
 def _of_callable(
     function: Any, inputs: Mapping[str, str], platform: str | None, classes: int | None
 ) -> Side:
+    if isinstance(function, type):
+        name = function.__name__
+        raise ArgumentError(f"{name} is a class; make one of it: {name}()")
     described = parse(inputs)
     signature = in_order(described)
     name = str(getattr(function, "__qualname__", type(function).__name__))

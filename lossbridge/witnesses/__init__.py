@@ -69,7 +69,9 @@ def find(name: str, version: str | None = None) -> Witness:
     known = witnesses()
     found = known.get(canonical_name(name)) if isinstance(name, str) else None
     if found is None:
-        near = [n for n in known if _plain(n) == _plain(str(name))]  # a function's name, its class
+        wrong = canonical_name(str(name))
+        near = [n for n in known if _plain(n) == _plain(wrong)]  # a function's name, for its class
+        near.sort(key=lambda n: n.partition(".")[0] != wrong.partition(".")[0])
         said = f"; did you mean {near[0]}?" if near else suggestion(str(name), known)
         raise ArgumentError(
             f"there is no built-in loss {shown(name)}; names are written as in Python, such as "
