@@ -369,21 +369,32 @@ def _multiplied(x: Side) -> Side:
 def _of_sequences(a: Side, b: Side) -> Comparison:
     """Two losses of sequences, which take lengths, paddings or neither."""
     told = len(a.signature.inputs) > 2 and len(b.signature.inputs) > 2
-    alike = [str(k) for k in a.signature.inputs.values()] == [
-        str(k) for k in b.signature.inputs.values()
-    ] and _domains(a.signature) == _domains(b.signature)
-    joint = tuple(_domains(a.signature)) if alike else (None,) * len(a.signature.inputs)
-    pairs, unprobed = _answered(
-        pair(a, b, p, seen(p, a.signature), seen(p, b.signature), joint)
-        for p in sequence_probes(told)
-    )
+    kinds = [[str(k) for k in x.signature.inputs.values()] for x in (a, b)]
+    alike = kinds[0] == kinds[1] and _domains(a.signature) == _domains(b.signature)
+    own: tuple[str | None, ...] = (None,) * len(a.signature.inputs)
+    pairs, unprobed = _sequences(a, b, tuple(_domains(a.signature)) if alike else own, told)
     found = _verdict(a, b, pairs, None)
+    if kinds[0] == kinds[1] and not alike and found.verdict == "different":
+        # Of one kind, and no function in its own terms: in those of the one that says more.
+        alike = True
+        pairs, unprobed = _sequences(a, b, _joint(a.signature, b.signature), told)
+        found = _verdict(a, b, pairs, None)
     if not alike and found.verdict not in ("undecided", "different"):
         kept = found.causes if found.verdict != "same" else ()
         found = _comparison(
             "domain_differs", a, b, pairs, [_arguments(a, b), *kept], factor=found.factor
         )
     return msgspec.structs.replace(found, not_probed=(*found.not_probed, *unprobed))
+
+
+def _sequences(
+    a: Side, b: Side, joint: Sequence[str | None], told: bool
+) -> tuple[list[Pair], list[str]]:
+    """Both sides on the probes of sequences."""
+    left, right = (x.signature if None in joint else _in_domain(x.signature, joint) for x in (a, b))
+    return _answered(
+        pair(a, b, p, seen(p, left), seen(p, right), joint) for p in sequence_probes(told)
+    )
 
 
 def _unable(x: Side) -> str:

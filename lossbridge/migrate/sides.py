@@ -110,11 +110,21 @@ class Side:
         was recorded is found by them. ``wrt`` are the inputs in which a gradient is taken: all real
         ones, unless given.
         """
-        return called(calls_of(self.platform), self, probe, inputs, wrt)
+        found = called(calls_of(self.platform), self, probe, inputs, wrt)
+        if found.raised or found.unreduced:
+            return found
+        return undefined(self, probe) or found
 
     def overloads(self) -> list[Side]:
         """The side with each of its signatures: there are several where dtypes decide."""
         return [overload(self, s) for s in self.specs] if len(self.specs) > 1 else [self]
+
+
+def undefined(x: Any, probe: Any) -> Outcome | None:
+    """No outcome, where the original returns what stood in memory before."""
+    if x.witness is None or probe.group not in x.witness.undefined:
+        return None
+    return Outcome(missing=f"{probe.group}: {x.label} returns uninitialised memory there")
 
 
 def calls_of(platform: str) -> Any:
@@ -448,7 +458,7 @@ def _of_text(text: str) -> Side:
         return of_spec(held, None) if isinstance(held, Spec) else held
     name, positional, keywords = parse_call(text)
     if name.startswith("lossbridge."):
-        return _of_ours(_ours(name, positional, keywords))
+        return replace(_of_ours(_ours(name, positional, keywords)), label=text.strip())
     witness = find(name)
     bound = witness.signature
     try:

@@ -343,7 +343,7 @@ UNINITIALISED = (
 )
 
 
-@witness("torch.nn.MultiMarginLoss", notes=(UNINITIALISED,))
+@witness("torch.nn.MultiMarginLoss", notes=(UNINITIALISED,), undefined=("empty",))
 def multi_margin(
     p: int = 1,
     margin: float = 1.0,
@@ -357,7 +357,7 @@ def multi_margin(
     return meaning(MULTI_MARGIN, p=p, margin=margin, weight=weight, reduction=how)
 
 
-@witness("torch.nn.MultiLabelMarginLoss", notes=(UNINITIALISED,))
+@witness("torch.nn.MultiLabelMarginLoss", notes=(UNINITIALISED,), undefined=("empty",))
 def multi_label_margin(
     size_average: Old = None, reduce: Old = None, reduction: str = "mean"
 ) -> Meaning:

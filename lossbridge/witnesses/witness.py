@@ -75,6 +75,8 @@ class Witness:
     read: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, compare=False)
     computes: str = ""
     """The dtype in which the original computes, whatever it is given."""
+    undefined: tuple[str, ...] = ()
+    """The groups of probes on which the original returns what stood in memory before."""
 
     @property
     def module(self) -> str:
@@ -144,6 +146,7 @@ def witness(
     required: Mapping[str, Any] | None = None,
     read: Mapping[str, Callable[[Any], Any]] | None = None,
     computes: str = "",
+    undefined: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
@@ -153,8 +156,9 @@ def witness(
 
     def wrap(construct: Callable[..., Meaning]) -> Witness:
         return Witness(
-            name, construct, versions, order, call, notes, required or {}, read or {}, computes
-        )
+            name, construct, versions, order, call, notes, required or {}, read or {}, computes,
+            undefined,
+        )  # fmt: skip
 
     return wrap
 
