@@ -104,7 +104,9 @@ def compare(
     specification, the path of a specification or of a record (see :func:`lossbridge.record`), an
     expression such as ``"keras.losses.Tversky(alpha=0.3)"`` (parsed, never evaluated), or a plain
     callable, whose arguments ``inputs`` then describes:
-    ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``. ``platform`` names the framework of a
+    ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``, in the order in which it takes them; a
+    target that is named so and comes first, as Keras's ``y_true`` does, still meets the other's
+    target. ``platform`` names the framework of a
     callable that takes arrays of several. ``weights="sample"`` demands that sample weights be
     probed; ``weights="class"`` asks about weights of classes alone, each framework taking them in
     its own way: an argument, sample weights as Keras's ``fit(class_weight=...)`` makes them, or
