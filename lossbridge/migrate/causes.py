@@ -344,8 +344,8 @@ def _shift(pairs: Sequence[Pair]) -> Iterator[Cause]:
     if max(shifts) - min(shifts) > CLOSE * max(map(abs, shifts)):
         if rate == 1:
             yield Cause(
-                "the gradient is the same: they differ by what does not depend on the inputs in "
-                "which a gradient was taken"
+                "the gradient is the same: they differ by what has none, such as a step, or what "
+                "depends on other inputs alone"
             )
         return
     if rate == 1:
