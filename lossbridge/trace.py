@@ -605,7 +605,10 @@ def _call_and_watch(
     try:
         result = function(**arguments)
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:
+            before.enable()  # cProfile's, which is no function
     return found, result
 
 

@@ -184,7 +184,8 @@ def _kept(found: Comparison) -> Measured:
         "notes": [n for n in notes if not n.endswith("they were averaged")],
     }
     if found.example is not None:
-        kept["example"] = rounded(msgspec.to_builtins(found.example))
+        example = msgspec.to_builtins(found.example)
+        kept["example"] = rounded({k: x for k, x in example.items() if x != {}})
     return kept
 
 

@@ -165,8 +165,9 @@ def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, 
                 WEIGHED,
                 partial(_sampled, power),
             )
-    yield "twice: one of them halves the square", "multiply a by 2", partial(_constant, 2.0)
-    yield "one half: one of them halves the square", "divide a by 2", partial(_constant, 0.5)
+    halves = "as where one of them halves the square"
+    yield f"b is twice a, {halves}", "multiply a by 2", partial(_constant, 2.0)
+    yield f"b is one half of a, {halves}", "divide a by 2", partial(_constant, 0.5)
     yield "the opposite sign", "negate one of them", partial(_constant, -1.0)
 
 
@@ -255,16 +256,30 @@ def _term(domain: str) -> str:
 def of_constants(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     """That small constants differ, or where they are added, where that may explain these pairs."""
     finite = [p for p in pairs if p.finite and p.status in ("slight", "value", "gradient")]
-    if not a.specs or not b.specs or not any(p.probe.group in EXTREME for p in finite):
+    if not any(p.probe.group in EXTREME for p in finite):
         return []
+    slight = any(p.status == "slight" for p in finite)
+    if not a.specs or not b.specs:
+        return list(_of_known_constants(a, b)) if slight else []
     x, y = _constants(a.specs[0]), _constants(b.specs[0])
     if x == y:
-        if not x or not any(p.status == "slight" for p in finite):
+        if not x or not slight:
             return []
         text = f"a small constant (epsilon: {', '.join(x)}) enters at another place"
         return [Cause(text, kept(a, b))]
     left, right = (", ".join(found) or "none" for found in (x, y))
     return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}", kept(a, b))]
+
+
+def _of_known_constants(a: Side, b: Side) -> Iterator[Cause]:
+    """The small constants of the one that is known, beside a function that may have others."""
+    for name, x, other in (("a", a, "b"), ("b", b, "a")):
+        found = _constants(x.specs[0]) if x.specs else []
+        if found:
+            yield Cause(
+                f"a small constant (epsilon) differs: {name} has {', '.join(found)}; those of "
+                f"{other} are not known"
+            )
 
 
 def kept(a: Side, b: Side) -> str:
@@ -329,8 +344,8 @@ def _shift(pairs: Sequence[Pair]) -> Iterator[Cause]:
     if max(shifts) - min(shifts) > CLOSE * max(map(abs, shifts)):
         if rate == 1:
             yield Cause(
-                "the gradient is the same: they differ by what does not depend on the inputs in "
-                "which a gradient was taken"
+                "the gradient is the same: they differ by what has none, such as a step, or what "
+                "depends on other inputs alone"
             )
         return
     if rate == 1:
@@ -410,6 +425,8 @@ def of_edges(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
         ]
         same = f" with another gradient in {', '.join(p.where)}" if p.status == "gradient" else ""
         words = "slightly, everywhere" if p.status == "slight" else EDGES[p.probe.group]
+        if p.probe.group == "inside" and p.status == "value":
+            words = "ordinary numbers"
         name = p.probe.id.partition("/")[2]
         found[p.probe.group] = Cause(
             f"{words} ({name}, {p.probe.dtype}): {', '.join(said)}{same}", _fix(p)

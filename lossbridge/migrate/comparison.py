@@ -28,7 +28,12 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
-    """The smallest input found that shows a difference, and what each side gives there."""
+    """The smallest input found that shows a difference, and what each side gives there.
+
+    ``others`` are the inputs of b where those are no arrays of a's: probabilities beside logits.
+    ``shapes`` are those of inputs without a number. ``beside`` is what is given beside the inputs:
+    weights of samples, a mask.
+    """
 
     group: str
     probe: str
@@ -37,6 +42,9 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     a: dict[str, Any]
     b: dict[str, Any]
     exact: dict[str, Any] | None = None
+    others: dict[str, Any] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    beside: dict[str, Any] = {}
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -67,10 +75,18 @@ class Comparison(msgspec.Struct, frozen=True):
             lines.append(f"  because {cause.text}")
             if cause.fix:
                 lines.append(f"    -> {cause.fix}")
+        return "\n".join(map(_printable, [*lines, *self._rest()]))
+
+    def _rest(self) -> list[str]:
+        """The lines after the causes: the example, what was probed, the notes."""
+        lines = []
         if self.example is not None:
             e = self.example
             lines.append(f"  for example ({e.probe}, {e.dtype}):")
-            lines += [f"    {n} = {_brief(x)}" for n, x in e.inputs.items()]
+            rows = [("", n, x) for n, x in (*e.inputs.items(), *e.beside.items())]
+            for prefix, n, x in (*rows, *(("for b, ", n, x) for n, x in e.others.items())):
+                shape = f" of shape {e.shapes[n]}" if n in e.shapes else ""
+                lines.append(f"    {prefix}{n} = {_whole(x)}{shape}")
             for name, said in (("a", e.a), ("b", e.b), ("exactly", e.exact)):
                 if said is None:
                     continue
@@ -85,7 +101,7 @@ class Comparison(msgspec.Struct, frozen=True):
         lines += [f"  probed: {', '.join(self.probed)}"] if self.probed else []
         lines += [f"  not probed: {x}" for x in self.not_probed]
         lines += [f"  note: {x}" for x in self.notes]
-        return "\n".join(lines)
+        return lines
 
     def _says(self) -> str:
         if self.factor is not None:
@@ -98,14 +114,30 @@ class Comparison(msgspec.Struct, frozen=True):
         for cause in self.causes:
             lines.append(f"- {cause.text}" + (f" ({cause.fix})" if cause.fix else ""))
         if self.example is not None:
-            lines += ["", "```text", *str(self).splitlines()[3 + len(self.causes) :], "```"]
-        return "\n".join(lines) + "\n"
+            lines += ["", "```text", *self._rest(), "```"]
+        return "\n".join(map(_printable, lines)) + "\n"
 
     def raise_if_different(self) -> Comparison:
         """Itself, if the verdict is ``same``; otherwise raises :class:`AssertionError`."""
         if self.verdict != "same":
             raise AssertionError(str(self))
         return self
+
+
+def _printable(line: str) -> str:
+    """One line, with what a stranger's record or an error may hold beside letters escaped."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _whole(x: Any) -> str:
+    """An input in all its digits, so that it can be typed in; --json has what is cut here."""
+    text = "[" + ", ".join(map(_whole, x)) + "]" if isinstance(x, list) else str(x)
+    return text if len(text) <= MOST else text[: MOST - 3] + "..."
+
+
+MOST: Final = 800
 
 
 def _brief(x: Any) -> str:

@@ -100,6 +100,7 @@ class BuiltIn:
         self.name, self.module = name, name.rpartition(".")[0]
         self.row = DATA["natives"][name]
         self.computes = str(self.row["computes"])
+        self.undefined = self.row["undefined"]
         self.read: Mapping[str, Any] = {}  # every argument is an attribute of its name
         keyword = inspect.Parameter.KEYWORD_ONLY
         self.signature = inspect.Signature(

@@ -104,7 +104,9 @@ def compare(
     specification, the path of a specification or of a record (see :func:`lossbridge.record`), an
     expression such as ``"keras.losses.Tversky(alpha=0.3)"`` (parsed, never evaluated), or a plain
     callable, whose arguments ``inputs`` then describes:
-    ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``. ``platform`` names the framework of a
+    ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``, in the order in which it takes them; a
+    target that is named so and comes first, as Keras's ``y_true`` does, still meets the other's
+    target. ``platform`` names the framework of a
     callable that takes arrays of several. ``weights="sample"`` demands that sample weights be
     probed; ``weights="class"`` asks about weights of classes alone, each framework taking them in
     its own way: an argument, sample weights as Keras's ``fit(class_weight=...)`` makes them, or
@@ -117,6 +119,10 @@ def compare(
     if weights not in (None, "sample", "class"):
         raise ArgumentError(f"weights={weights!r} was given; it is 'sample', 'class' or None")
     platforms = platform if isinstance(platform, tuple) else (platform, platform)
+    if len(platforms) != 2:
+        raise ArgumentError(
+            f"platform={platform!r} was given; it is one name, or one for each side"
+        )
     try:
         first, second = (
             side(x, inputs=inputs, platform=p, classes=classes)
@@ -140,7 +146,7 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
         return _of_other_classes(a, b)
     if weights == "class":
         return _of_class_weights(a, b)
-    forms = _overloads(a, b)
+    forms = [_laid_alike(x, y) for x, y in _overloads(a, b)]
     found = [_of_form(x, y, weights) for x, y in forms]
     if len(found) == 1:
         return found[0]
@@ -149,13 +155,14 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
     if len({f.verdict for f in found}) == 1:
         return found[worst]
     said = [_given(x.signature, forms[0][0].signature, forms[-1][0].signature) for x, _ in forms]
+    others = [
+        f"for {said[k]}: {f.verdict}" + (f" ({f.notes[0]})" if f.verdict == "undecided" else "")
+        for k, f in enumerate(found) if k != worst
+    ]  # fmt: skip
     return msgspec.structs.replace(
         found[worst],
         causes=(Cause(f"so it is for {said[worst]}"), *found[worst].causes),
-        notes=(
-            *(f"for {said[k]}: {f.verdict}" for k, f in enumerate(found) if k != worst),
-            *found[worst].notes,
-        ),
+        notes=(*others, *found[worst].notes),
     )
 
 
@@ -201,15 +208,20 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
     joint = _joint(a.signature, b.signature)
     weighted = a.takes_weights and b.takes_weights
     unprobed = []
-    if None in joint or _other_domain(a, b):
+    own = [
+        j if x == y or (k and _stated(a, b, {x, y})) else None
+        for k, (j, x, y) in enumerate(
+            zip(joint, _domains(a.signature), _domains(b.signature), strict=True)
+        )
+    ]
+    if None in own:
         # Where each needs its own terms, they are one function if they agree in those.
-        own: list[str | None] = [
-            None if x != y else x
-            for x, y in zip(_domains(a.signature), _domains(b.signature), strict=True)
-        ]
         tried, _ = _answered(_pairs(a, b, own, ranks, groups=("inside",)))
         ran = [p for p in tried if not p.a.raised and not p.b.raised]
         scale = causes.factor(a, b, ran) if any(p.status == "value" for p in ran) else None
+        if scale and scale[0] is not None:
+            ran += _longer(a, b, own, ran)
+            scale = causes.factor(a, b, ran)
         if ran and (scale or all(p.status != "value" for p in ran)):
             more, _ = _answered(_pairs(a, b, own, ranks, weighted, ("kinks", "edges", "ignored")))
             tried += more
@@ -243,7 +255,8 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             pairs += more
             unprobed += missing
     if not pairs:
-        found = _comparison("undecided", a, b, [], [], ("no probe ran on both sides",))
+        why = f"no probe ran on both sides{': ' if unprobed else ''}{'; '.join(unprobed[:1])}"
+        found = _comparison("undecided", a, b, [], [], (why,))
         return msgspec.structs.replace(found, not_probed=tuple(dict.fromkeys(unprobed)))
     taken, beside = [], []
     for p in pairs:
@@ -259,6 +272,9 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         else:
             taken.append(p)
     found = _verdict(a, b, taken, weights)
+    if found.factor is not None:
+        longer = _longer(a, b, joint, _of(taken, "inside"))
+        found = _verdict(a, b, [*taken, *longer], weights) if longer else found
     if weights == "sample" and not weighted:
         unprobed.append("sample weights: not both sides take them")
     if "torch" in (a.platform, b.platform):
@@ -270,6 +286,26 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         notes=tuple(dict.fromkeys((*found.notes, *_notes(a, b), *beside))),
         not_probed=(*found.not_probed, *dict.fromkeys(unprobed)),
     )
+
+
+def _stated(a: Side, b: Side, terms: set[str]) -> bool:
+    """Whether a target is said to be 0 or 1 in the description of a callable, and may be between.
+
+    That is what the user has, and no other domain.
+    """
+    described = not a.specs or not b.specs
+    return described and terms in ({"binary", "probability"}, {"one_hot", "simplex"})
+
+
+def _longer(a: Side, b: Side, joint: Sequence[str | None], ran: Sequence[Pair]) -> list[Pair]:
+    """Pairs of another length of the last axis, where all that ran have one: a factor may be it."""
+    if a.classes or b.classes or a.recorded or b.recorded:
+        return []
+    if len({p.probe.latent[0].shape[-1] for p in ran if p.finite}) != 1:
+        return []
+    ranks = tuple({p.probe.rank: 1 for p in ran if p.finite})[:1]
+    more = _pairs(a, b, joint, ranks, groups=("inside",), classes=CLASSES + 2)
+    return [p for p in more if p.finite]
 
 
 CLASS_WEIGHTS = (0.5, 2.0, 1.25)
@@ -325,6 +361,8 @@ def _multiplied(x: Side) -> Side:
 
     def call(given: Mapping[str, Any], weights: Any) -> Any:
         value = x.call(given, None)
+        if weights is not None and hasattr(value, "new_tensor"):  # torch takes no array of NumPy's
+            weights = value.new_tensor(weights)
         return value if weights is None else value * weights
 
     return replace(x, call=call, unweighted=None, kept={})
@@ -333,21 +371,32 @@ def _multiplied(x: Side) -> Side:
 def _of_sequences(a: Side, b: Side) -> Comparison:
     """Two losses of sequences, which take lengths, paddings or neither."""
     told = len(a.signature.inputs) > 2 and len(b.signature.inputs) > 2
-    alike = [str(k) for k in a.signature.inputs.values()] == [
-        str(k) for k in b.signature.inputs.values()
-    ] and _domains(a.signature) == _domains(b.signature)
-    joint = tuple(_domains(a.signature)) if alike else (None,) * len(a.signature.inputs)
-    pairs, unprobed = _answered(
-        pair(a, b, p, seen(p, a.signature), seen(p, b.signature), joint)
-        for p in sequence_probes(told)
-    )
+    kinds = [[str(k) for k in x.signature.inputs.values()] for x in (a, b)]
+    alike = kinds[0] == kinds[1] and _domains(a.signature) == _domains(b.signature)
+    own: tuple[str | None, ...] = (None,) * len(a.signature.inputs)
+    pairs, unprobed = _sequences(a, b, tuple(_domains(a.signature)) if alike else own, told)
     found = _verdict(a, b, pairs, None)
+    if kinds[0] == kinds[1] and not alike and found.verdict == "different":
+        # Of one kind, and no function in its own terms: in those of the one that says more.
+        alike = True
+        pairs, unprobed = _sequences(a, b, _joint(a.signature, b.signature), told)
+        found = _verdict(a, b, pairs, None)
     if not alike and found.verdict not in ("undecided", "different"):
         kept = found.causes if found.verdict != "same" else ()
         found = _comparison(
             "domain_differs", a, b, pairs, [_arguments(a, b), *kept], factor=found.factor
         )
     return msgspec.structs.replace(found, not_probed=(*found.not_probed, *unprobed))
+
+
+def _sequences(
+    a: Side, b: Side, joint: Sequence[str | None], told: bool
+) -> tuple[list[Pair], list[str]]:
+    """Both sides on the probes of sequences."""
+    left, right = (x.signature if None in joint else _in_domain(x.signature, joint) for x in (a, b))
+    return _answered(
+        pair(a, b, p, seen(p, left), seen(p, right), joint) for p in sequence_probes(told)
+    )
 
 
 def _unable(x: Side) -> str:
@@ -470,6 +519,19 @@ def _overloads(a: Side, b: Side) -> list[tuple[Side, Side]]:
     return [p for p in every if unlike(p) == least][: None if least == 0 else 1]
 
 
+def _laid_alike(a: Side, b: Side) -> tuple[Side, Side]:
+    """Two built-ins of one framework, which are given one array, whatever their class axes are.
+
+    Between frameworks the axis is where each has its classes, and the array is turned.
+    """
+    axes = (a.signature.axis, b.signature.axis)
+    if a.native is None or b.native is None or a.platform != b.platform or None in axes:
+        return a, b
+    if b.recorded and not a.recorded:
+        return replace(a, signature=replace(a.signature, axis=axes[1])), b
+    return a, replace(b, signature=replace(b.signature, axis=axes[0]))
+
+
 def _alike(a: Signature, b: Signature) -> bool:
     """Whether inputs correspond, and have their axes in common: labels lack that of the classes."""
     if len(a.inputs) != len(b.inputs):
@@ -522,10 +584,6 @@ def _domains(signature: Signature) -> list[str]:
     return [signature.domain(k) for k in range(len(signature.inputs))]
 
 
-def _other_domain(a: Side, b: Side) -> bool:
-    return _domains(a.signature) != _domains(b.signature)
-
-
 def _in_domain(signature: Signature, joint: Sequence[str | None]) -> Signature:
     own = _domains(signature)
     return replace(signature, domains=tuple(j or d for j, d in zip(joint, own, strict=True)))
@@ -549,11 +607,12 @@ def _ignored(a: Side, b: Side) -> tuple[int, ...]:
 
 def _pairs(
     a: Side, b: Side, joint: Sequence[str | None], ranks: Sequence[int], weighted: bool = False,
-    groups: Sequence[str] = (), precise: bool = True, change: Any = None,
+    groups: Sequence[str] = (), precise: bool = True, change: Any = None, classes: int = CLASSES,
 ) -> Iterator[Pair]:  # fmt: skip
     """Both sides on every probe of these ranks and groups.
 
-    ``precise``: lower precision and what is compiled are among them.
+    ``precise``: lower precision and what is compiled are among them. ``classes`` is the length of
+    the last axis, unless a side is made for another.
     """
     left, right = _in_domain(a.signature, joint), _in_domain(b.signature, joint)
     kinds = [*left.inputs.values(), *right.inputs.values()]
@@ -571,8 +630,10 @@ def _pairs(
         single = any(k.axes[0].startswith("*") and _fixed(k) >= rank for k in kinds if k.axes)
         for probe in probes(
             rank, weights=weighted, ignored=ignored, single=single, masks=masks,
-            classes=a.classes or b.classes or CLASSES,
+            classes=a.classes or b.classes or classes,
         ):  # fmt: skip
+            if probe.group == "inside" and ignored and np.isin(probe.labels, ignored).all():
+                probe = replace(probe, group="ignored")  # what is left is the mean of nothing
             if groups and probe.group not in groups:
                 continue
             if probe.group in ("compiled", "precision") and not precise:
@@ -653,8 +714,10 @@ def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
         return "value", ()
     if not np.isfinite(oa.value):
         return "equal", ()  # nobody trains on the gradient of a NaN or an infinite loss
-    # Away from ordinary points a gradient may be a difference that cancels.
-    floor = tiny if probe.group == "inside" else max(tiny, 1e-13)
+    # Away from ordinary points a gradient may be a difference that cancels: of large arguments.
+    largest = max((abs(n) for x in (a, b) for n in _arguments_of(x)), default=0.0)
+    cancels = max(1e-13, 2.0 * EPSILON["float64"] * largest)
+    floor = tiny if probe.group == "inside" else max(tiny, cancels)
     where = tuple(n for n, ga, gb in p.slopes if not close_to(ga, gb, 10.0 * close, floor))
     if not where:
         return "equal", ()
@@ -663,6 +726,12 @@ def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
     ):
         return "slight", ()
     return "gradient", where
+
+
+def _arguments_of(x: Side) -> list[float]:
+    """The numbers that a side was made with."""
+    values = (p.value for spec in x.specs[:1] for p in spec.params.values())
+    return [float(v) for v in values if isinstance(v, float | int) and math.isfinite(v)]
 
 
 def _defined(inputs: Mapping[str, Any], name: str, outcome: Outcome) -> Any:
@@ -738,6 +807,10 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
         return _comparison("undecided", a, b, pairs, [], (f"no probe ran on both sides: {said}",))
     broken = [p for p in inside if p.status == "raises"]
     inside = ran
+    finite = [p for p in inside if p.finite]
+    if len(finite) > 1 and all(p.status != "value" for p in finite):
+        broken += [p for p in inside if not p.finite and p.status == "value"]
+        inside = finite
     if any(p.status == "value" for p in inside):
         scale = causes.factor(a, b, inside)
         if scale is not None:
@@ -753,6 +826,11 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
     epsilon = causes.of_constants(a, b, slight or _edges(pairs))
     if slight and not epsilon:
         if any(abs(p.b.value - p.a.value) > ROUNDED * abs(p.a.value) for p in slight):
+            scale = causes.factor(a, b, inside)
+            if scale is not None and scale[0] is not None:
+                return _comparison(
+                    "same_up_to_factor", a, b, pairs, [scale[1]], factor=scale[0], showing=slight
+                )
             found = causes.of_difference(a, b, slight)
             return _comparison("different", a, b, pairs, found, showing=slight)
         slight = []
@@ -841,10 +919,20 @@ def _example(a: Side, b: Side, pairs: Sequence[Pair]) -> Example:
 
     chosen = min(pairs, key=size)
     exact = _exact(a, chosen)
+    both = zip(chosen.inputs.values(), chosen.other.values(), strict=False)
+    alike = len(chosen.inputs) == len(chosen.other) and all(close_to(x, y, 0.0) for x, y in both)
+    beside = {"sample_weight": chosen.probe.weights, "mask": chosen.probe.mask}
     return Example(
         group=chosen.probe.group, probe=chosen.probe.id, dtype=chosen.probe.dtype,
         inputs={n: _numbers(x) for n, x in chosen.inputs.items()},
         a=_shown(chosen.a), b=_shown(chosen.b), exact=exact,
+        others={} if alike else {n: _numbers(x) for n, x in chosen.other.items()},
+        shapes={
+            n: np.shape(x)
+            for n, x in (*chosen.inputs.items(), *chosen.other.items())
+            if not np.size(x)
+        },
+        beside={n: _numbers(x) for n, x in beside.items() if x is not None},
     )  # fmt: skip
 
 
@@ -881,15 +969,16 @@ def _exact(a: Side, chosen: Pair) -> dict[str, Any] | None:
     from lossbridge.plan import Options, plan
 
     spec = next((s for s in a.specs if list(s.inputs) == list(a.signature.inputs)), None)
-    if spec is None or chosen.probe.weights is not None:
+    if spec is None or chosen.probe.weights is not None or chosen.probe.mask is not None:
         return None
     try:
         values = spec.bind()
         numbers = tuple((n, v) for n, v in values.items() if not np.ndim(v))
-        graph = plan(spec, numbers, Options(spec.reduction.kind, spec.reduction.normalizer)).written
+        # What is not reduced is averaged, as it is above.
+        kind, divisor = spec.reduction.kind, spec.reduction.normalizer
+        options = Options("mean", "elements") if kind == "none" else Options(kind, divisor)
         real = tuple(n for n, k in spec.inputs.items() if k.dtype == "real")
-        if spec.reduction.kind != "none":
-            graph = differentiate(graph, "value", real)
+        graph = differentiate(plan(spec, numbers, options).written, "value", real)
         given = {**values, **chosen.inputs}
         if spec.axis is not None:
             for n in chosen.inputs:

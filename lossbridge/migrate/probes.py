@@ -82,6 +82,22 @@ def parse(inputs: Mapping[str, str]) -> Signature:
     return Signature({name: Kind.parse(text) for name, text in inputs.items()})
 
 
+TARGETS = ("target", "targets", "y_true", "label", "labels")
+"""What an input is called that every loss known here takes second."""
+
+
+def in_order(signature: Signature) -> Signature:
+    """The inputs as the losses known here have them: a prediction, then its target.
+
+    Keras's functions take (y_true, y_pred), TensorFlow's (labels, logits): by place, the one
+    would meet the other's prediction.
+    """
+    names = list(signature.inputs)
+    if len(names) != 2 or names[0] not in TARGETS or names[1] in TARGETS:
+        return signature
+    return replace(signature, inputs={n: signature.inputs[n] for n in reversed(names)})
+
+
 SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3)}
 """By the rank of the widest input: batch first and classes last, all lengths different."""
 CLASSES = 3

@@ -40,7 +40,16 @@ from lossbridge.migrate.probes import (
     sequence_probes,
 )
 from lossbridge.migrate.recorder import FORMAT, document, text_of
-from lossbridge.migrate.sides import PLATFORMS, Outcome, Side, available, of_spec, side
+from lossbridge.migrate.sides import (
+    MOST_CLASSES,
+    PLATFORMS,
+    Outcome,
+    Side,
+    available,
+    of_spec,
+    side,
+    undefined,
+)
 from lossbridge.reader import read_file, read_json
 from lossbridge.spec import Spec, loads, to_json
 from lossbridge.witnesses import find, witnesses
@@ -175,6 +184,9 @@ class Recorded(Side):
             said = ", ".join(f"{n} as {d}" for n, d in zip(inputs, terms, strict=True))
             return Outcome(missing=f"inputs given as {said}: {self.label} was not recorded so")
         answer = held.answers.get(probe.id)
+        none = undefined(self, probe)
+        if none is not None and answer is not None and answer.unreduced is None:
+            return none
         if answer is None:
             return Outcome(missing=f"{probe.id}: the record of {self.label} does not hold it")
         return _outcome(answer, inputs)
@@ -442,7 +454,7 @@ def _natives() -> Iterator[tuple[str, dict[str, Any]]]:
         spec = example.spec
         yield name, {
             "required": [n for n in parameters if n not in defaults],
-            "computes": witness.computes,
+            "computes": witness.computes, "undefined": witness.undefined,
             "defaults": defaults, "forms": forms,
             "order": [list(spec.inputs).index(n) for n in witness.call_order(spec)],
         }  # fmt: skip

@@ -118,6 +118,8 @@ def _answer(x: Any, probe: Probe, inputs: Mapping[str, Any]) -> dict[str, Any]:
     found = x.on(probe, inputs)
     if found.raised:
         return {"error": _clean(found.error)}
+    if found.missing:
+        return {"error": _clean(found.missing)}
     row: dict[str, Any] = {
         "value": _number(found.value),
         "gradients": {

@@ -28,6 +28,7 @@ from lossbridge.migrate.probes import (
     CLASSES,
     Probe,
     Signature,
+    in_order,
     parse,
     probes,
     seen,
@@ -40,6 +41,9 @@ from lossbridge.witnesses.witness import FRAMEWORKS, Witness, stored_value
 
 PLATFORMS = ("torch", "keras", "jax")
 HOMES = {"torch.nn": "torch", "keras.losses": "keras", "optax.losses": "jax"}
+
+
+MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,21 @@ class Side:
         was recorded is found by them. ``wrt`` are the inputs in which a gradient is taken: all real
         ones, unless given.
         """
-        return called(calls_of(self.platform), self, probe, inputs, wrt)
+        found = called(calls_of(self.platform), self, probe, inputs, wrt)
+        if found.raised or found.unreduced:
+            return found
+        return undefined(self, probe) or found
 
     def overloads(self) -> list[Side]:
         """The side with each of its signatures: there are several where dtypes decide."""
         return [overload(self, s) for s in self.specs] if len(self.specs) > 1 else [self]
+
+
+def undefined(x: Any, probe: Any) -> Outcome | None:
+    """No outcome, where the original returns what stood in memory before."""
+    if x.witness is None or probe.group not in x.witness.undefined:
+        return None
+    return Outcome(missing=f"{probe.group}: {x.label} returns uninitialised memory there")
 
 
 def calls_of(platform: str) -> Any:
@@ -129,7 +143,7 @@ def called(
     call = x.unweighted
     if probe.weights is not None or probe.mask is not None:
         call, kept = partial(_weighted, x.call, probe.weights, mask=probe.mask), None
-    raised: Exception | None = None
+    raised: BaseException | None = None
     # Some losses of torch have no derivative in their targets, and say so by raising.
     tries = (x.signature.real, x.signature.real[:1]) if wrt is None else (tuple(wrt),)
     for names in dict.fromkeys(tries):
@@ -138,7 +152,7 @@ def called(
                 warnings.simplefilter("ignore")
                 value, gradients = calls.evaluate(call, inputs, names, probe.dtype, mode, kept)
             break
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raised = raised or error
     else:
         text = str(raised).strip().splitlines()
@@ -165,6 +179,11 @@ def side(
     classes: int | None = None,
 ) -> Side:
     """A side of whatever was given: text, a specification, a live object, a callable."""
+    whole = isinstance(classes, int) and not isinstance(classes, bool)
+    if classes is not None and not (whole and 2 <= classes <= MOST_CLASSES):
+        raise ArgumentError(
+            f"classes={shown(classes)} was given; it is an integer from 2 to {MOST_CLASSES}"
+        )
     found = _side(given, inputs, platform, classes)
     found.classes = found.classes or classes
     return found
@@ -239,8 +258,11 @@ def _of_native(found: Native, obj: Any, classes: int | None = None) -> Side:
         dtype = str(obj.dtype) if hasattr(obj, "dtype") else "float32" if casts(made) else ""
     if dtype not in ("", "float64"):
         made.computes = dtype
-        made.notes.append(f"it computes in {dtype}, whatever it is given")
+        made.notes.append(CASTS.format(dtype))
     return made
+
+
+CASTS = "it computes in {}, whatever it is given"
 
 
 def casts(x: Side) -> bool:
@@ -360,7 +382,11 @@ def available(platform: str) -> bool:
 def _of_callable(
     function: Any, inputs: Mapping[str, str], platform: str | None, classes: int | None
 ) -> Side:
-    signature = parse(inputs)
+    if isinstance(function, type):
+        name = function.__name__
+        raise ArgumentError(f"{name} is a class; make one of it: {name}()")
+    described = parse(inputs)
+    signature = in_order(described)
     name = str(getattr(function, "__qualname__", type(function).__name__))
     if platform not in (None, *PLATFORMS):
         raise ArgumentError(
@@ -370,24 +396,47 @@ def _of_callable(
     for candidate in (platform,) if platform else PLATFORMS:
         if candidate is None or not available(candidate):
             continue
-        found = Side(name, signature, candidate, _called_on(candidate, function))
+        called_as = _called_on(candidate, function, tuple(described.inputs))
+        found = Side(name, signature, candidate, called_as)
         found.classes = classes
-        outcome = found.run(next(_plain(found)))
-        if not outcome.raised:
-            found.computes = "float32" if casts(found) else ""
-            return found
-        tried.append(f"{candidate}: {outcome.error}")
+        first = next(_plain(found))
+        outcome = found.run(first)
+        if outcome.raised:
+            tried.append(f"{candidate}: {outcome.error}")
+            continue
+        _repeats(found, first, outcome)
+        if signature is not described:
+            found.notes.append(
+                f"it is called as described, ({', '.join(described.inputs)}); "
+                f"{next(iter(signature.inputs))} is taken for its prediction"
+            )
+        if casts(found):
+            found.computes = "float32"
+            found.notes.append(CASTS.format("float32"))
+        return found
     raise UncallableError(
         f"{name} accepts none of the probes' inputs ({'; '.join(tried) or 'nothing installed'})"
     )
 
 
-def _called_on(platform: str, function: Any) -> Callable[[Mapping[str, Any], Any], Any]:
+def _repeats(x: Side, probe: Probe, first: Outcome) -> None:
+    """Refuses what gives another value each time: no comparison of it says anything."""
+    again = x.run(probe)
+    if again.raised or not np.isclose(first.value, again.value, 1e-6, equal_nan=True):
+        raise UncallableError(
+            f"{x.label} does not give one value on one input: {first.value:.9g}, and then "
+            f"{again.error or format(again.value, '.9g')}; fix its random numbers or its state"
+        )
+
+
+def _called_on(
+    platform: str, function: Any, order: Sequence[str]
+) -> Callable[[Mapping[str, Any], Any], Any]:
     """A function that must give back what belongs to the platform, so that it has a gradient."""
     accepts = calls_of(platform).accepts
 
     def call(given: Mapping[str, Any], weights: Any) -> Any:
-        value = function(*given.values())
+        value = function(*(given[name] for name in order))
         if not accepts(value):
             raise TypeError(f"it returned {type(value).__name__}, which has no gradient there")
         return value
@@ -410,7 +459,7 @@ def _of_text(text: str) -> Side:
         return of_spec(held, None) if isinstance(held, Spec) else held
     name, positional, keywords = parse_call(text)
     if name.startswith("lossbridge."):
-        return _of_ours(_ours(name, positional, keywords))
+        return replace(_of_ours(_ours(name, positional, keywords)), label=text.strip())
     witness = find(name)
     bound = witness.signature
     try:

@@ -29,17 +29,17 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("files", ALL),
     ("kinds", ALL),
     ("migrate.probes", (
-        "VERSION", "Array", "Probe", "Signature", "parse", "SHAPES", "CLASSES", "IGNORED",
-        "relabelled", "softened", "seen", "unequal", "_sequences", "SEQUENCE", "_array", "_cut",
-        "_softmax", "_log_softmax", "_DOMAINS", "digest", "_bytes",
+        "VERSION", "Array", "Probe", "Signature", "parse", "TARGETS", "in_order", "SHAPES",
+        "CLASSES", "IGNORED", "relabelled", "softened", "seen", "unequal", "_sequences",
+        "SEQUENCE", "_array", "_cut", "_softmax", "_log_softmax", "_DOMAINS", "digest", "_bytes",
     )),
     ("migrate.domains", ALL),
     ("migrate.live", ("Native", "same", "short", "native", "inspect_wrapped", "name_of",
                       "_attributes")),
     ("migrate.sides", (
-        "PLATFORMS", "HOMES", "Outcome", "Side", "called", "_weighted", "of_live", "_of_native",
-        "signature_of", "overload", "available", "casts", "_plain", "classes_of", "_of_callable",
-        "_called_on", "UncallableError",
+        "PLATFORMS", "HOMES", "Outcome", "Side", "undefined", "called", "_weighted", "of_live",
+        "_of_native", "signature_of", "overload", "available", "CASTS", "casts", "_plain",
+        "classes_of", "_of_callable", "_repeats", "_called_on", "UncallableError",
     )),
     ("migrate.judge", (
         "NARROW", "UNSIGNED", "EPSILON", "_domains", "_in_domain", "_joint", "_ranks", "_fixed",

@@ -42,8 +42,8 @@ def witnesses() -> Mapping[str, tuple[Witness, ...]]:
 _SPELLINGS = (
     (r"torch\.nn\.modules\.loss\.", "torch.nn."),
     (r"nn\.(?=[A-Z])", "torch.nn."),
-    (r"(tensorflow|tf)\.keras\.losses\.", "keras.losses."),
-    (r"optax\.(?=[a-z_]+$)", "optax.losses."),
+    (r"(tensorflow|tf)\.(keras\.)?losses\.", "keras.losses."),
+    (r"optax\.(?=[a-z0-9_]+$)", "optax.losses."),
     (r"optax\.losses\._[a-z]+\.", "optax.losses."),
     (r"keras\.src\.losses\.losses\.", "keras.losses."),
 )
@@ -58,16 +58,24 @@ def canonical_name(name: str) -> str:
     return name
 
 
+def _plain(name: str) -> str:
+    """The last part of a name, however it is capitalised: mse_loss and MSELoss are one."""
+    return name[-64:].rpartition(".")[2].replace("_", "").lower()
+
+
 def find(name: str, version: str | None = None) -> Witness:
     """The witness of a built-in, for a version: the installed one, or else the newest known."""
     known = witnesses()
     found = known.get(canonical_name(name)) if isinstance(name, str) else None
     if found is None:
-        options = list(known)
+        wrong = canonical_name(str(name))
+        near = [n for n in known if _plain(n) == _plain(wrong)]  # a function's name, for its class
+        near.sort(key=lambda n: n.partition(".")[0] != wrong.partition(".")[0])
+        said = f"; did you mean {near[0]}?" if near else suggestion(str(name), known)
         raise ArgumentError(
             f"there is no built-in loss {shown(name)}; names are written as in Python, such as "
             f"'torch.nn.HuberLoss', 'keras.losses.Huber' or 'optax.losses.huber_loss'"
-            f"{suggestion(str(name), options)}"
+            f"{said}"
         )
     wanted = version or _installed(found[0].package)
     if wanted is None:

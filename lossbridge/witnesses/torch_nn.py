@@ -413,6 +413,7 @@ def one_class(inputs: dict[str, Any], arrays: Any) -> None:
 @witness(
     "torch.nn.MultiMarginLoss",
     notes=(UNINITIALISED,),
+    undefined=("empty",),
     calls=Calls(alike=("prediction", "labels", "weight"), arrange=one_sample),
 )
 def multi_margin(
@@ -431,6 +432,7 @@ def multi_margin(
 @witness(
     "torch.nn.MultiLabelMarginLoss",
     notes=(UNINITIALISED,),
+    undefined=("empty",),
     calls=Calls(arrange=one_class),
 )
 def multi_label_margin(

@@ -93,6 +93,8 @@ class Witness:
     read: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict, compare=False)
     computes: str = ""
     """The dtype in which the original computes, whatever it is given."""
+    undefined: tuple[str, ...] = ()
+    """The groups of probes on which the original returns what stood in memory before."""
     calls: Calls = field(default=Calls(), compare=False)
     weights: Mapping[str, tuple[str, int]] = field(default_factory=dict, compare=False)
 
@@ -207,6 +209,7 @@ def witness(
     computes: str = "",
     calls: Calls | None = None,
     weights: Mapping[str, tuple[str, int]] | None = None,
+    undefined: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Meaning]], Witness]:
     """Make a witness of a function that has the signature of the original's constructor.
 
@@ -234,6 +237,7 @@ def witness(
             required or {},
             read or {},
             computes,
+            undefined,
             how,
             weights or {},
         )

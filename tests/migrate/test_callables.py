@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ PLANTED = [
     (forgiving, "edges_differ", "one NaN"),
     (silent, "edges_differ", "the mean of nothing (empty"),
     (capped, "edges_differ", "saturated at 100"),
-    (doubled, "same_up_to_factor", "halves the square"),
+    (doubled, "same_up_to_factor", "b is twice a, as where one of them halves the square"),
     (shifted, "different", "a plus 0.25"),
     (summed, "same_up_to_factor", "number of elements"),
     (single, "different", ""),
@@ -185,6 +186,165 @@ def test_what_is_probed_and_what_not_is_said() -> None:
     found = compare(squared, flat, inputs=PAIR)
     assert found.verdict == "same"
     assert any("rank 3" in x and "no more than two axes" in x for x in found.not_probed)
+
+
+def tripled(x: Tensor, y: Tensor) -> Tensor:
+    return 3.0 * squared(x, y)
+
+
+def by_sample(x: Tensor, y: Tensor) -> Tensor:
+    return ((x - y) ** 2).sum(-1).mean()
+
+
+def nearly(x: Tensor, y: Tensor) -> Tensor:
+    return squared(x, y) * (1.0 + 1e-5)
+
+
+def single_precision(x: Tensor, y: Tensor) -> Tensor:
+    return squared(x.float(), y.float())
+
+
+ROWS = {"prediction": "real[n, d]", "target": "real[n, d]"}
+
+
+def test_a_factor_is_told_from_the_length_of_an_axis_that_is_as_long() -> None:
+    found = compare(squared, tripled, inputs=ROWS)
+    assert (found.verdict, found.factor) == ("same_up_to_factor", pytest.approx(3.0))
+    assert "length" not in str(found)
+    found = compare(squared, by_sample, inputs=ROWS)
+    assert (found.verdict, found.factor) == ("same_up_to_factor", None)
+    assert "times the length of the last axis" in found.causes[0].text
+
+
+def test_a_factor_near_one_is_a_factor() -> None:
+    found = compare(squared, nearly, inputs=PAIR)
+    assert (found.verdict, found.factor) == ("same_up_to_factor", pytest.approx(1.00001, abs=1e-9))
+
+
+def test_what_casts_says_so() -> None:
+    found = compare(squared, single_precision, inputs=PAIR)
+    assert found.verdict == "same"
+    assert any("it computes in float32, whatever it is given" in n for n in found.notes)
+
+
+def poisson(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    return (y_pred - y_true * torch.log(y_pred + 1e-8)).mean()
+
+
+LABELS_FIRST = {"y_true": "non_negative[*batch]", "y_pred": "positive[*batch]"}
+
+
+def test_targets_described_first_meet_the_targets_of_the_other() -> None:
+    other = "torch.nn.PoissonNLLLoss(log_input=False)"
+    found = compare(poisson, other, inputs=LABELS_FIRST)
+    assert found.verdict == "same", str(found)
+    assert any("y_pred is taken for its prediction" in n for n in found.notes)
+    assert lossbridge.compare(lossbridge.record(poisson, inputs=LABELS_FIRST), other).verdict in (
+        "same",
+        "edges_differ",
+    )
+
+    def swapped(target: Tensor, x: Tensor) -> Tensor:
+        return poisson(x, target)
+
+    assert compare(poisson, swapped, inputs=LABELS_FIRST).verdict == "different"
+
+
+def test_what_gives_another_value_each_time_is_undecided() -> None:
+    calls: list[int] = []
+
+    def drifting(x: Tensor, y: Tensor) -> Tensor:
+        calls.append(1)
+        return squared(x, y) * len(calls)
+
+    for function in (drifting, lambda x, y: squared(x, y) * torch.rand(())):
+        found = compare(function, squared, inputs=PAIR)
+        assert found.verdict == "undecided"
+        assert "does not give one value on one input" in found.notes[0]
+
+
+def test_hard_targets_that_are_described_are_no_other_domain() -> None:
+    def naive(x: Tensor, y: Tensor) -> Tensor:
+        p = torch.sigmoid(x)
+        return -(y * torch.log(p) + (1 - y) * torch.log(1 - p)).mean()
+
+    inputs = {"logits": "real[*batch]", "labels": "binary[*batch]"}
+    found = compare(naive, "torch.nn.BCEWithLogitsLoss()", inputs=inputs)
+    assert found.verdict == "edges_differ", str(found)
+    assert "an extreme input (saturated at 100" in str(found)
+
+
+def test_a_batch_without_a_label_that_counts_is_an_edge() -> None:
+    def forgiving_mean(x: Tensor, y: Tensor) -> Tensor:
+        each = torch.nn.functional.cross_entropy(x, y, ignore_index=1, reduction="none")
+        return each.sum() / (y != 1).sum().clamp(min=1)
+
+    found = compare(forgiving_mean, torch.nn.CrossEntropyLoss(ignore_index=1), inputs=CLASSES)
+    assert found.verdict == "edges_differ", str(found)
+    assert "labels that are ignored" in str(found)
+
+
+def test_the_mean_of_an_unknown_function_beside_a_small_constant() -> None:
+    def plain_triplet(a: Tensor, p: Tensor, n: Tensor) -> Tensor:
+        return torch.relu((a - p).norm(dim=-1) - (a - n).norm(dim=-1) + 1.0).mean()
+
+    inputs = dict.fromkeys(("anchor", "positive", "negative"), "real[*batch, features]")
+    found = compare(plain_triplet, "torch.nn.TripletMarginLoss()", inputs=inputs)
+    assert found.verdict in ("edges_differ", "gradient_differs"), str(found)
+    assert "epsilon" in str(found)
+
+
+def test_class_weights_multiply_the_values_of_a_function_of_torch() -> None:
+    def each(x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x, y, reduction="none")
+
+    found = compare("torch.nn.CrossEntropyLoss()", each, inputs=CLASSES, weights="class")
+    assert found.verdict == "same_up_to_factor", str(found)
+    assert "class weights divide by their sum on one side" in found.causes[0].text
+
+
+@pytest.mark.parametrize("classes", [0, 1, -5, 10**9, "3", True])
+def test_how_many_classes_is_checked(classes: Any) -> None:
+    with pytest.raises(ArgumentError, match="an integer from 2 to 1000"):
+        compare(squared, squared, inputs=PAIR, classes=classes)
+
+
+def leaving(x: Tensor, y: Tensor) -> Tensor:
+    raise SystemExit(3)
+
+
+def test_what_is_no_function_of_a_loss_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"MSELoss is a class; make one of it: MSELoss\(\)"):
+        compare(torch.nn.MSELoss, squared, inputs=PAIR)
+    with pytest.raises(ArgumentError, match="one for each side"):
+        compare(squared, squared, inputs=PAIR, platform=("torch", "torch", "torch"))
+    assert "SystemExit: 3" in compare(leaving, squared, inputs=PAIR).notes[0]
+
+
+def test_an_example_can_be_typed_in() -> None:
+    found = compare(squared, silent, inputs=PAIR)
+    assert found.example is not None
+    assert found.example.shapes["prediction"][0] == 0
+    assert f"prediction = [] of shape {found.example.shapes['prediction']}" in str(found)
+    found = compare(at_kink, "torch.nn.L1Loss()", inputs=PAIR)
+    assert found.example is not None
+    shown = dict(line.split(" = ") for line in str(found).splitlines() if " = " in line)
+    for name, numbers in found.example.inputs.items():
+        assert json.loads(shown[f"    {name}"]) == numbers
+    # What stands in other terms on the other side is given there too.
+    found = compare("torch.nn.BCELoss()", "torch.nn.BCEWithLogitsLoss()")
+    assert found.example is not None
+    assert [*found.example.others] == ["logits", "target"]
+    assert "for b, logits = " in str(found)
+
+
+def test_markdown_says_everything_once() -> None:
+    found = compare("torch.nn.HuberLoss()", "torch.nn.HuberLoss(delta=2.0)")
+    assert found.causes[0].fix
+    page = found.to_markdown()
+    assert page.count(found.causes[0].text) == 1
+    assert page.count(found.causes[0].fix) == 1
+    assert page.count("for example") == 1
 
 
 def test_inputs_must_be_described_and_be_kinds() -> None:

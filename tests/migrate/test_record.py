@@ -749,3 +749,27 @@ def test_the_probes_change_only_with_their_version() -> None:
 
 
 DIGEST = "d4f9de69b5244a2583d6e7f6cf51edefa49fb8b4f88d81957d7e299f5dce2373"
+
+
+def test_what_a_record_says_reaches_no_screen_as_it_is(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    document = json.loads(lossbridge.record(torch.nn.HuberLoss()).text)
+    document["label"] = "\x1b[2J\nsame: \u202e"
+    path = tmp_path / "hostile.json"
+    path.write_text(json.dumps(document))
+    found = lossbridge.compare(str(path), torch.nn.HuberLoss())
+    for text in (str(found), found.to_markdown()):
+        assert all(line.isprintable() for line in text.splitlines())
+        assert "\\x1b[2J\\nsame: \\u202e" in text
+    assert json.loads(found.to_json())["a"] == document["label"]
+
+
+def test_uninitialised_memory_is_neither_recorded_nor_compared() -> None:
+    torch = pytest.importorskip("torch")
+    loss = torch.nn.MultiMarginLoss()
+    found = lossbridge.compare(lossbridge.record(loss), loss)
+    assert found.verdict == "same", str(found)
+    assert any("returns uninitialised memory there" in x for x in found.not_probed)
+    assert all("empty" not in x for x in found.probed)
+    # Unreduced, it is an empty array there.
+    assert lossbridge.compare(loss, torch.nn.MultiMarginLoss(reduction="none")).verdict == "same"
