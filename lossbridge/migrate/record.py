@@ -56,7 +56,6 @@ from lossbridge.witnesses import find, witnesses
 
 MOST = 1 << 23  # a record of the largest signature takes a quarter of this
 CONTAINERS = 1 << 18
-MOST_CLASSES = 1000
 
 # --- the format ----------------------------------------------------------------------------------
 
