@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
 from lossbridge import ops
 from lossbridge.errors import ArgumentError, LossbridgeError, OptionError, listed, shown, suggestion
@@ -336,7 +337,7 @@ def readable(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and (tuple(value.shape) != () or not readable(value))
+    return hasattr(value, "shape") and not isinstance(value, np.generic)
 
 
 def option(name: str, value: Any, options: tuple[Any, ...]) -> Any:
