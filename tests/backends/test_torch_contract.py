@@ -1135,6 +1135,7 @@ RUN = """
 """
 
 
+@pytest.mark.slow
 def test_ejected_files_stand_alone_and_are_equal_bit_for_bit(tmp_path: Path) -> None:
     jobs, expected = [], {}
     for k, case in enumerate(CASES):
@@ -1194,6 +1195,7 @@ def test_an_ejected_class_needs_a_name() -> None:
         PROBE.eject(L.MSELoss().bound, "not a name")
 
 
+@pytest.mark.slow
 def test_the_command_line_ejects_compiles_and_shows(tmp_path: Path) -> None:
     target = tmp_path / "loss.py"
 

@@ -135,6 +135,7 @@ def test_a_new_loss_touches_one_file(third_party):
     assert "mine/logistic@1" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_one_case_and_the_report_says_so(third_party):
     done, cells, out = conformance(
         third_party, "--losses", "MSELoss", "--dtypes", "float32,float64", fault="kill"

@@ -429,6 +429,7 @@ def test_a_callable_is_told_how_many_classes_there_are() -> None:
     assert lossbridge.compare(weighed, weighed, inputs=inputs).verdict == "undecided"
 
 
+@pytest.mark.slow
 def test_a_record_of_another_number_of_classes_says_so() -> None:
     held = lossbridge.record(torch.nn.CrossEntropyLoss())
     found = lossbridge.compare(held, torch.nn.CrossEntropyLoss(weight=torch.ones(10)))

@@ -81,7 +81,13 @@ def meets(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return only
 
 
-@pytest.mark.parametrize(("a", "b", "verdict"), PAIRS)
+FAST = 6  # of one verdict or another; each takes about four seconds
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [pytest.param(*p, marks=() if k < FAST else pytest.mark.slow) for k, p in enumerate(PAIRS)],
+)
 def test_a_record_compares_as_the_live_loss(
     a: str, b: str, verdict: str, meets: Callable[..., None], tmp_path: Path
 ) -> None:

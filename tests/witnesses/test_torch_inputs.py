@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 
+@pytest.mark.slow
 def test_torch_s_own_inputs_give_what_torch_gives() -> None:
     program = Path(__file__).with_name("torch_inputs.py")
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True)
