@@ -286,11 +286,11 @@ class SpecDefinition(Definition):
 
     # Not cached: torch.compile does not follow the lock of a cached property.
     @property
-    def inputs(self) -> dict[str, Kind]:
+    def inputs(self) -> dict[str, Kind]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return dict(self.read.inputs)
 
     @property
-    def spec(self) -> Spec:
+    def spec(self) -> Spec:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.read
 
 
