@@ -98,7 +98,8 @@ CHANGES = (
     Change(
         "optax", "0.2.6", "where= takes no whole samples",
         lambda c: of_classes("softmax_cross_entropy")(c)
-        and np.ndim({**c.arguments, **c.call}.get("where")) == 1,
+        and {**c.arguments, **c.call}.get("where") is not None
+        and np.ndim({**c.arguments, **c.call}["where"]) < np.ndim(next(iter(c.inputs.values()))),
     ),
     Change(
         "optax", "0.2.6", "a row of which nothing is left is -inf",
