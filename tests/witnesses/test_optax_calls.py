@@ -121,7 +121,7 @@ def test_settings_may_be_traced(how: str) -> None:
         same(made[how](0.7), theirs(0.7))
 
 
-@pytest.mark.skipif(OLDER, reason="before 0.2.6 `where` takes no whole samples")
+@pytest.mark.skipif(OLDER, reason="its `where` may be of the logits' shape only")
 def test_a_mask_may_be_traced() -> None:
     with SWITCH(True):
         for axis, where in ((-1, ROWS), (-1, X > 0), (0, X > 0)):
