@@ -9,8 +9,8 @@ from lossbridge.emit import emit, stand_alone
 from lossbridge.errors import ArgumentError, UnsupportedError, shown
 from lossbridge.frontdoor import Bound
 from lossbridge.plan import Options
+from lossbridge_keras.engine import MANY_ROWS, _as_int32, _spread, _widened, kernel
 from lossbridge_keras.lowering import LOWERING
-from lossbridge_keras.native import MANY_ROWS, _as_int32, _spread, _widened, kernel
 
 __all__ = ["eject", "source"]
 
