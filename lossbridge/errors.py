@@ -3,8 +3,7 @@
 Catch :class:`LossbridgeError` to catch them all. Each class is also the built-in exception that a
 caller who does not know lossbridge would expect there (a wrong argument is a ``TypeError``, a
 missing framework an ``ImportError``; where the frameworks raise different ones, it is all of
-them). A message says what was given, what was expected, and the
-call that works.
+them). A message says what was given, what was expected, and the call that works.
 
 This module imports nothing but the interpreter's own core, since everything else imports it.
 """

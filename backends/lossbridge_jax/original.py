@@ -38,11 +38,11 @@ class Original(Loss):
     _distribution: str
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made, (self._witness.name, self._witness.versions, self._settings)
+        return _restored, (self._witness.name, self._witness.versions, self._settings)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        inputs, settings, others = _sorted(self._witness, args, kwargs)
-        loss = _with(self._witness, {**self._settings, **settings}) if settings else self
+        inputs, settings, others = _parted(self._witness, args, kwargs)
+        loss = _given_now(self._witness, {**self._settings, **settings}) if settings else self
         return loss._original_call(inputs, others)
 
     def _original_call(self, inputs: dict[str, Any], others: Mapping[str, Any]) -> Any:
@@ -85,25 +85,25 @@ def native_optax(witness: Witness, args: Sequence[Any], kwargs: Mapping[str, Any
     if left_out:
         return functools.partial(_later, witness, given)
     witness.meaning(*args, **kwargs)  # raises, and says what the arguments are
-    return _made(witness.name, witness.versions, given)
+    return _restored(witness.name, witness.versions, given)
 
 
 def _later(witness: Witness, settings: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    inputs, more, others = _sorted(witness, args, kwargs)
-    return _with(witness, {**settings, **more})._original_call(inputs, others)
+    inputs, more, others = _parted(witness, args, kwargs)
+    return _given_now(witness, {**settings, **more})._original_call(inputs, others)
 
 
-def _made(name: str, versions: str, settings: Mapping[str, Any]) -> Original:
+def _restored(name: str, versions: str, settings: Mapping[str, Any]) -> Original:
     """The loss with these settings; arrays that are being traced go to each call."""
     from lossbridge.witnesses import witnesses
 
     witness = next(w for w in witnesses()[name] if w.versions == versions)
     meaning = witness.meaning(**settings)
-    form = meaning.form(_short(witness))
-    return _filled(witness, settings, form, meaning.unread, meaning.distribution)
+    form = meaning.form(_function_name(witness))
+    return _built(witness, settings, form, meaning.unread, meaning.distribution)
 
 
-def _with(witness: Witness, settings: Mapping[str, Any]) -> Original:
+def _given_now(witness: Witness, settings: Mapping[str, Any]) -> Original:
     """The loss with settings that were given at a call, where arrays are no part of the loss."""
     settings = {n: np.asarray(v) if isinstance(v, list) else v for n, v in settings.items()}
     arrays = {n: v for n, v in settings.items() if hasattr(v, "shape")}
@@ -111,7 +111,7 @@ def _with(witness: Witness, settings: Mapping[str, Any]) -> Original:
     ranks = tuple((n, np.ndim(v)) for n, v in arrays.items())
     form, places, distribution = _form(witness, static, ranks)
     given = {param: arrays[n] for param, n in places.items()}
-    return _filled(witness, settings, form, given, distribution)
+    return _built(witness, settings, form, given, distribution)
 
 
 @functools.lru_cache(maxsize=256)
@@ -125,10 +125,10 @@ def _form(
         param: next(n for n, v in later.items() if v is value)
         for param, value in meaning.arrays.items()
     }
-    return meaning.form(_short(witness), bare=True), places, meaning.distribution
+    return meaning.form(_function_name(witness), bare=True), places, meaning.distribution
 
 
-def _filled(
+def _built(
     witness: Witness,
     settings: Mapping[str, Any],
     form: Form,
@@ -138,7 +138,7 @@ def _filled(
     loss = object.__new__(Original)
     loss._settle(form, (), arrays)
     ports = {
-        n: jnp.vectorize(settings[n], signature=_one(port))
+        n: jnp.vectorize(settings[n], signature=_of_one_sample(port))
         for n, port in loss.spec.ports.items()
         if settings.get(n) is not None
     }
@@ -153,11 +153,11 @@ def _filled(
     return loss
 
 
-def _short(witness: Witness) -> str:
+def _function_name(witness: Witness) -> str:
     return witness.name.rpartition(".")[2]
 
 
-def _one(port: Port) -> str:
+def _of_one_sample(port: Port) -> str:
     """What a function of the original takes: one sample, as NumPy's signatures write it."""
     kinds = [",".join(a for a in k.axes if not is_star(a)) for k in (*port.inputs, port.output)]
     *given, made = [f"({axes})" for axes in kinds]
@@ -173,7 +173,7 @@ def _names(witness: Witness) -> tuple[tuple[str, ...], dict[str, str], tuple[str
     return order, {**named, **dict(zip(witness.call, order, strict=False))}, tuple(spec.ports)
 
 
-def _sorted(
+def _parted(
     witness: Witness, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """A call's inputs, settings of the original, and what every loss of ours takes."""

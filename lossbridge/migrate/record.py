@@ -46,6 +46,7 @@ from lossbridge.migrate.sides import (
     Outcome,
     Side,
     available,
+    check_classes,
     of_spec,
     side,
     undefined,
@@ -404,8 +405,7 @@ def recorder(classes: int = CLASSES) -> str:
 
     Its probes are of one number of classes.
     """
-    if not 2 <= classes <= MOST_CLASSES:
-        raise ArgumentError(f"classes={classes} is not between 2 and {MOST_CLASSES}")
+    check_classes(classes)
     plain = [p for r in SHAPES for p in probes(r, weights=True, masks=True, classes=classes)]
     return standalone.source(
         {

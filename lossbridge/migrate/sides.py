@@ -171,6 +171,15 @@ def _weighted(
     return call(given, weights) if mask is None else call(given, weights, mask)
 
 
+def check_classes(classes: Any) -> None:
+    """Refuses what is no number of classes."""
+    whole = isinstance(classes, int) and not isinstance(classes, bool)
+    if not (whole and 2 <= classes <= MOST_CLASSES):
+        raise ArgumentError(
+            f"classes={shown(classes)} was given; it is an integer from 2 to {MOST_CLASSES}"
+        )
+
+
 def side(
     given: Any,
     *,
@@ -179,11 +188,8 @@ def side(
     classes: int | None = None,
 ) -> Side:
     """A side of whatever was given: text, a specification, a live object, a callable."""
-    whole = isinstance(classes, int) and not isinstance(classes, bool)
-    if classes is not None and not (whole and 2 <= classes <= MOST_CLASSES):
-        raise ArgumentError(
-            f"classes={shown(classes)} was given; it is an integer from 2 to {MOST_CLASSES}"
-        )
+    if classes is not None:
+        check_classes(classes)
     found = _side(given, inputs, platform, classes)
     found.classes = found.classes or classes
     return found

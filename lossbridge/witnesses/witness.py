@@ -81,7 +81,8 @@ class Witness:
     ``order`` names the specification's inputs in the order in which the original is called.
     ``notes`` say what the original does that no function of its inputs can say: saturation by
     rounding, dtype casts, dependence on how a tensor was made. ``read`` says where a live object
-    keeps an argument, if not in an attribute of its name.
+    keeps an argument, if not in an attribute of its name, and ``weights`` under which name and in
+    how many dimensions it keeps what it trains.
     """
 
     name: str
