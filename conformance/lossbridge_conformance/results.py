@@ -470,6 +470,7 @@ def merge(files: Iterable[Results]) -> Merged:
         environments.setdefault(key, []).append(results)
 
     notes: list[str] = []
+    said: dict[str, list[str]] = {}  # what several runs say is said once
     fixtures = sorted({results.fixtures for results in given if results.fixtures})
     if len(fixtures) > 1:
         notes.append(
@@ -498,7 +499,8 @@ def merge(files: Iterable[Results]) -> Merged:
         chosen: dict[str, Row] = {}
         curves: dict[str, Curve] = {}
         for shard in shards:
-            notes.extend(f"{label}: {note}" for note in shard.notes)
+            for note in shard.notes:
+                said.setdefault(note, []).append(label)
             for cell in shard.cells:
                 case = None if cell.worst_case is None else shard.cases[cell.worst_case]
                 row = Row(
@@ -530,7 +532,10 @@ def merge(files: Iterable[Results]) -> Merged:
         sources=tuple(sources),
         rows=tuple(rows),
         runs=tuple(runs),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=(
+            *dict.fromkeys(notes),
+            *(f"{', '.join(dict.fromkeys(who))}: {note}" for note, who in said.items()),
+        ),
     )
 
 

@@ -216,8 +216,8 @@ def _results(
     notes = list(worker.notes)
     if rules:
         notes.append(
-            "Some truths could not be certified from the formula as written, and rest on the "
-            f"stabilised graph: {', '.join(rules)}."
+            "For some cases the oracle could not certify the formula as written, and took the "
+            f"truth from the compiler's stabilised form of it: {', '.join(rules)}."
         )
     return Results(
         created=now,

@@ -374,3 +374,9 @@ def test_the_worst_cell_is_by_excess_over_its_own_bound() -> None:
     )
     assert summary.worst is not None
     assert summary.worst.loss == "b@1"
+
+
+def test_what_several_platforms_say_is_said_once() -> None:
+    files = [a_file(platform=p, notes=("slow", f"only {p}")) for p in ("torch", "jax")]
+    found = results.merge(files).notes
+    assert found == ("torch, jax: slow", "torch: only torch", "jax: only jax")
