@@ -190,8 +190,8 @@ def _plain(signature: inspect.Signature) -> str:
 
 ZEROS = "Targets left out are zeros there, and in `lossbridge.jax`; elsewhere they are given."
 REPEATS = (
-    "The original broadcasts inputs of unequal shapes; its meaning does so in `lossbridge.torch`, "
-    "one of optax in `lossbridge.jax` too, and elsewhere they have one shape."
+    "The original broadcasts inputs of unequal shapes; so does `native` on the original's own "
+    "platform and in PyTorch, and elsewhere they have one shape."
 )
 CHANNEL = (
     "An input that lacks the last axis is given one of size 1 there, and in `lossbridge.jax`; "

@@ -239,10 +239,8 @@ def test_targets_described_first_meet_the_targets_of_the_other() -> None:
     found = compare(poisson, other, inputs=LABELS_FIRST)
     assert found.verdict == "same", str(found)
     assert any("y_pred is taken for its prediction" in n for n in found.notes)
-    assert lossbridge.compare(lossbridge.record(poisson, inputs=LABELS_FIRST), other).verdict in (
-        "same",
-        "edges_differ",
-    )
+    held = lossbridge.record(poisson, inputs=LABELS_FIRST)
+    assert lossbridge.compare(held, other).verdict == "same"
 
     def swapped(target: Tensor, x: Tensor) -> Tensor:
         return poisson(x, target)
@@ -290,7 +288,7 @@ def test_the_mean_of_an_unknown_function_beside_a_small_constant() -> None:
 
     inputs = dict.fromkeys(("anchor", "positive", "negative"), "real[*batch, features]")
     found = compare(plain_triplet, "torch.nn.TripletMarginLoss()", inputs=inputs)
-    assert found.verdict in ("edges_differ", "gradient_differs"), str(found)
+    assert found.verdict == "edges_differ", str(found)
     assert "epsilon" in str(found)
 
 
