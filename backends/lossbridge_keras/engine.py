@@ -29,6 +29,12 @@ from lossbridge.spec import Spec
 
 BACKEND: str = keras.backend.backend()
 
+
+def gradient_types(tensors: Any) -> int:
+    """As if somebody always differentiates; TensorFlow's tapes can tell."""
+    return 2
+
+
 if BACKEND == "tensorflow":
     import tensorflow as tf
 
@@ -47,10 +53,7 @@ if BACKEND == "tensorflow":
 
         gradient_types = pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes
     except (ImportError, AttributeError):
-
-        def gradient_types(tensors: Any) -> int:
-            """As if somebody always differentiates."""
-            return 2
+        pass
 
     Eager: Any = type(tf.constant(0.0))
 
