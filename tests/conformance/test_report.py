@@ -362,9 +362,7 @@ def test_the_template_would_be_caught_if_it_did_not_escape(
     import jinja2
 
     real = jinja2.Environment
-    monkeypatch.setattr(
-        report.jinja2, "Environment", lambda **kw: real(**(kw | {"autoescape": False}))
-    )
+    monkeypatch.setattr(jinja2, "Environment", lambda **kw: real(**(kw | {"autoescape": False})))
     with pytest.raises(AssertionError):
         test_the_page_gains_no_markup_from_content(HOSTILE[1])
 
