@@ -295,7 +295,7 @@ class Numerics(msgspec.Struct, frozen=True):
         return None if self.cast == "floating" else self.cast
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True, cache_hash=True):
     """A loss as data. ``Spec(...)`` checks everything but the graph; :func:`validate` checks all.
 
     Mappings may be given as dicts; they are held as :class:`Table`.
