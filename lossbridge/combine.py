@@ -7,6 +7,7 @@ weights and ports; its inputs appear under its name, as ``depth_prediction``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,13 @@ class Combination:
     doc: str
     arguments: tuple[str, ...]
     build: Callable[..., Bound]
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The constructor's signature."""
+        found = inspect.signature(self.build)
+        bare = [p.replace(annotation=p.empty) for p in found.parameters.values()]
+        return found.replace(parameters=bare, return_annotation=found.empty)
 
 
 def _used(name: str, child: Bound) -> tuple[Spec, dict[str, Kind]]:

@@ -252,7 +252,7 @@ def _make_function(
 
         @staticmethod
         def forward(*inputs: Tensor) -> Any:
-            chosen = run if transformed() else quick
+            chosen = quick if not transformed() and ordinary(inputs) else run
             value, *rest = chosen(*widened(inputs))
             if value.dtype != out:
                 value = value.to(out)
@@ -676,6 +676,12 @@ def external(bound: Bound) -> Bound:
     was gone and its id used again.
     """
     return dataclasses.replace(bound, normalizer="external")
+
+
+def ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are tensors with numbers in them: what the eager kernels read. A subclass may
+    only stand for one, as in FakeTensorMode."""
+    return all(type(x) is Tensor or type(x) is nn.Parameter for x in tensors)
 
 
 def dual_level() -> bool:

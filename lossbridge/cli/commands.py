@@ -83,6 +83,14 @@ def resolve(name: str) -> Any:
         return as_form(load_definition(Path(path), attribute))
     if path.endswith(".json") or Path(path).is_file():
         return as_form(path)
+    from lossbridge.combine import COMBINATIONS
+
+    if name in COMBINATIONS:
+        raise ArgumentError(
+            f"{name} is made of losses that only Python can give it, such as "
+            f"L.{name}({{'depth': L.HuberLoss(), 'label': L.CrossEntropyLoss()}}); write its "
+            "specification with lossbridge.dump(loss.spec, path), and give that path"
+        )
     known = [*forms(), *catalogue()]
     raise ArgumentError(
         f"there is no loss {name!r}; `lossbridge list` shows them{suggestion(name, known)}; a loss "
