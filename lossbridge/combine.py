@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lossbridge.checks import as_number
 from lossbridge.errors import ArgumentError, SpecError, listed, shown
 from lossbridge.frontdoor import Bound, as_form, bind
 from lossbridge.kinds import Kind, check_name
@@ -149,7 +150,13 @@ def _number_for_each(
         raise ArgumentError(
             f"{what} names {listed(map(str, unknown))}, but the losses are {listed(names)}"
         )
-    return {n: table.get(n, default) for n in names}
+    found = {n: as_number(table.get(n, default)) for n in names}
+    wrong = [n for n, value in found.items() if value is None]
+    if wrong:
+        raise ArgumentError(
+            f"{what}[{wrong[0]!r}] is a number, but {shown(table[wrong[0]])} was given"
+        )
+    return found
 
 
 def weighted(losses: Any, coefficients: Any = None) -> Bound:
@@ -161,7 +168,7 @@ def weighted(losses: Any, coefficients: Any = None) -> Bound:
         children,
         [],
         {n: f"{n}_coefficient" for n in children},
-        params={f"{n}_coefficient": Param(Kind("real"), 1.0) for n in children},
+        params={f"{n}_coefficient": Param(Kind("real"), v) for n, v in numbers.items()},
         summary="Penalise the weighted sum of named losses, with fixed weights.",
         references=("Caruana 1997, Multitask learning",),
     )

@@ -14,7 +14,14 @@ from functools import lru_cache
 from typing import Any
 
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
-from lossbridge.errors import ArgumentError, ShapeError, listed, shown, suggestion
+from lossbridge.errors import (
+    ArgumentError,
+    ShapeError,
+    UnsupportedError,
+    listed,
+    shown,
+    suggestion,
+)
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.kinds import moved_axis as moved_axis
@@ -268,6 +275,28 @@ def as_form(source: Any) -> Form:
     from lossbridge.spec import load
 
     return as_form(load(source))
+
+
+def check_uses(form: Form) -> None:
+    """Refuse a loss whose used losses have weights that it does not hand them."""
+    from lossbridge.text import Call as Written
+    from lossbridge.text import walk
+
+    for spec in form.specs:
+        if not spec.uses:
+            continue
+        for assignment in spec.assignments:
+            for found in walk(assignment.expr):
+                if not isinstance(found, Written) or found.name not in spec.uses:
+                    continue
+                given = dict(found.keywords)
+                lacks = [w for w in spec.uses[found.name].weights if w not in given]
+                if lacks:
+                    raise UnsupportedError(
+                        f"{spec.id} uses {found.name}, whose trainable weights {listed(lacks)} it "
+                        "does not hand over; declare them among its own weights, or combine the "
+                        f"losses themselves, as in L.WeightedLoss({{{found.name!r}: ...}})"
+                    )
 
 
 def _definition_of(spec: Spec) -> tuple[str, tuple[Definition, ...]]:

@@ -982,7 +982,9 @@ class _Compiled(Loss):
 
 def compile(source: Any, **params: Any) -> Loss:
     """An instance of any loss: a specification, a defined function, or a path to a file."""
-    return _settled(frontdoor.as_form(source), **params)
+    form = frontdoor.as_form(source)
+    frontdoor.check_uses(form)
+    return _settled(form, **params)
 
 
 def _settled(form: Form, /, **params: Any) -> Loss:

@@ -773,6 +773,7 @@ def combination_of(made: Combination) -> type:
 def compile(source: Any, **settings: Any) -> Any:
     """A native loss of a specification, a definition, or the path of a specification file."""
     form = frontdoor.as_form(source)
+    frontdoor.check_uses(form)
     cls = CompiledLoss if is_loss(form) else CompiledLayer
     return cls(_form=form, **settings)
 

@@ -67,7 +67,7 @@ from lossbridge_torch.fused import (
     transformed,
 )
 from lossbridge_torch.lowering import LOWERING
-from lossbridge_torch.ports import outside
+from lossbridge_torch.ports import given_to, outside
 
 __all__ = ["Loss", "as_hf", "class_of", "combination_class", "compile", "eject", "reduce"]
 
@@ -601,6 +601,21 @@ class Loss(nn.Module):
             arguments = None
             if outer.passed is None:
                 arguments = self._arguments(token, position, which, weighted, masked, inputs)
+            if outer.op == "use":
+                given = given_to(outer, arguments, inputs, compute)
+                inputs[outer.name] = self._run(
+                    outer.token,
+                    0,
+                    outer.used,
+                    dict(zip(outer.keys, given, strict=True)),
+                    {},
+                    ports,
+                    compute,
+                    compute,
+                    False,
+                    False,
+                )
+                continue
             inputs[outer.name] = outside(
                 self.bound.form.name, outer, arguments, inputs, ports, lengths, compute
             )
@@ -892,6 +907,7 @@ class Compiled(Loss):
 def compile(source: Any, **settings: Any) -> Loss:
     """An instance of any loss: a specification, a defined function, or a path to a file."""
     form = frontdoor.as_form(source)
+    frontdoor.check_uses(form)
     loss = Compiled.__new__(Compiled)
     nn.Module.__init__(loss)
     loss.__dict__["form"] = form
