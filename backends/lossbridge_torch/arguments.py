@@ -21,7 +21,7 @@ from lossbridge.errors import (
 from lossbridge.frontdoor import Bound, Calls
 from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, Weight
-from lossbridge_torch.fused import transformed
+from lossbridge_torch.fused import ordinary, transformed
 
 Lengths: TypeAlias = Mapping[str, Sequence["int | None"]]
 
@@ -217,7 +217,7 @@ def unread(x: Tensor) -> bool:
         or x.device.type != "cpu"
         or x.numel() == 0
         or transformed()
-        or type(x) not in (Tensor, nn.Parameter)
+        or not ordinary((x,))
     )
 
 

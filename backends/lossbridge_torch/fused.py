@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -693,10 +693,13 @@ def external(bound: Bound) -> Bound:
     return dataclasses.replace(bound, normalizer="external")
 
 
-def ordinary(tensors: Sequence[Tensor]) -> bool:
-    """Whether these are tensors with numbers in them: what the eager kernels read. A subclass may
-    only stand for one, as in FakeTensorMode."""
-    return all(type(x) is Tensor or type(x) is nn.Parameter for x in tensors)
+_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+
+
+def ordinary(tensors: Iterable[Tensor]) -> bool:
+    """Whether these are tensors with numbers in them, and nobody traces: what the eager kernels
+    read. A subclass may only stand for one, and under a mode (FakeTensorMode) any tensor may."""
+    return not _modes() and all(type(x) is Tensor or type(x) is nn.Parameter for x in tensors)
 
 
 def dual_level() -> bool:

@@ -80,12 +80,10 @@ _autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", la
 
 def _facts(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """All that decides how a call runs; None where something else is going on around it."""
-    if transformed() or dual_level() or _autocast():
+    if transformed() or dual_level() or _autocast() or not ordinary(args):
         return None
     facts: list[Any] = [torch.is_grad_enabled()]
     for x in args:
-        if type(x) is not Tensor and type(x) is not nn.Parameter:
-            return None
         facts += (x.shape, x.dtype, x.requires_grad, x.device)
     return tuple(facts)
 
@@ -353,7 +351,9 @@ class Loss(nn.Module):
         original = self.bound.form.original
         for name, value in (self.bound.given if original is None else original.given).items():
             if name in self.bound.arrays:
-                parts.append(f"{name}=tensor({torch.as_tensor(value).tolist()})")
+                held = self.get_buffer(name)  # as loading or training has left it
+                numbers = "..., device='meta'" if held.is_meta else str(held.tolist())
+                parts.append(f"{name}=tensor({numbers})")
             else:
                 parts.append(f"{name}={value!r}")
         return ", ".join(parts)
