@@ -764,9 +764,11 @@ def _check_labels(
     """Find labels that name no class, among those that count."""
     spec, numbers = bound.specs[which], dict(bound.numbers[which])
     for key, kind in spec.inputs.items():
-        if kind.name != "index" or kind.of is None or None in lengths.get(kind.of, (None,)):
+        if kind.name != "index" or kind.of is None:
             continue
-        (size,) = lengths[kind.of]
+        (size,) = lengths.get(kind.of, (None,))
+        if size is None:
+            continue
         ignored = numbers.get("ignore_index")
         counted = values.get("mask")
         if counted is not None and counted.shape != values[key].shape:

@@ -675,18 +675,18 @@ class Loss(nn.Module):
                 if kind == "real" and x.requires_grad
             )
         if not torch.compiler.is_compiling() and not transformed() and not dual_level():
-            wide = [
+            widened = [
                 x.to(compute) if kind == "real" else x
                 for x, kind in zip(tensors, fused.kinds, strict=True)
             ]
             if not saved:
                 settled = fused.in_range if in_range else fused.eager
                 chosen = settled if ordinary(tensors) else fused.plain
-                return chosen(*wide)[0].to(out)
+                return chosen(*widened)[0].to(out)
             if ordinary(tensors):
                 # The same function as in every later call: gradient checkpointing compares what
                 # the two have saved.
-                casts = any(w is not x for w, x in zip(wide, tensors, strict=True))
+                casts = any(w is not x for w, x in zip(widened, tensors, strict=True))
                 apply = fused.direct(saved, compute, out, casts, in_range).apply
                 direct: Tensor = apply(*tensors)  # type: ignore[no-untyped-call]
                 return direct
