@@ -64,6 +64,7 @@ __all__ = [
     "eject",
     "functions_of",
     "reduce",
+    "source",
 ]
 
 Array: TypeAlias = Any  # a jax.Array, a tracer, or what jnp.asarray takes
@@ -438,14 +439,7 @@ class Loss(metaclass=_Meta):
     @property
     def source(self) -> str:
         """The function that a training step runs: value and gradient, as stand-alone Python."""
-        options = Options(self._bound.reduction, self._bound.normalizer)
-        prepared = plan(self.spec, self._bound.numbers[0], options, LOWERING.native)
-        first = next(
-            (n for n in prepared.differentiable if n in self.spec.inputs),
-            next(iter(prepared.differentiable), None),
-        )
-        graph = prepared.stable if first is None else _derived(prepared.stable, (first,))
-        return stand_alone(_text(graph, self.spec.name), LOWERING)
+        return source(self._bound)
 
     def init(self, key: jax.Array, dtype: DType = jnp.float32) -> dict[str, jax.Array]:
         """Starting values of the trainable weights: ``loss(..., params=loss.init(key))``."""
@@ -1165,6 +1159,18 @@ def _rule(primals, tangents):
 _run.defjvp(_rule, symbolic_zeros=True)
 _jitted = jax.jit(_run)
 """
+
+
+def source(bound: Bound) -> str:
+    """The function that a training step runs: value and gradient, as stand-alone Python."""
+    spec, options = bound.specs[0], Options(bound.reduction, bound.normalizer)
+    prepared = plan(spec, bound.numbers[0], options, LOWERING.native)
+    first = next(
+        (n for n in prepared.differentiable if n in spec.inputs),
+        next(iter(prepared.differentiable), None),
+    )
+    graph = prepared.stable if first is None else _derived(prepared.stable, (first,))
+    return stand_alone(_text(graph, spec.name), LOWERING)
 
 
 def eject(bound: Bound, name: str) -> str:

@@ -143,6 +143,19 @@ def backend(platform: str) -> Any:
         ) from None
 
 
+def writer(platform: str, verb: str) -> Callable[..., str]:
+    """What a platform writes source with: ``source`` or ``eject``, if it does."""
+    from lossbridge.errors import UnsupportedError
+
+    found: Callable[..., str] | None = getattr(backend(platform), verb, None)
+    if found is None:
+        raise UnsupportedError(
+            f"the platform {platform} has no {verb}, so it writes no source; write --to torch, "
+            "keras or jax"
+        )
+    return found
+
+
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """``name=value`` words as constructor arguments; values are JSON literals or plain words."""
     from lossbridge.errors import ArgumentError
@@ -240,7 +253,7 @@ def show(
             )
         ]
     if platform is not None:
-        document["source"] = backend(platform).source(bound)
+        document["source"] = writer(platform, "source")(bound)
     if as_json:
         echo_json(document)
         return 0
@@ -291,7 +304,7 @@ def compile_(
 
     form = resolve(loss)
     bound = bind(form, to, parse_settings(settings or []))
-    source = backend(to).source(bound)
+    source = writer(to, "source")(bound)
     if as_json:
         echo_json(
             {
@@ -319,14 +332,14 @@ def eject(
 
     form = resolve(loss)
     bound = bind(form, to, parse_settings(settings or []))
-    source = backend(to).eject(bound, form.name)
+    source = writer(to, "eject")(bound, form.name)
     if as_json:
         save(source, output) if output is not None else None
         echo_json({"class": form.name, "platform": to, "file": output, "source": source})
         return 0
     save(source, output)
     if output is not None:
-        print(f"wrote {output}: class {form.name}, imports only its framework")
+        print(f"wrote {output}: {form.name}, imports only its framework")
     return 0
 
 
