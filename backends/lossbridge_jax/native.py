@@ -523,9 +523,10 @@ class Loss(metaclass=_Meta):
             )
         if kind.dtype == "real" and not floating:
             if key == next(iter(self._bound.specs[0].inputs)):
+                given = {} if call is None else call.inputs
+                arrays = [_as_array(given[n]) for n in self._bound.specs[0].inputs if n in given]
                 dtypes = [
-                    "real" if jnp.issubdtype(_as_array(x).dtype, jnp.floating) else "int"
-                    for x in (() if call is None else call.inputs.values())
+                    "real" if jnp.issubdtype(a.dtype, jnp.floating) else "int" for a in arrays
                 ]
                 raise DTypeError(
                     f"{name}: {key} is {kind}, but {x.dtype} was given; pass "

@@ -141,21 +141,19 @@ def _real(spec: Spec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     return [inputs[n] for n, kind in spec.inputs.items() if kind.dtype == "real"]
 
 
-def _shapes(spec: Spec, call: Call) -> dict[str, tuple[int, ...]]:
-    """The shapes of the inputs as they were given."""
-    return dict(
-        zip(
-            spec.inputs,
-            (tuple(torch.as_tensor(x).shape) for x in call.inputs.values()),
-            strict=True,
-        )
-    )
+def _given(bound: Bound, call: Call) -> list[Tensor]:
+    """The inputs as they were given, in the order of the specification."""
+    return [torch.as_tensor(call.inputs[n]) for n in bound.specs[0].inputs]
 
 
-def _dtype_names(call: Call) -> list[str]:
+def _shapes(bound: Bound, which: int, call: Call) -> dict[str, tuple[int, ...]]:
+    shapes = (tuple(x.shape) for x in _given(bound, call))
+    return dict(zip(bound.specs[which].inputs, shapes, strict=True))
+
+
+def _dtype_names(bound: Bound, call: Call) -> list[str]:
     return [
-        "real" if x.is_floating_point() or x.is_complex() else "int"
-        for x in map(torch.as_tensor, call.inputs.values())
+        "real" if x.is_floating_point() or x.is_complex() else "int" for x in _given(bound, call)
     ]
 
 
@@ -509,7 +507,7 @@ class Loss(nn.Module):
                 key,
                 kind.dtype,
                 cast(spec, kind, inputs[key]),
-                advise=lambda: frontdoor.swapped(bound, "torch", _dtype_names(call)),
+                advise=lambda: frontdoor.swapped(bound, "torch", _dtype_names(bound, call)),
             )
             if bound.form.has_axis:
                 inputs[key] = moved(kind, inputs[key], bound.axis)
@@ -526,7 +524,7 @@ class Loss(nn.Module):
             spec.inputs,
             shapes,
             name,
-            lambda: frontdoor.advice(bound, "torch", which, _shapes(spec, call)),
+            lambda: frontdoor.advice(bound, "torch", which, _shapes(bound, which, call)),
         )
         first = inputs[next(iter(spec.inputs))]
         for key in spec.weights:

@@ -688,6 +688,10 @@ def test_the_call_that_a_message_gives_works() -> None:
         L.CrossEntropyLoss()(x, jax.nn.one_hot(y, 3, dtype="int32"))
     with pytest.raises(DTypeError, match=r"write loss\(logits, labels\)"):
         L.CrossEntropyLoss()(y, x)
+    with pytest.raises(DTypeError, match=r"write loss\(logits, labels\)"):
+        L.CrossEntropyLoss()(labels=x, logits=y)
+    with pytest.raises(ShapeError, match=r"labels of shape \(5,\) would fit"):
+        L.CrossEntropyLoss()(labels=y[:4], logits=x)
     with pytest.raises(ShapeError, match="construct it with axis=1"):
         L.CrossEntropyLoss()(jnp.ones((2, 3, 4)), jnp.zeros((2, 4), "int32"))
     assert L.CrossEntropyLoss()(x, y[:, None].reshape((5,))) == right

@@ -1327,6 +1327,10 @@ def test_the_call_that_a_message_gives_works() -> None:
         L.CrossEntropyLoss()(x, nn.functional.one_hot(y, 3))
     with pytest.raises(DTypeError, match=r"write loss\(logits, labels\)"):
         L.CrossEntropyLoss()(y, x)
+    with pytest.raises(DTypeError, match=r"write loss\(logits, labels\)"):
+        L.CrossEntropyLoss()(labels=x, logits=y)
+    with pytest.raises(ShapeError, match=r"labels of shape \(5,\) would fit"):
+        L.CrossEntropyLoss()(labels=y[:4], logits=x)
     wide = x.expand(2, 5, 3)
     with pytest.raises(ShapeError, match=r"\(2, 5, 3\), with the classes at axis 1.*axis=-1"):
         L.CrossEntropyLoss()(wide, y.expand(2, 5))
