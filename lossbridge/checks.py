@@ -125,6 +125,14 @@ def as_number(value: object) -> float | int | bool | None:
     return None
 
 
+def as_numbers(value: object) -> object:
+    """``value``, Python numbers in place of NumPy's at every depth."""
+    if isinstance(value, list | tuple):
+        return [as_numbers(item) for item in value]
+    scalar = as_number(value)
+    return value if scalar is None else scalar
+
+
 def check_kind(kind: Kind, what: str) -> None:
     """Refuse what is no kind, and maps, which only a port returns."""
     instance(kind, Kind, what)

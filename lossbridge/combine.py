@@ -7,10 +7,12 @@ weights and ports; its inputs appear under its name, as ``depth_prediction``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lossbridge.checks import as_number
 from lossbridge.errors import ArgumentError, SpecError, listed, shown
 from lossbridge.frontdoor import Bound, as_form, bind
 from lossbridge.kinds import Kind, check_name
@@ -27,6 +29,13 @@ class Combination:
     doc: str
     arguments: tuple[str, ...]
     build: Callable[..., Bound]
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The constructor's signature."""
+        found = inspect.signature(self.build)
+        bare = [p.replace(annotation=p.empty) for p in found.parameters.values()]
+        return found.replace(parameters=bare, return_annotation=found.empty)
 
 
 def _used(name: str, child: Bound) -> tuple[Spec, dict[str, Kind]]:
@@ -141,7 +150,13 @@ def _number_for_each(
         raise ArgumentError(
             f"{what} names {listed(map(str, unknown))}, but the losses are {listed(names)}"
         )
-    return {n: table.get(n, default) for n in names}
+    found = {n: as_number(table.get(n, default)) for n in names}
+    wrong = [n for n, value in found.items() if value is None]
+    if wrong:
+        raise ArgumentError(
+            f"{what}[{wrong[0]!r}] is a number, but {shown(table[wrong[0]])} was given"
+        )
+    return found
 
 
 def weighted(losses: Any, coefficients: Any = None) -> Bound:
@@ -153,7 +168,7 @@ def weighted(losses: Any, coefficients: Any = None) -> Bound:
         children,
         [],
         {n: f"{n}_coefficient" for n in children},
-        params={f"{n}_coefficient": Param(Kind("real"), 1.0) for n in children},
+        params={f"{n}_coefficient": Param(Kind("real"), v) for n, v in numbers.items()},
         summary="Penalise the weighted sum of named losses, with fixed weights.",
         references=("Caruana 1997, Multitask learning",),
     )

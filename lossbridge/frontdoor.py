@@ -14,7 +14,14 @@ from functools import lru_cache
 from typing import Any
 
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
-from lossbridge.errors import ArgumentError, ShapeError, listed, shown, suggestion
+from lossbridge.errors import (
+    ArgumentError,
+    ShapeError,
+    UnsupportedError,
+    listed,
+    shown,
+    suggestion,
+)
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.kinds import moved_axis as moved_axis
@@ -233,6 +240,30 @@ def _fits(spec: Spec, ranks: Sequence[int | None]) -> int:
     return 1 + exact
 
 
+def settings_of(bound: Bound) -> dict[str, Any]:
+    """All that a loss was made with, by the constructor's names; arrays that nobody gave: None."""
+    numbers = dict(number for ns in bound.numbers for number in ns)
+    found: dict[str, Any] = dict(bound.sizes)
+    for name, param in bound.form.params.items():
+        unset = param.kind.axes and name not in bound.given
+        found[name] = None if unset else bound.arrays.get(name, numbers.get(name))
+    found.update(reduction=bound.reduction, normalizer=bound.normalizer)
+    if bound.form.has_axis:
+        found["axis"] = bound.axis
+    return {**found, "empty": bound.specs[0].empty}
+
+
+def refuse_setting(form: str, name: str, known: Any, value: Any) -> None:
+    """Refuse to change what decided the code of a loss when it was made."""
+    plain = value is None or isinstance(value, str | int | float)
+    if value is known or (plain and isinstance(known, str | int | float) and value == known):
+        return
+    raise ArgumentError(
+        f"{form} was made with {name}={shown(known)}, which is in its code; make another, with "
+        f"{name}={shown(value) if plain else name}"
+    )
+
+
 def as_form(source: Any) -> Form:
     """A form of anything that says what a loss is: a form, a definition, a spec, or a path."""
     if isinstance(source, Form):
@@ -244,6 +275,28 @@ def as_form(source: Any) -> Form:
     from lossbridge.spec import load
 
     return as_form(load(source))
+
+
+def check_uses(form: Form) -> None:
+    """Refuse a loss whose used losses have weights that it does not hand them."""
+    from lossbridge.text import Call as Written
+    from lossbridge.text import walk
+
+    for spec in form.specs:
+        if not spec.uses:
+            continue
+        for assignment in spec.assignments:
+            for found in walk(assignment.expr):
+                if not isinstance(found, Written) or found.name not in spec.uses:
+                    continue
+                given = dict(found.keywords)
+                lacks = [w for w in spec.uses[found.name].weights if w not in given]
+                if lacks:
+                    raise UnsupportedError(
+                        f"{spec.id} uses {found.name}, whose trainable weights {listed(lacks)} it "
+                        "does not hand over; declare them among its own weights, or combine the "
+                        f"losses themselves, as in L.WeightedLoss({{{found.name!r}: ...}})"
+                    )
 
 
 def _definition_of(spec: Spec) -> tuple[str, tuple[Definition, ...]]:
@@ -343,7 +396,7 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
     reduction = settings.pop("reduction", form.reduction.kind)
     normalizer = settings.pop("normalizer", None)
     reduction = "none" if reduction is None else reduction
-    if reduction in REDUCTION_NAMES:
+    if isinstance(reduction, str) and reduction in REDUCTION_NAMES:
         if reduction != "batchmean" and platform != "keras":
             raise ArgumentError(
                 f"reduction={reduction!r} is Keras's name; here write reduction='mean', "
@@ -351,13 +404,13 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
             )
         reduction, implied = REDUCTION_NAMES[reduction]
         normalizer = normalizer or implied
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ArgumentError(
             f"{form.name}: reduction={shown(reduction)} was given; it is one of "
             f"{', '.join(map(repr, REDUCTIONS))}"
         )
     normalizer = normalizer or form.reduction.normalizer
-    if normalizer not in NORMALIZERS:
+    if not isinstance(normalizer, str) or normalizer not in NORMALIZERS:
         raise ArgumentError(
             f"{form.name}: normalizer={shown(normalizer)} was given; it is one of "
             f"{', '.join(map(repr, NORMALIZERS))}"
@@ -370,7 +423,7 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
     if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
         raise ArgumentError(f"{form.name}: axis={shown(axis)} was given; it is an integer")
     empty = settings.pop("empty", None)
-    if empty is not None and empty not in EMPTY:
+    if empty is not None and (not isinstance(empty, str) or empty not in EMPTY):
         raise ArgumentError(
             f"{form.name}: empty={shown(empty)} was given; it is one of "
             f"{', '.join(map(repr, EMPTY))}"
@@ -491,6 +544,11 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
             continue
         else:
             options = [*names, *spec.ports, *CALL_KEYWORDS]
+            if key in settings_of(bound):
+                raise ArgumentError(
+                    f"{name} was called with {key}, which is settled when it is made; construct "
+                    f"it with {key}=..., then write {call_text(spec, platform)}"
+                )
             raise ArgumentError(
                 f"{name} was called with {shown(key)}, which it does not take; it takes "
                 f"{listed(options)}{suggestion(key, options)}; write {call_text(spec, platform)}"
@@ -538,11 +596,14 @@ Shape = Sequence["int | None"]
 
 
 def axis_lengths(
-    kinds: Mapping[str, Kind], shapes: Mapping[str, Shape], name: str
+    kinds: Mapping[str, Kind],
+    shapes: Mapping[str, Shape],
+    name: str,
+    advise: Callable[[], str] | None = None,
 ) -> dict[str, tuple[int | None, ...]]:
     """The length of every named axis, or a :class:`ShapeError` that names the two that disagree.
 
-    Unknown lengths (None) agree with anything.
+    Unknown lengths (None) agree with anything. ``advise`` says what would fit instead.
     """
     lengths: dict[str, tuple[int | None, ...]] = {}
     source: dict[str, str] = {}
@@ -556,7 +617,7 @@ def axis_lengths(
             raise ShapeError(
                 f"{name}: {key} is {kind}, so it has "
                 f"{'at least ' if star is not None else ''}{fixed} dimension(s), but its shape is "
-                f"{shape}"
+                f"{shape}{'' if advise is None else advise()}"
             )
         position = 0
         for axis in kind.axes:
@@ -567,7 +628,12 @@ def axis_lengths(
             if known is None:
                 lengths[axis], source[axis] = found, key
             elif not _agree(known, found):
-                raise ShapeError(_disagreement(name, axis, kinds, shapes, source[axis], key))
+                first = source[axis]
+                raise ShapeError(
+                    f"{name}: {first} has shape {tuple(shapes[first])} as {kinds[first]}, and "
+                    f"{key} has shape {shape} as {kind}; they disagree about the axis {axis}, and "
+                    f"nothing broadcasts silently{'' if advise is None else advise()}"
+                )
             else:
                 lengths[axis] = tuple(
                     a if a is not None else b for a, b in zip(known, found, strict=True)
@@ -618,29 +684,131 @@ def _agree(a: Shape, b: Shape) -> bool:
     )
 
 
-def _disagreement(
-    name: str,
-    axis: str,
-    kinds: Mapping[str, Kind],
-    shapes: Mapping[str, Shape],
-    first: str,
-    second: str,
+_RESHAPES = {"keras": "tf.reshape({}, {})"}
+_CASTS = {
+    "torch": {"int": "{}.long()", "real": "{}.float()"},
+    "keras": {"int": "tf.cast({}, 'int64')", "real": "tf.cast({}, 'float32')"},
+    "jax": {"int": "{}.astype('int32')", "real": "{}.astype('float32')"},
+}
+
+
+def advice(bound: Bound, platform: str, which: int, shapes: Mapping[str, Shape]) -> str:
+    """What to change so that inputs of these shapes, as they were given, fit: tried, not guessed.
+
+    ``which`` of the losses was chosen; the shapes are under the names of its inputs.
+    """
+    spec, shape_of = bound.specs[which], list(shapes.values())
+    kinds, axis = spec.inputs, bound.axis
+    texts = _CASTS.get(platform, {})
+    said = _seen_elsewhere(kinds, shapes, axis, platform)
+    placed = _placed(kinds, shape_of, axis, platform)
+    if placed is None:
+        return said
+    for key in sorted(kinds, key=lambda n: -len(placed[n])):
+        wanted = _wanted(kinds, placed, key)
+        if wanted is not None and _dense(wanted) == _dense(placed[key]) == _dense(shapes[key]):
+            text = "-1" if len(wanted) == 1 and None in wanted else _dims(wanted)
+            return f"{said}; pass {_RESHAPES.get(platform, '{}.reshape({})').format(key, text)}"
+    for other, theirs in enumerate(bound.specs):
+        if other == which or not _fit(theirs.inputs, shape_of, axis, platform):
+            continue
+        for key, mine, kind in zip(kinds, kinds.values(), theirs.inputs.values(), strict=True):
+            if kind.dtype != mine.dtype and kind.dtype in texts:
+                return f"{said}; as {kind} it would fit: pass {texts[kind.dtype].format(key)}"
+    if bound.form.has_axis:
+        for at in (-1, *range(max(map(len, shape_of)))):
+            if _fit(kinds, shape_of, at, platform):
+                return (
+                    f"{said}; with the {_class_axis(kinds)} at axis {at} they would fit: construct "
+                    f"it with axis={at}"
+                )
+    if has_target(spec) and len(kinds) == 2 and _fit(kinds, shape_of[::-1], axis, platform):
+        return f"{said}; the other way round they would fit: write {call_text(spec, platform)}"
+    last = tuple(kinds)[-1]
+    wanted = _wanted(kinds, placed, last)
+    return said if wanted is None else f"{said}; {last} of shape {wanted} would fit"
+
+
+def swapped(bound: Bound, platform: str, dtypes: Sequence[str]) -> str:
+    """What to say where the dtypes (``real``, ``int``, ``bool``) fit the other way round."""
+    spec = bound.specs[0]
+    if len(dtypes) == 2 and has_target(spec) and dtypes[0] != "real" == dtypes[1]:
+        return f"; if the two were swapped, write {call_text(spec, platform)}"
+    return ""
+
+
+def _class_axis(kinds: Mapping[str, Kind]) -> str:
+    return next(found for found in map(moved_axis, kinds.values()) if found)
+
+
+def _placed(
+    kinds: Mapping[str, Kind], shapes: Sequence[Shape], axis: int | None, platform: str
+) -> dict[str, Shape] | None:
+    """The shapes with the class axis last; None where there is no such axis."""
+    found: dict[str, Shape] = {}
+    for (key, kind), shape in zip(kinds.items(), shapes, strict=True):
+        found[key] = shape = tuple(shape)
+        if moved_axis(kind) is None or not shape:
+            continue
+        rank = len(shape)
+        at = default_axis(platform, kind, rank) if axis is None else given_axis(axis, rank)
+        if not -rank <= at < rank:
+            return None
+        at %= rank
+        found[key] = (*shape[:at], *shape[at + 1 :], shape[at])
+    return found
+
+
+def _fit(
+    kinds: Mapping[str, Kind], shapes: Sequence[Shape], axis: int | None, platform: str
+) -> bool:
+    placed = _placed(kinds, shapes, axis, platform)
+    if placed is None:
+        return False
+    try:
+        axis_lengths(kinds, placed, "")
+    except ShapeError:
+        return False
+    return True
+
+
+def _seen_elsewhere(
+    kinds: Mapping[str, Kind], shapes: Mapping[str, Shape], axis: int | None, platform: str
 ) -> str:
-    a, b = tuple(shapes[first]), tuple(shapes[second])
-    message = (
-        f"{name}: {first} has shape {a} as {kinds[first]}, and {second} has shape {b} as "
-        f"{kinds[second]}; they disagree about the axis {axis}, and nothing broadcasts silently"
+    """Which inputs were given in another order of axes than a message shows."""
+    placed = _placed(kinds, list(shapes.values()), axis, platform) or {}
+    return "".join(
+        f"; {key} was given as {tuple(shapes[key])}, with the {moved_axis(kinds[key])} at axis "
+        f"{default_axis(platform, kinds[key], len(shapes[key])) if axis is None else axis}"
+        for key, shape in placed.items()
+        if shape != tuple(shapes[key])
     )
-    known_a = [x for x in a if x != 1]
-    known_b = [x for x in b if x != 1]
-    if known_a == known_b and len(a) != len(b):
-        longer, shape = (first, b) if len(a) > len(b) else (second, a)
-        message += f"; pass {longer}.reshape({', '.join(map(str, shape))})"
-    elif is_star(axis) and len(a) == len(b):
-        message += f"; give both the same leading shape, e.g. {second} of shape {a}"
-    elif kinds[first].axes == kinds[second].axes:
-        message += "; they must have the same shape"
-    return message
+
+
+def _wanted(kinds: Mapping[str, Kind], shapes: Mapping[str, Shape], key: str) -> Shape | None:
+    """The shape that one input should have, going by the others; None if they do not say."""
+    try:
+        lengths = axis_lengths({n: k for n, k in kinds.items() if n != key}, shapes, "")
+    except ShapeError:
+        return None
+    if any(axis not in lengths for axis in kinds[key].axes):
+        return None
+    return tuple(n for axis in kinds[key].axes for n in lengths[axis])
+
+
+def _dense(shape: Shape) -> list[int | None]:
+    return [n for n in shape if n != 1]
+
+
+def _dims(shape: Shape) -> str:
+    text = ", ".join("-1" if n is None else str(n) for n in shape)
+    return f"({text},)" if len(shape) == 1 else f"({text})"
+
+
+def label_rule(name: str, key: str, kind: Kind, size: int, ignored: float | None) -> str:
+    """What labels have to be."""
+    ignores = "" if ignored is None else f" or is ignore_index={int(ignored)}"
+    return f"{name}: {key} is {kind}, so it lies from 0 to {size - 1}{ignores}"
 
 
 def index_shape(spec: Spec, lengths: Mapping[str, Shape]) -> tuple[int | None, ...]:

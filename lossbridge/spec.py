@@ -42,6 +42,7 @@ from lossbridge.checks import (
     array_literal,
     array_of,
     as_number,
+    as_numbers,
     check_kind,
     choice,
     example,
@@ -443,7 +444,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
                     "axis_star",
                 )
         for kind in self.declared_kinds():
-            if kind.of is not None and kind.of not in axes:
+            # The classes that a used loss has weights for are an axis of that loss alone.
+            if kind.of is not None and kind.of not in axes and not self.uses:
                 raise semantic_error(
                     f"{kind} refers to the axis {kind.of}, which nothing here has; the axes are "
                     f"{listed(axes)}{suggestion(kind.of, axes)}",
@@ -634,16 +636,15 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
                 f"{self.id} needs the parameter {name} ({param.kind}: {param.kind.meaning}), but "
                 f"no value was given; write {name}=..., for instance {name}={example(param.kind)}"
             )
-        if isinstance(value, tuple):  # a default, checked when it was made
-            return array_of(value, param.kind)
         scalar = as_number(value)
-        if scalar is not None:
+        if scalar is not None or isinstance(value, list | tuple):
             try:
-                return literal(scalar, param.kind, f"{name} of {self.id}")
+                found = array_literal(as_numbers(value), param.kind, f"{name} of {self.id}")
             except SpecError as error:
                 wrong = ArgumentError if error.code == "wrong_type" else DomainError
                 raise wrong(error.message) from None
-        if hasattr(value, "shape") and param.kind.dtype == "real":
+            return array_of(found, param.kind) if isinstance(found, tuple) else found
+        if hasattr(value, "shape") and param.kind.dtype == "real" and not _holds_text(value):
             return value
         raise ArgumentError(
             f"{name} of {self.id} must be {param.kind} ({param.kind.meaning}), but "
@@ -651,6 +652,11 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
             + (" or an array" if param.kind.dtype == "real" else "")
             + f", for instance {name}={example(param.kind)}"
         )
+
+
+def _holds_text(array: object) -> bool:
+    """Whether a NumPy array holds text or objects; other frameworks have no such arrays."""
+    return getattr(getattr(array, "dtype", None), "kind", "") in ("O", "S", "U")
 
 
 # --- checks ------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ class Style:
     call_extra: str = ""
     layer: str = ""  # base and members of LossLayer, where a platform has two kinds of object
     layer_constructor: str = ""
+    made: str = "Any"  # what ``compile`` and ``native`` give
+    result: str = "Any"  # what a call gives
 
 
 STYLES: Mapping[str, Style] = {
@@ -50,11 +52,15 @@ STYLES: Mapping[str, Style] = {
         imports="from torch import Tensor, nn",
         array="Tensor",
         base="nn.Module",
-        common="    def advance(self, steps: int = ...) -> None: ...\n",
+        common="    forward: Callable[..., Tensor]\n    __call__: Callable[..., Tensor]\n"
+        "    def advance(self, steps: int = ...) -> None: ...\n"
+        "    def reset_parameters(self) -> None: ...\n",
         functions=(
             "def as_hf(loss: nn.Module, shift_labels: bool = ...) -> Callable[..., Tensor]: ...\n"
         ),
         reductions='Literal["none", "mean", "sum", "batchmean"]',
+        made="Loss",
+        result="Tensor",
     ),
     "keras": Style(
         imports="import keras",
@@ -86,7 +92,7 @@ STYLES: Mapping[str, Style] = {
         imports="import jax",
         array="ArrayLike",
         base="Hashable",
-        common="    def __hash__(self) -> int: ...\n"
+        common="    __call__: Callable[..., jax.Array]\n    def __hash__(self) -> int: ...\n"
         "    def init(self, key: jax.Array) -> Any: ...\n",
         functions=(
             "def as_hf(loss: Any, shift_labels: bool = ...) -> Callable[..., jax.Array]: ...\n"
@@ -94,6 +100,8 @@ STYLES: Mapping[str, Style] = {
         ),
         reductions='Literal["none", "mean", "sum", "batchmean"]',
         call_extra=", where: ArrayLike | None = ..., params: Any = ...",
+        made="Loss",
+        result="jax.Array",
     ),
 }
 
@@ -118,7 +126,7 @@ def _constructor(form: Form, style: Style) -> str:
         param = form.params[name]
         number = _number(param.kind)
         array = f" | {style.array}" if number == "float" else ""
-        optional = " | None" if param.kind.axes else ""
+        optional = " | Sequence[float] | None" if param.kind.axes else ""
         default = (
             "" if name in required else (" = ..." if param.kind.axes else f" = {param.value!r}")
         )
@@ -134,9 +142,23 @@ def _constructor(form: Form, style: Style) -> str:
     return f"    def __init__(\n        {body}{more},\n    ) -> None: ...\n"
 
 
+def _settings(form: Form, style: Style) -> str:
+    """The constructor's arguments, as the attributes that they are."""
+    found = dict.fromkeys(form.sizes, "int")
+    for name, param in form.params.items():
+        number = _number(param.kind)
+        array = f" | {style.array}" if number == "float" else ""
+        found[name] = f"{number}{array}{' | None' if param.kind.axes else ''}"
+    if style.layer and is_layer(form):
+        found.pop("weight", None)  # a method of a Keras layer
+    if form.has_axis:
+        found["axis"] = "int | None"
+    return "".join(f"    {name}: {text}\n" for name, text in found.items())
+
+
 def _calls(form: Form, platform: str, style: Style) -> str:
     spec = form.definitions[0].spec
-    result = "jax.Array" if platform == "jax" else style.array
+    result = style.result
     names = list(spec.inputs)
     order = list(positional_order(spec, platform))
     tail = [
@@ -188,12 +210,14 @@ def stub(platform: str) -> str:
         f"class Loss({style.base}):\n"
         "    @property\n    def spec(self) -> Spec: ...\n"
         "    @property\n    def source(self) -> str: ...\n"
-        "    @property\n    def bound(self) -> Bound: ...\n" + style.common + "\n",
+        "    @property\n    def bound(self) -> Bound: ...\n"
+        "    reduction: str\n    normalizer: str\n    empty: str\n" + style.common + "\n",
         style.layer,
-        "def compile(source: Spec | Definition | str | Path, **settings: Any) -> Any: ...\n"
+        "def compile(source: Spec | Definition | str | Path, **settings: Any)"
+        f" -> {style.made}: ...\n"
         "def native(name: str, /, *arguments: Any, version: str | None = ..., **keywords: Any)"
-        " -> Any: ...\n"
-        f"def reduce(values: {style.array}, *args: Any, **kwargs: Any) -> Any: ...\n",
+        f" -> {style.made}: ...\n"
+        f"def reduce(values: {style.array}, *args: Any, **kwargs: Any) -> {style.result}: ...\n",
         style.functions + "\n",
     ]
     for form in forms().values():
@@ -201,6 +225,7 @@ def stub(platform: str) -> str:
         lines.append(f"class {form.name}({base}):\n")
         summary = form.doc.splitlines()[0] if form.doc else ""
         lines.append(f'    """{summary}"""\n\n')
+        lines.append(_settings(form, style))
         lines.append(_constructor(form, style))
         lines.append(_calls(form, platform, style))
         lines.append("\n")
@@ -219,7 +244,7 @@ def stub(platform: str) -> str:
         )
         more = style.constructor + style.layer_constructor
         lines.append(f"    def __init__(self, {arguments}{more}) -> None: ...\n")
-        result = "jax.Array" if platform == "jax" else style.array
+        result = style.result
         lines.append(f"    def {style.call}(self, **inputs: Any) -> {result}: ...\n\n")
     if platform == "jax":
         for form in forms().values():

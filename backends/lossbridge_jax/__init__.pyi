@@ -146,12 +146,16 @@ class Loss(Hashable):
     def source(self) -> str: ...
     @property
     def bound(self) -> Bound: ...
+    reduction: str
+    normalizer: str
+    empty: str
+    __call__: Callable[..., jax.Array]
     def __hash__(self) -> int: ...
     def init(self, key: jax.Array) -> Any: ...
 
-def compile(source: Spec | Definition | str | Path, **settings: Any) -> Any: ...
-def native(name: str, /, *arguments: Any, version: str | None = ..., **keywords: Any) -> Any: ...
-def reduce(values: ArrayLike, *args: Any, **kwargs: Any) -> Any: ...
+def compile(source: Spec | Definition | str | Path, **settings: Any) -> Loss: ...
+def native(name: str, /, *arguments: Any, version: str | None = ..., **keywords: Any) -> Loss: ...
+def reduce(values: ArrayLike, *args: Any, **kwargs: Any) -> jax.Array: ...
 def as_hf(loss: Any, shift_labels: bool = ...) -> Callable[..., jax.Array]: ...
 def checked(loss: Any) -> Callable[..., Any]: ...
 
@@ -188,6 +192,7 @@ class L1Loss(Loss):
 class HuberLoss(Loss):
     """Penalise the error quadratically within ``delta`` of zero, and linearly beyond."""
 
+    delta: float | ArrayLike
     def __init__(
         self,
         delta: float | ArrayLike = 1.0,
@@ -204,6 +209,7 @@ class HuberLoss(Loss):
 class SmoothL1Loss(Loss):
     """Penalise the error linearly, and quadratically within ``beta`` of zero."""
 
+    beta: float | ArrayLike
     def __init__(
         self,
         beta: float | ArrayLike = 1.0,
@@ -235,6 +241,9 @@ class LogCoshLoss(Loss):
 class PoissonNLLLoss(Loss):
     """Penalise a rate by the negative log-likelihood of counts under a Poisson distribution."""
 
+    log_input: bool
+    full: bool
+    eps: float | ArrayLike
     def __init__(
         self,
         log_input: bool = True,
@@ -253,6 +262,8 @@ class PoissonNLLLoss(Loss):
 class GaussianNLLLoss(Loss):
     """Penalise a mean and a variance by the negative log-likelihood of a Gaussian target."""
 
+    full: bool
+    eps: float | ArrayLike
     def __init__(
         self,
         full: bool = False,
@@ -270,6 +281,7 @@ class GaussianNLLLoss(Loss):
 class MAPELoss(Loss):
     """Penalise the absolute error in per cent of the target's size."""
 
+    eps: float | ArrayLike
     def __init__(
         self,
         eps: float | ArrayLike = 1e-07,
@@ -301,9 +313,10 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    pos_weight: float | ArrayLike | None
     def __init__(
         self,
-        pos_weight: float | ArrayLike | None = ...,
+        pos_weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -317,9 +330,13 @@ class BCEWithLogitsLoss(Loss):
 class CrossEntropyLoss(Loss):
     """Penalise the negative log-probability of the labelled class."""
 
+    weight: float | ArrayLike | None
+    ignore_index: int
+    label_smoothing: float | ArrayLike
+    axis: int | None
     def __init__(
         self,
-        weight: float | ArrayLike | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         ignore_index: int = -100,
         label_smoothing: float | ArrayLike = 0.0,
         *,
@@ -336,6 +353,8 @@ class CrossEntropyLoss(Loss):
 class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
+    gamma: float | ArrayLike
+    axis: int | None
     def __init__(
         self,
         gamma: float | ArrayLike = 2.0,
@@ -353,9 +372,12 @@ class FocalLoss(Loss):
 class NLLLoss(Loss):
     """Penalise the given log-probability of the labelled class."""
 
+    weight: float | ArrayLike | None
+    ignore_index: int
+    axis: int | None
     def __init__(
         self,
-        weight: float | ArrayLike | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
@@ -371,9 +393,10 @@ class NLLLoss(Loss):
 class BCELoss(Loss):
     """Penalise a yes-or-no probability by cross-entropy; prefer the form that takes logits."""
 
+    weight: float | ArrayLike | None
     def __init__(
         self,
-        weight: float | ArrayLike | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -387,6 +410,8 @@ class BCELoss(Loss):
 class BinaryFocalLoss(Loss):
     """Penalise the logit of a yes-or-no probability, and down-weight what is already right."""
 
+    alpha: float | ArrayLike
+    gamma: float | ArrayLike
     def __init__(
         self,
         alpha: float | ArrayLike = 0.25,
@@ -404,11 +429,17 @@ class BinaryFocalLoss(Loss):
 class LinearCrossEntropyLoss(Loss):
     """Penalise a linear classifier, whose weights the loss owns, by its cross-entropy."""
 
+    in_features: int
+    num_classes: int
+    weight: float | ArrayLike | None
+    ignore_index: int
+    label_smoothing: float | ArrayLike
+    axis: int | None
     def __init__(
         self,
         in_features: int,
         num_classes: int,
-        weight: float | ArrayLike | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         ignore_index: int = -100,
         label_smoothing: float | ArrayLike = 0.0,
         *,
@@ -425,6 +456,8 @@ class LinearCrossEntropyLoss(Loss):
 class GeneralizedCrossEntropyLoss(Loss):
     """Penalise the labelled class's missing probability, less than cross-entropy where it is large."""
 
+    q: float | ArrayLike
+    axis: int | None
     def __init__(
         self,
         q: float | ArrayLike = 0.7,
@@ -442,6 +475,8 @@ class GeneralizedCrossEntropyLoss(Loss):
 class PolyCrossEntropyLoss(Loss):
     """Penalise logits by cross-entropy, the first term of whose power series weighs more."""
 
+    epsilon: float | ArrayLike
+    axis: int | None
     def __init__(
         self,
         epsilon: float | ArrayLike = 2.0,
@@ -459,9 +494,11 @@ class PolyCrossEntropyLoss(Loss):
 class RankingSoftmaxLoss(Loss):
     """Penalise a list's scores by the cross-entropy of its softmax from the items' relevance."""
 
+    weight: float | ArrayLike | None
+    axis: int | None
     def __init__(
         self,
-        weight: float | ArrayLike | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -491,6 +528,7 @@ class BinarySparsemaxLoss(Loss):
 class SparsemaxLoss(Loss):
     """Penalise the labelled class's missing probability, classes far behind having none at all."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -507,6 +545,7 @@ class SparsemaxLoss(Loss):
 class FenchelYoungLoss(Loss):
     """Penalise scores by how far their smoothed maximum is above their product with the target."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -523,6 +562,7 @@ class FenchelYoungLoss(Loss):
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
+    margin: float | ArrayLike
     def __init__(
         self,
         margin: float | ArrayLike = 1.0,
@@ -554,6 +594,7 @@ class SoftMarginLoss(Loss):
 class HingeEmbeddingLoss(Loss):
     """Penalise a distance that is large (label 1), or that is less than the margin (label -1)."""
 
+    margin: float | ArrayLike
     def __init__(
         self,
         margin: float | ArrayLike = 1.0,
@@ -570,6 +611,7 @@ class HingeEmbeddingLoss(Loss):
 class MarginRankingLoss(Loss):
     """Penalise two scores in the wrong order: label 1 wants the first higher, -1 the second."""
 
+    margin: float | ArrayLike
     def __init__(
         self,
         margin: float | ArrayLike = 0.0,
@@ -583,11 +625,15 @@ class MarginRankingLoss(Loss):
 class MultiMarginLoss(Loss):
     """Penalise every class whose score is not below the labelled one's by the margin."""
 
+    p: float | ArrayLike
+    margin: float | ArrayLike
+    weight: float | ArrayLike | None
+    axis: int | None
     def __init__(
         self,
         p: float | ArrayLike = 1.0,
         margin: float | ArrayLike = 1.0,
-        weight: float | ArrayLike | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -602,6 +648,7 @@ class MultiMarginLoss(Loss):
 class MultiLabelMarginLoss(Loss):
     """Penalise every class outside a set whose score is not 1 below that of each one inside."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -618,9 +665,11 @@ class MultiLabelMarginLoss(Loss):
 class MultiLabelSoftMarginLoss(Loss):
     """Penalise the logits of several yes-or-no labels by the mean of their cross-entropies."""
 
+    weight: float | ArrayLike | None
+    axis: int | None
     def __init__(
         self,
-        weight: float | ArrayLike | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -635,6 +684,7 @@ class MultiLabelSoftMarginLoss(Loss):
 class SquaredHingeLoss(Loss):
     """Penalise a score quadratically that is on the wrong side of the margin."""
 
+    margin: float | ArrayLike
     def __init__(
         self,
         margin: float | ArrayLike = 1.0,
@@ -651,6 +701,8 @@ class SquaredHingeLoss(Loss):
 class MulticlassHingeLoss(Loss):
     """Penalise the best score among the other classes that is not below the labelled one's."""
 
+    margin: float | ArrayLike
+    axis: int | None
     def __init__(
         self,
         margin: float | ArrayLike = 1.0,
@@ -683,6 +735,7 @@ class PerceptronLoss(Loss):
 class MulticlassPerceptronLoss(Loss):
     """Penalise the best class's score by how far it is above the labelled one's."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -699,6 +752,7 @@ class MulticlassPerceptronLoss(Loss):
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
+    log_target: bool
     def __init__(
         self,
         log_target: bool = False,
@@ -730,6 +784,7 @@ class GeneralizedKLDivLoss(Loss):
 class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
+    smooth: float | ArrayLike
     def __init__(
         self,
         smooth: float | ArrayLike = 1.0,
@@ -746,6 +801,9 @@ class DiceLoss(Loss):
 class TverskyLoss(Loss):
     """Penalise the lack of overlap of two masks; ``alpha`` weighs excess, ``beta`` what is missing."""
 
+    alpha: float | ArrayLike
+    beta: float | ArrayLike
+    smooth: float | ArrayLike
     def __init__(
         self,
         alpha: float | ArrayLike = 0.5,
@@ -764,6 +822,8 @@ class TverskyLoss(Loss):
 class GeneralizedDiceLoss(Loss):
     """Penalise the lack of overlap of several classes' masks, rare classes as much as common ones."""
 
+    eps: float | ArrayLike
+    smooth: float | ArrayLike
     def __init__(
         self,
         eps: float | ArrayLike = 1e-07,
@@ -781,6 +841,8 @@ class GeneralizedDiceLoss(Loss):
 class CosineEmbeddingLoss(Loss):
     """Penalise the angle of vectors that belong together (1), and closeness of others (-1)."""
 
+    margin: float | ArrayLike
+    axis: int | None
     def __init__(
         self,
         margin: float | ArrayLike = 0.0,
@@ -795,6 +857,11 @@ class CosineEmbeddingLoss(Loss):
 class TripletMarginLoss(Loss):
     """Penalise an anchor that is not nearer to its positive than to its negative by ``margin``."""
 
+    margin: float | ArrayLike
+    p: float | ArrayLike
+    eps: float | ArrayLike
+    swap: bool
+    axis: int | None
     def __init__(
         self,
         margin: float | ArrayLike = 1.0,
@@ -812,6 +879,7 @@ class TripletMarginLoss(Loss):
 class InfoNCELoss(Loss):
     """Penalise a query whose own key is not the most similar of the batch's keys."""
 
+    temperature: float | ArrayLike
     def __init__(
         self,
         temperature: float | ArrayLike = 0.07,
@@ -825,6 +893,11 @@ class InfoNCELoss(Loss):
 class ArcFaceLoss(Loss):
     """Penalise the angle between an embedding and its class centre, with an additive margin."""
 
+    num_classes: int
+    embedding_size: int
+    margin: float | ArrayLike
+    scale: float | ArrayLike
+    axis: int | None
     def __init__(
         self,
         num_classes: int,
@@ -845,6 +918,9 @@ class ArcFaceLoss(Loss):
 class TripletMarginWithDistanceLoss(Loss):
     """Penalise an anchor not nearer to its positive than to its negative, in a distance you give."""
 
+    margin: float | ArrayLike
+    swap: bool
+    axis: int | None
     def __init__(
         self,
         margin: float | ArrayLike = 1.0,
@@ -860,6 +936,7 @@ class TripletMarginWithDistanceLoss(Loss):
 class CosineSimilarityLoss(Loss):
     """Penalise vectors that do not point the same way by the negative cosine of their angle."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -876,6 +953,8 @@ class CosineSimilarityLoss(Loss):
 class CircleLoss(Loss):
     """Penalise an embedding less similar to its own label's than to the others', by a circle."""
 
+    gamma: float | ArrayLike
+    margin: float | ArrayLike
     def __init__(
         self,
         gamma: float | ArrayLike = 80.0,
@@ -893,6 +972,7 @@ class CircleLoss(Loss):
 class CosineDistanceLoss(Loss):
     """Penalise vectors that point apart: one minus the cosine of their angle."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -909,6 +989,7 @@ class CosineDistanceLoss(Loss):
 class NTXentLoss(Loss):
     """Penalise each pair of one label that is not more similar than its first sample's negatives."""
 
+    temperature: float | ArrayLike
     def __init__(
         self,
         temperature: float | ArrayLike = 0.07,
@@ -925,6 +1006,8 @@ class NTXentLoss(Loss):
 class CTCLoss(Loss):
     """Penalise log-probabilities per time step by all alignments that spell the target."""
 
+    blank: int
+    zero_infinity: bool
     def __init__(
         self,
         blank: int = 0,
@@ -951,6 +1034,8 @@ class WassersteinCriticLoss(Loss):
 class GradientPenaltyLoss(Loss):
     """Penalise a critic whose gradient between real and generated samples is not of norm 1."""
 
+    strength: float | ArrayLike
+    norm_target: float | ArrayLike
     def __init__(
         self,
         strength: float | ArrayLike = 10.0,
@@ -965,6 +1050,7 @@ class GradientPenaltyLoss(Loss):
 class PDEResidualLoss(Loss):
     """Penalise a field that does not obey the heat equation at the given points."""
 
+    diffusivity: float | ArrayLike
     def __init__(
         self,
         diffusivity: float | ArrayLike = 1.0,
@@ -978,9 +1064,10 @@ class PDEResidualLoss(Loss):
 class PerceptualLoss(Loss):
     """Penalise the squared difference of feature maps, averaged over each map."""
 
+    layer_weight: float | ArrayLike | None
     def __init__(
         self,
-        layer_weight: float | ArrayLike | None = ...,
+        layer_weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -994,6 +1081,8 @@ class PerceptualLoss(Loss):
 class ElasticNetPenalty(Loss):
     """Penalise parameters by a mixture of their absolute values and half their squares."""
 
+    strength: float | ArrayLike
+    l1_ratio: float | ArrayLike
     def __init__(
         self,
         strength: float | ArrayLike = 0.0001,
@@ -1008,6 +1097,7 @@ class ElasticNetPenalty(Loss):
 class L1Penalty(Loss):
     """Penalise the absolute values of parameters, which drives some of them to 0."""
 
+    strength: float | ArrayLike
     def __init__(
         self,
         strength: float | ArrayLike = 0.0001,
@@ -1021,6 +1111,7 @@ class L1Penalty(Loss):
 class L2Penalty(Loss):
     """Penalise half the squares of parameters: weight decay, written as a loss."""
 
+    strength: float | ArrayLike
     def __init__(
         self,
         strength: float | ArrayLike = 0.0001,
@@ -1034,6 +1125,8 @@ class L2Penalty(Loss):
 class LearnedPolynomialLoss(Loss):
     """Penalise the labelled class's missing probability by a polynomial with learned coefficients."""
 
+    num_terms: int
+    axis: int | None
     def __init__(
         self,
         num_terms: int,

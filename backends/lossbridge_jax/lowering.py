@@ -67,7 +67,12 @@ def placed(x: jax.Array, index: jax.Array, value: jax.Array | float, axis: int) 
     computes the exponentials under it twice (512 x 32000: 1.7 times the time).
     """
     axis = axis % x.ndim
-    spots = list(jnp.indices(index.shape, dtype=jnp.int32, sparse=True))
+    # Not jnp.indices, which takes no symbolic size (jax.export).
+    rank = index.ndim
+    spots = [
+        lax.iota(jnp.int32, n).reshape((1,) * k + (n,) + (1,) * (rank - 1 - k))
+        for k, n in enumerate(index.shape)
+    ]
     spots.insert(axis, jnp.where(index < 0, x.shape[axis], index))
     return x.at[tuple(spots)].set(value, mode="drop", unique_indices=True)
 

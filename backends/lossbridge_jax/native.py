@@ -31,8 +31,8 @@ from lossbridge.combine import Combination
 from lossbridge.emit import emit, load, stand_alone
 from lossbridge.errors import (
     ArgumentError,
-    DomainError,
     DTypeError,
+    LabelError,
     ShapeError,
     UnsupportedError,
     listed,
@@ -64,6 +64,7 @@ __all__ = [
     "eject",
     "functions_of",
     "reduce",
+    "source",
 ]
 
 Array: TypeAlias = Any  # a jax.Array, a tracer, or what jnp.asarray takes
@@ -335,7 +336,10 @@ class _Meta(type):
 
     @property
     def __signature__(cls) -> inspect.Signature | None:
-        return None if cls.form is None else frontdoor.signature(cls.form)
+        if cls.form is None:
+            made: Combination | None = getattr(cls, "combination", None)
+            return None if made is None else made.signature
+        return frontdoor.signature(cls.form)
 
     @property
     def __doc__(cls) -> str | None:  # type: ignore[override]
@@ -416,6 +420,12 @@ class Loss(metaclass=_Meta):
         settings = dict(self._bound.given)
         return _restored, (type(self) if type(self).form else self.spec, settings)
 
+    def __getattr__(self, name: str) -> Any:
+        """A setting, as it was given to the constructor."""
+        if not name.startswith("_") and name in (known := frontdoor.settings_of(self._bound)):
+            return known[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @property
     def bound(self) -> Bound:
         """The settings, as the framework-free part of lossbridge keeps them."""
@@ -429,14 +439,7 @@ class Loss(metaclass=_Meta):
     @property
     def source(self) -> str:
         """The function that a training step runs: value and gradient, as stand-alone Python."""
-        options = Options(self._bound.reduction, self._bound.normalizer)
-        prepared = plan(self.spec, self._bound.numbers[0], options, LOWERING.native)
-        first = next(
-            (n for n in prepared.differentiable if n in self.spec.inputs),
-            next(iter(prepared.differentiable), None),
-        )
-        graph = prepared.stable if first is None else _derived(prepared.stable, (first,))
-        return stand_alone(_text(graph, self.spec.name), LOWERING)
+        return source(self._bound)
 
     def init(self, key: jax.Array, dtype: DType = jnp.float32) -> dict[str, jax.Array]:
         """Starting values of the trainable weights: ``loss(..., params=loss.init(key))``."""
@@ -455,7 +458,7 @@ class Loss(metaclass=_Meta):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._evaluate(frontdoor.bind_call(self._bound, "jax", args, kwargs), _refuse)
 
-    def _evaluate(self, call: Call, report: Callable[[str, Array, str], None]) -> Any:
+    def _evaluate(self, call: Call, report: Callable[[str, Any], None]) -> Any:
         bound = self._bound
         which = bound.select(_dtype_kinds(bound, call), _ranks(bound, call))
         spec = bound.specs[which]
@@ -465,11 +468,14 @@ class Loss(metaclass=_Meta):
         name = bound.form.name
         values: dict[str, Array] = {}
         for key, kind in spec.inputs.items():
-            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]))
+            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]), call)
         kinds: dict[str, Kind] = dict(spec.inputs)
         self._take_weights(spec, call, values, kinds)
         shapes = {key: values[key].shape for key in kinds}
-        lengths = frontdoor.axis_lengths(kinds, shapes, name)
+        was = {k: np.shape(inputs[k]) for k in spec.inputs}
+        lengths = frontdoor.axis_lengths(
+            kinds, shapes, name, lambda: frontdoor.advice(bound, "jax", which, was)
+        )
         index = _index(spec, lengths)
         for key, param in spec.params.items():
             if key in bound.arrays:
@@ -500,7 +506,7 @@ class Loss(metaclass=_Meta):
         run = _Run(name, values, lengths, call.ports, compute, out)
         return run(spec, bound.numbers[which], options, out)
 
-    def _input(self, key: str, kind: Kind, given: Any) -> Array:
+    def _input(self, key: str, kind: Kind, given: Any, call: Call | None = None) -> Array:
         """An array of the dtype kind that is wanted, its class axis last."""
         x = _as_array(given)
         name = self._bound.form.name
@@ -517,9 +523,14 @@ class Loss(metaclass=_Meta):
             )
         if kind.dtype == "real" and not floating:
             if key == next(iter(self._bound.specs[0].inputs)):
+                given = {} if call is None else call.inputs
+                arrays = [_as_array(given[n]) for n in self._bound.specs[0].inputs if n in given]
+                dtypes = [
+                    "real" if jnp.issubdtype(a.dtype, jnp.floating) else "int" for a in arrays
+                ]
                 raise DTypeError(
                     f"{name}: {key} is {kind}, but {x.dtype} was given; pass "
-                    f"{key}.astype('float32')"
+                    f"{key}.astype('float32'){frontdoor.swapped(self._bound, 'jax', dtypes)}"
                 )
             x = x.astype(jnp.float32)  # such as labels 0 and 1; exact up to 2**24
         if kind.dtype == "bool" and x.dtype != jnp.bool_:
@@ -542,7 +553,7 @@ class Loss(metaclass=_Meta):
                 raise ArgumentError(f"{name} has no trainable weights, so it takes no params=")
             return
         if not isinstance(given, Mapping) or set(given) != set(spec.weights):
-            what = sorted(given) if isinstance(given, Mapping) else given
+            what = listed(map(str, given)) if isinstance(given, Mapping) else given
             raise ArgumentError(
                 f"{name} has the trainable weights {listed(spec.weights)}, but "
                 f"params={shown(what)} was given; write params = loss.init(key), then "
@@ -613,7 +624,11 @@ def _restored(source: Any, settings: Mapping[str, Any]) -> Loss:
 
 
 def _as_array(x: Any) -> Array:
-    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+    if isinstance(x, jax.Array):
+        return x
+    if x is None or isinstance(x, str | bytes | Mapping | set):
+        raise ArgumentError(f"a loss takes arrays and numbers, but {shown(x)} was given")
+    return jnp.asarray(x)
 
 
 def _cast(spec: Spec, kind: Kind, given: Any) -> Any:
@@ -739,24 +754,24 @@ def _check_labels(
     given: Mapping[str, Any],
     values: Mapping[str, Array],
     lengths: Mapping[str, Sequence[int | None]],
-    report: Callable[[str, Array, str], None],
+    report: Callable[[str, Any], None],
 ) -> None:
     """Find labels that name no class, among those that count."""
     spec, numbers = bound.specs[which], dict(bound.numbers[which])
     for key, kind in spec.inputs.items():
-        if kind.name != "index" or kind.of is None or None in lengths.get(kind.of, (None,)):
+        if kind.name != "index" or kind.of is None:
             continue
-        (size,) = lengths[kind.of]
+        (size,) = lengths.get(kind.of, (None,))
+        if size is None:
+            continue
         ignored = numbers.get("ignore_index")
         counted = values.get("mask")
         if counted is not None and counted.shape != values[key].shape:
             counted = None
         # What was given, not what JAX made of it: without x64 it wraps int64 to int32.
         labels = given[key] if isinstance(given[key], np.ndarray) else values[key]
-        message = f"{bound.form.name}: {key} is {kind}, so it lies from 0 to {size} - 1" + (
-            "" if ignored is None else f" or is ignore_index={ignored}"
-        )
-        report(message, (labels, size, ignored, counted), key)
+        rule = frontdoor.label_rule(bound.form.name, key, kind, size, ignored)
+        report(rule, (labels, size, ignored, counted))
 
 
 def _inside(xp: Any, found: tuple[Any, int, int | None, Any]) -> Any:
@@ -778,7 +793,7 @@ def _readable(x: Any) -> bool:
     )
 
 
-def _refuse(message: str, found: tuple[Any, int, int | None, Any], key: str) -> None:
+def _refuse(rule: str, found: tuple[Any, int, int | None, Any]) -> None:
     """Raise, where that costs no synchronisation; elsewhere the loss is NaN there."""
     labels, size, ignored, counted = found
     if not _readable(labels) or not _readable(counted):
@@ -789,7 +804,7 @@ def _refuse(message: str, found: tuple[Any, int, int | None, Any], key: str) -> 
     good = _inside(np, (labels, size, ignored, None if counted is None else np.asarray(counted)))
     if not good.all():
         worst = labels[~good].ravel()[0]
-        raise DomainError(f"{message}; {worst} was given, at {np.argwhere(~good)[0].tolist()}")
+        raise LabelError(f"{rule}; {worst} was given, at {np.argwhere(~good)[0].tolist()}")
 
 
 def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
@@ -798,8 +813,8 @@ def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
     ``error.throw()`` raises outside the jit if a label names no class (JAX cannot raise inside).
     """
 
-    def report(message: str, found: tuple[Any, int, int | None, Any], key: str) -> None:
-        checkify.check(jnp.all(_inside(jnp, found)), message)
+    def report(rule: str, found: tuple[Any, int, int | None, Any]) -> None:
+        checkify.check(jnp.all(_inside(jnp, found)), rule)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         call = frontdoor.bind_call(loss._bound, "jax", args, kwargs)
@@ -964,7 +979,9 @@ class _Compiled(Loss):
 
 def compile(source: Any, **params: Any) -> Loss:
     """An instance of any loss: a specification, a defined function, or a path to a file."""
-    return _settled(frontdoor.as_form(source), **params)
+    form = frontdoor.as_form(source)
+    frontdoor.check_uses(form)
+    return _settled(form, **params)
 
 
 def _settled(form: Form, /, **params: Any) -> Loss:
@@ -1143,6 +1160,18 @@ def _rule(primals, tangents):
 _run.defjvp(_rule, symbolic_zeros=True)
 _jitted = jax.jit(_run)
 """
+
+
+def source(bound: Bound) -> str:
+    """The function that a training step runs: value and gradient, as stand-alone Python."""
+    spec, options = bound.specs[0], Options(bound.reduction, bound.normalizer)
+    prepared = plan(spec, bound.numbers[0], options, LOWERING.native)
+    first = next(
+        (n for n in prepared.differentiable if n in spec.inputs),
+        next(iter(prepared.differentiable), None),
+    )
+    graph = prepared.stable if first is None else _derived(prepared.stable, (first,))
+    return stand_alone(_text(graph, spec.name), LOWERING)
 
 
 def eject(bound: Bound, name: str) -> str:

@@ -15,13 +15,13 @@ import numpy as np
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import UnsupportedError
-from lossbridge.frontdoor import forms, sizes_of
+from lossbridge.frontdoor import Bound, forms, sizes_of
 from lossbridge.migrate.sides import original
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 from lossbridge.witnesses import find
 from lossbridge_jax.lowering import LOWERING
-from lossbridge_jax.native import Loss, compile
+from lossbridge_jax.native import Loss, compile, eject, source
 from lossbridge_jax.train import train
 
 __all__ = ["PROBE", "wide"]
@@ -166,6 +166,14 @@ class _Probe:
     def train(self, task: Any, loss: Callable[..., Any] | None = None) -> dict[str, Any]:
         """One training run of the convergence track, by default with our loss of that name."""
         return train(task, compile(forms()[task.loss]) if loss is None else loss)
+
+    def source(self, bound: Bound) -> str:
+        """The emitted source of a loss."""
+        return source(bound)
+
+    def eject(self, bound: Bound, name: str) -> str:
+        """A stand-alone file with the loss."""
+        return eject(bound, name)
 
     def versions(self) -> dict[str, str]:
         """The packages that decide its results, and their versions."""

@@ -87,6 +87,9 @@ class Loss(keras.losses.Loss):
     def source(self) -> str: ...
     @property
     def bound(self) -> Bound: ...
+    reduction: str
+    normalizer: str
+    empty: str
     def call(self, y_true: Any, y_pred: Any) -> Any: ...
     def get_config(self) -> dict[str, Any]: ...
 
@@ -148,6 +151,7 @@ class L1Loss(Loss):
 class HuberLoss(Loss):
     """Penalise the error quadratically within ``delta`` of zero, and linearly beyond."""
 
+    delta: float | Any
     def __init__(
         self,
         delta: float | Any = 1.0,
@@ -165,6 +169,7 @@ class HuberLoss(Loss):
 class SmoothL1Loss(Loss):
     """Penalise the error linearly, and quadratically within ``beta`` of zero."""
 
+    beta: float | Any
     def __init__(
         self,
         beta: float | Any = 1.0,
@@ -198,6 +203,9 @@ class LogCoshLoss(Loss):
 class PoissonNLLLoss(Loss):
     """Penalise a rate by the negative log-likelihood of counts under a Poisson distribution."""
 
+    log_input: bool
+    full: bool
+    eps: float | Any
     def __init__(
         self,
         log_input: bool = True,
@@ -217,6 +225,8 @@ class PoissonNLLLoss(Loss):
 class GaussianNLLLoss(LossLayer):
     """Penalise a mean and a variance by the negative log-likelihood of a Gaussian target."""
 
+    full: bool
+    eps: float | Any
     def __init__(
         self,
         full: bool = False,
@@ -232,6 +242,7 @@ class GaussianNLLLoss(LossLayer):
 class MAPELoss(Loss):
     """Penalise the absolute error in per cent of the target's size."""
 
+    eps: float | Any
     def __init__(
         self,
         eps: float | Any = 1e-07,
@@ -265,9 +276,10 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    pos_weight: float | Any | None
     def __init__(
         self,
-        pos_weight: float | Any | None = ...,
+        pos_weight: float | Any | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
@@ -282,9 +294,13 @@ class BCEWithLogitsLoss(Loss):
 class CrossEntropyLoss(Loss):
     """Penalise the negative log-probability of the labelled class."""
 
+    weight: float | Any | None
+    ignore_index: int
+    label_smoothing: float | Any
+    axis: int | None
     def __init__(
         self,
-        weight: float | Any | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
         ignore_index: int = -100,
         label_smoothing: float | Any = 0.0,
         *,
@@ -302,6 +318,8 @@ class CrossEntropyLoss(Loss):
 class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
+    gamma: float | Any
+    axis: int | None
     def __init__(
         self,
         gamma: float | Any = 2.0,
@@ -320,9 +338,12 @@ class FocalLoss(Loss):
 class NLLLoss(Loss):
     """Penalise the given log-probability of the labelled class."""
 
+    weight: float | Any | None
+    ignore_index: int
+    axis: int | None
     def __init__(
         self,
-        weight: float | Any | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
         ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
@@ -339,9 +360,10 @@ class NLLLoss(Loss):
 class BCELoss(Loss):
     """Penalise a yes-or-no probability by cross-entropy; prefer the form that takes logits."""
 
+    weight: float | Any | None
     def __init__(
         self,
-        weight: float | Any | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
@@ -356,6 +378,8 @@ class BCELoss(Loss):
 class BinaryFocalLoss(Loss):
     """Penalise the logit of a yes-or-no probability, and down-weight what is already right."""
 
+    alpha: float | Any
+    gamma: float | Any
     def __init__(
         self,
         alpha: float | Any = 0.25,
@@ -374,11 +398,16 @@ class BinaryFocalLoss(Loss):
 class LinearCrossEntropyLoss(LossLayer):
     """Penalise a linear classifier, whose weights the loss owns, by its cross-entropy."""
 
+    in_features: int
+    num_classes: int
+    ignore_index: int
+    label_smoothing: float | Any
+    axis: int | None
     def __init__(
         self,
         in_features: int,
         num_classes: int,
-        weight: float | Any | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
         ignore_index: int = -100,
         label_smoothing: float | Any = 0.0,
         *,
@@ -396,6 +425,8 @@ class LinearCrossEntropyLoss(LossLayer):
 class GeneralizedCrossEntropyLoss(Loss):
     """Penalise the labelled class's missing probability, less than cross-entropy where it is large."""
 
+    q: float | Any
+    axis: int | None
     def __init__(
         self,
         q: float | Any = 0.7,
@@ -414,6 +445,8 @@ class GeneralizedCrossEntropyLoss(Loss):
 class PolyCrossEntropyLoss(Loss):
     """Penalise logits by cross-entropy, the first term of whose power series weighs more."""
 
+    epsilon: float | Any
+    axis: int | None
     def __init__(
         self,
         epsilon: float | Any = 2.0,
@@ -432,9 +465,11 @@ class PolyCrossEntropyLoss(Loss):
 class RankingSoftmaxLoss(Loss):
     """Penalise a list's scores by the cross-entropy of its softmax from the items' relevance."""
 
+    weight: float | Any | None
+    axis: int | None
     def __init__(
         self,
-        weight: float | Any | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
@@ -466,6 +501,7 @@ class BinarySparsemaxLoss(Loss):
 class SparsemaxLoss(Loss):
     """Penalise the labelled class's missing probability, classes far behind having none at all."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -483,6 +519,7 @@ class SparsemaxLoss(Loss):
 class FenchelYoungLoss(LossLayer):
     """Penalise scores by how far their smoothed maximum is above their product with the target."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -500,6 +537,7 @@ class FenchelYoungLoss(LossLayer):
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
+    margin: float | Any
     def __init__(
         self,
         margin: float | Any = 1.0,
@@ -533,6 +571,7 @@ class SoftMarginLoss(Loss):
 class HingeEmbeddingLoss(Loss):
     """Penalise a distance that is large (label 1), or that is less than the margin (label -1)."""
 
+    margin: float | Any
     def __init__(
         self,
         margin: float | Any = 1.0,
@@ -550,6 +589,7 @@ class HingeEmbeddingLoss(Loss):
 class MarginRankingLoss(LossLayer):
     """Penalise two scores in the wrong order: label 1 wants the first higher, -1 the second."""
 
+    margin: float | Any
     def __init__(
         self,
         margin: float | Any = 0.0,
@@ -564,11 +604,15 @@ class MarginRankingLoss(LossLayer):
 class MultiMarginLoss(Loss):
     """Penalise every class whose score is not below the labelled one's by the margin."""
 
+    p: float | Any
+    margin: float | Any
+    weight: float | Any | None
+    axis: int | None
     def __init__(
         self,
         p: float | Any = 1.0,
         margin: float | Any = 1.0,
-        weight: float | Any | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
@@ -584,6 +628,7 @@ class MultiMarginLoss(Loss):
 class MultiLabelMarginLoss(Loss):
     """Penalise every class outside a set whose score is not 1 below that of each one inside."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -601,9 +646,11 @@ class MultiLabelMarginLoss(Loss):
 class MultiLabelSoftMarginLoss(Loss):
     """Penalise the logits of several yes-or-no labels by the mean of their cross-entropies."""
 
+    weight: float | Any | None
+    axis: int | None
     def __init__(
         self,
-        weight: float | Any | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
@@ -619,6 +666,7 @@ class MultiLabelSoftMarginLoss(Loss):
 class SquaredHingeLoss(Loss):
     """Penalise a score quadratically that is on the wrong side of the margin."""
 
+    margin: float | Any
     def __init__(
         self,
         margin: float | Any = 1.0,
@@ -636,6 +684,8 @@ class SquaredHingeLoss(Loss):
 class MulticlassHingeLoss(Loss):
     """Penalise the best score among the other classes that is not below the labelled one's."""
 
+    margin: float | Any
+    axis: int | None
     def __init__(
         self,
         margin: float | Any = 1.0,
@@ -670,6 +720,7 @@ class PerceptronLoss(Loss):
 class MulticlassPerceptronLoss(Loss):
     """Penalise the best class's score by how far it is above the labelled one's."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -687,6 +738,7 @@ class MulticlassPerceptronLoss(Loss):
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
+    log_target: bool
     def __init__(
         self,
         log_target: bool = False,
@@ -720,6 +772,7 @@ class GeneralizedKLDivLoss(Loss):
 class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
+    smooth: float | Any
     def __init__(
         self,
         smooth: float | Any = 1.0,
@@ -737,6 +790,9 @@ class DiceLoss(Loss):
 class TverskyLoss(Loss):
     """Penalise the lack of overlap of two masks; ``alpha`` weighs excess, ``beta`` what is missing."""
 
+    alpha: float | Any
+    beta: float | Any
+    smooth: float | Any
     def __init__(
         self,
         alpha: float | Any = 0.5,
@@ -756,6 +812,8 @@ class TverskyLoss(Loss):
 class GeneralizedDiceLoss(Loss):
     """Penalise the lack of overlap of several classes' masks, rare classes as much as common ones."""
 
+    eps: float | Any
+    smooth: float | Any
     def __init__(
         self,
         eps: float | Any = 1e-07,
@@ -774,6 +832,8 @@ class GeneralizedDiceLoss(Loss):
 class CosineEmbeddingLoss(LossLayer):
     """Penalise the angle of vectors that belong together (1), and closeness of others (-1)."""
 
+    margin: float | Any
+    axis: int | None
     def __init__(
         self,
         margin: float | Any = 0.0,
@@ -789,6 +849,11 @@ class CosineEmbeddingLoss(LossLayer):
 class TripletMarginLoss(LossLayer):
     """Penalise an anchor that is not nearer to its positive than to its negative by ``margin``."""
 
+    margin: float | Any
+    p: float | Any
+    eps: float | Any
+    swap: bool
+    axis: int | None
     def __init__(
         self,
         margin: float | Any = 1.0,
@@ -807,6 +872,7 @@ class TripletMarginLoss(LossLayer):
 class InfoNCELoss(LossLayer):
     """Penalise a query whose own key is not the most similar of the batch's keys."""
 
+    temperature: float | Any
     def __init__(
         self,
         temperature: float | Any = 0.07,
@@ -821,6 +887,11 @@ class InfoNCELoss(LossLayer):
 class ArcFaceLoss(LossLayer):
     """Penalise the angle between an embedding and its class centre, with an additive margin."""
 
+    num_classes: int
+    embedding_size: int
+    margin: float | Any
+    scale: float | Any
+    axis: int | None
     def __init__(
         self,
         num_classes: int,
@@ -842,6 +913,9 @@ class ArcFaceLoss(LossLayer):
 class TripletMarginWithDistanceLoss(LossLayer):
     """Penalise an anchor not nearer to its positive than to its negative, in a distance you give."""
 
+    margin: float | Any
+    swap: bool
+    axis: int | None
     def __init__(
         self,
         margin: float | Any = 1.0,
@@ -858,6 +932,7 @@ class TripletMarginWithDistanceLoss(LossLayer):
 class CosineSimilarityLoss(Loss):
     """Penalise vectors that do not point the same way by the negative cosine of their angle."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -875,6 +950,8 @@ class CosineSimilarityLoss(Loss):
 class CircleLoss(Loss):
     """Penalise an embedding less similar to its own label's than to the others', by a circle."""
 
+    gamma: float | Any
+    margin: float | Any
     def __init__(
         self,
         gamma: float | Any = 80.0,
@@ -893,6 +970,7 @@ class CircleLoss(Loss):
 class CosineDistanceLoss(Loss):
     """Penalise vectors that point apart: one minus the cosine of their angle."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -910,6 +988,7 @@ class CosineDistanceLoss(Loss):
 class NTXentLoss(Loss):
     """Penalise each pair of one label that is not more similar than its first sample's negatives."""
 
+    temperature: float | Any
     def __init__(
         self,
         temperature: float | Any = 0.07,
@@ -927,6 +1006,8 @@ class NTXentLoss(Loss):
 class CTCLoss(LossLayer):
     """Penalise log-probabilities per time step by all alignments that spell the target."""
 
+    blank: int
+    zero_infinity: bool
     def __init__(
         self,
         blank: int = 0,
@@ -955,6 +1036,8 @@ class WassersteinCriticLoss(LossLayer):
 class GradientPenaltyLoss(LossLayer):
     """Penalise a critic whose gradient between real and generated samples is not of norm 1."""
 
+    strength: float | Any
+    norm_target: float | Any
     def __init__(
         self,
         strength: float | Any = 10.0,
@@ -970,6 +1053,7 @@ class GradientPenaltyLoss(LossLayer):
 class PDEResidualLoss(LossLayer):
     """Penalise a field that does not obey the heat equation at the given points."""
 
+    diffusivity: float | Any
     def __init__(
         self,
         diffusivity: float | Any = 1.0,
@@ -984,9 +1068,10 @@ class PDEResidualLoss(LossLayer):
 class PerceptualLoss(LossLayer):
     """Penalise the squared difference of feature maps, averaged over each map."""
 
+    layer_weight: float | Any | None
     def __init__(
         self,
-        layer_weight: float | Any | None = ...,
+        layer_weight: float | Any | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
@@ -1001,6 +1086,8 @@ class PerceptualLoss(LossLayer):
 class ElasticNetPenalty(LossLayer):
     """Penalise parameters by a mixture of their absolute values and half their squares."""
 
+    strength: float | Any
+    l1_ratio: float | Any
     def __init__(
         self,
         strength: float | Any = 0.0001,
@@ -1016,6 +1103,7 @@ class ElasticNetPenalty(LossLayer):
 class L1Penalty(LossLayer):
     """Penalise the absolute values of parameters, which drives some of them to 0."""
 
+    strength: float | Any
     def __init__(
         self,
         strength: float | Any = 0.0001,
@@ -1030,6 +1118,7 @@ class L1Penalty(LossLayer):
 class L2Penalty(LossLayer):
     """Penalise half the squares of parameters: weight decay, written as a loss."""
 
+    strength: float | Any
     def __init__(
         self,
         strength: float | Any = 0.0001,
@@ -1044,6 +1133,8 @@ class L2Penalty(LossLayer):
 class LearnedPolynomialLoss(LossLayer):
     """Penalise the labelled class's missing probability by a polynomial with learned coefficients."""
 
+    num_terms: int
+    axis: int | None
     def __init__(
         self,
         num_terms: int,

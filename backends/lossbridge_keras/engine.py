@@ -16,8 +16,8 @@ import numpy as np
 from lossbridge import emit, frontdoor
 from lossbridge.errors import (
     ArgumentError,
-    DomainError,
     DTypeError,
+    LabelError,
     ShapeError,
     UnsupportedError,
 )
@@ -398,6 +398,7 @@ class Engine:
             raise DTypeError(
                 f"{self.name}: {first} is {spec.inputs[first]}, but "
                 f"{dtype.name} was given; pass tf.cast({first}, 'float32')"
+                f"{frontdoor.swapped(self.bound, 'keras', _dtype_names(raw))}"
             )
         compute, out = self.dtypes(spec, dtype)
         given = self._same_rank(spec, given)
@@ -406,7 +407,10 @@ class Engine:
         for name, weight in spec.weights.items():
             values[name], kinds[name] = tf.convert_to_tensor(weights[name]), weight.kind
         shapes = {n: tuple(values[n].shape) for n in kinds}
-        lengths = frontdoor.axis_lengths(kinds, shapes, self.name)
+        was = {n: tuple(raw[m].shape) for n, m in zip(spec.inputs, raw, strict=True)}
+        lengths = frontdoor.axis_lengths(
+            kinds, shapes, self.name, lambda: frontdoor.advice(self.bound, "keras", which, was)
+        )
         for name, param in spec.params.items():
             if name in self.bound.arrays:
                 values[name] = _hyperparameter(
@@ -551,7 +555,8 @@ class Engine:
         for name, kind in spec.inputs.items():
             if kind.name == "index" and kind.of is not None and kind.of in lengths:
                 (size,) = lengths[kind.of]
-                check_labels(self.name, name, values[name], size, numbers.get("ignore_index"))
+                ignored = numbers.get("ignore_index")
+                check_labels(self.name, name, kind, values[name], size, ignored)
 
     def _along(
         self,
@@ -662,7 +667,7 @@ def cast(spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_labels(
-    loss: str, name: str, labels: Tensor, size: int | None, ignored: Any = None
+    loss: str, name: str, kind: Kind, labels: Tensor, size: int | None, ignored: Any = None
 ) -> None:
     """Raise if an eager tensor on a CPU holds a label that names no class."""
     if size is None or "CPU" not in (labels.device or "CPU"):
@@ -674,11 +679,12 @@ def check_labels(
     if ignored is not None:
         wrong &= found != ignored
     if wrong.any():
-        bad = int(found[wrong].flat[0])
-        raise DomainError(
-            f"{loss}: {name} holds {bad}, but there are {size} classes, so a label is from 0 to "
-            f"{size - 1}" + ("" if ignored is None else f", or {int(ignored)} to be ignored")
-        )
+        rule = frontdoor.label_rule(loss, name, kind, size, ignored)
+        raise LabelError(f"{rule}; {int(found[wrong].flat[0])} was given")
+
+
+def _dtype_names(raw: Mapping[str, Tensor]) -> list[str]:
+    return ["real" if x.dtype.is_floating else "int" for x in raw.values()]
 
 
 def _keras_mask(inputs: Any) -> Any:
@@ -696,6 +702,12 @@ def _tensor(x: Any) -> Tensor:
     """A tensor of the dtype that was given; Keras's own variables included."""
     if isinstance(x, tf.Tensor):
         return x
+    if isinstance(x, tf.RaggedTensor | tf.SparseTensor):
+        dense = "tf.sparse.to_dense(x)" if isinstance(x, tf.SparseTensor) else "x.to_tensor()"
+        raise ArgumentError(
+            f"a {type(x).__name__} was given, but a loss takes dense tensors; pass {dense}, with "
+            "sample_weight= or mask= where padding must not count"
+        )
     return tf.convert_to_tensor(x.value if isinstance(x, keras.Variable) else x)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from lossbridge import frontdoor
 from lossbridge.combine import Combination
-from lossbridge.errors import ArgumentError, BackendUnavailable, shown
+from lossbridge.errors import ArgumentError, BackendUnavailable, ShapeError, listed, shown
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
@@ -81,6 +81,21 @@ class _Compiled:
         self._settings, self._dtype_given, self._bound = settings, dtype, bound
         self._engine = Engine(bound, dtype) if BACKEND == "tensorflow" else _Foreign(bound)
 
+    def __getattr__(self, name: str) -> Any:
+        """A setting, as it was given to the constructor."""
+        bound = self.__dict__.get("_bound")
+        if bound is not None and name in (known := frontdoor.settings_of(bound)):
+            return known[name]
+        above = getattr(super(), "__getattr__", None)  # a layer on PyTorch has one
+        if above is not None:
+            return above(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_made" in self.__dict__ and name in frontdoor.settings_of(self._bound):
+            frontdoor.refuse_setting(self._bound.form.name, name, getattr(self, name), value)
+        super().__setattr__(name, value)
+
     @property
     def bound(self) -> Bound:
         """The loss with its settings."""
@@ -102,7 +117,7 @@ class _Compiled:
         return found.source("fused" if wrt else "plain", wrt)
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{k}={shown(v)}" for k, v in self._settings.items())
+        given = ", ".join(f"{k}={_written(v)}" for k, v in self._settings.items())
         return f"{type(self).__name__}({given})"
 
     def _config(self) -> dict[str, Any]:
@@ -128,6 +143,13 @@ class _Compiled:
             return make(**settings, **config)
         definitions = tuple(d for spec in specs for d in frontdoor.as_form(spec).definitions)
         return make(**settings, **config, _form=Form(name, definitions))
+
+
+def _written(value: Any) -> str:
+    """A setting as one would write it, where that is short."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k!r}: {_written(v)}' for k, v in value.items())}}}"
+    return repr(value) if isinstance(value, list | tuple) and len(value) <= 8 else shown(value)
 
 
 def _plain(value: Any) -> Any:
@@ -200,6 +222,7 @@ class Loss(_Compiled, keras.losses.Loss):
         )
         self.reduction = reduction
         self._fast: dict[Any, Any] = {}
+        self.__dict__["_made"] = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 2 and not kwargs:
@@ -216,7 +239,7 @@ class Loss(_Compiled, keras.losses.Loss):
                 if fast is not None:
                     run, direct, check, compute, out, options = fast
                     if check is not None:
-                        check_labels(self.bound.form.name, check[0], y_true, *check[1:])
+                        check_labels(self.bound.form.name, *check[:2], y_true, *check[2:])
                     if direct is not None and not gradient_types((y_pred, y_true)):
                         (value,) = direct(y_pred, y_true)
                     else:
@@ -248,7 +271,10 @@ class Loss(_Compiled, keras.losses.Loss):
         if second.dtype == "real" and not y_true.dtype.is_floating:
             return
         shapes = {n: tuple(x.shape) for n, x in given.items()}
-        lengths = frontdoor.axis_lengths(dict(spec.inputs), shapes, engine.name)
+        try:
+            lengths = frontdoor.axis_lengths(dict(spec.inputs), shapes, engine.name)
+        except ShapeError:
+            return  # for the call itself to say, with what would fit
         options = engine.options(True, False, False)
         found = kernel(spec, numbers, options)
         if found.plan.calls or found.names != tuple(spec.inputs):
@@ -256,7 +282,7 @@ class Loss(_Compiled, keras.losses.Loss):
         check = None
         if second.name == "index" and second.of in lengths:
             name = tuple(spec.inputs)[1]
-            check = (name, lengths[second.of][0], dict(numbers).get("ignore_index"))
+            check = (name, second, lengths[second.of][0], dict(numbers).get("ignore_index"))
         # Nothing to cast, and few enough ops: where nobody differentiates, the emitted function.
         wide = {y_pred.dtype, compute, out, y_true.dtype if second.dtype == "real" else compute}
         small = len(wide) == 1 and found.small("plain", (), (y_pred, y_true))
@@ -353,6 +379,7 @@ class LossLayer(_Compiled, keras.layers.Layer):
             shape = [_size(self.bound, size) for size in weight.sizes.values()]
             self._weight(key, shape, weight.init)
         self.built = True
+        self.__dict__["_made"] = True
 
     def _weight(self, key: str, shape: Sequence[int], init: str | float) -> None:
         variable = self.add_weight(
@@ -566,6 +593,11 @@ class CombinedLayer(LossLayer):
             self.add_loss(value)
         return value
 
+    def __repr__(self) -> str:
+        parts = {"losses": self._children.value, **self._settings}
+        given = ", ".join(f"{k}={_written(v)}" for k, v in parts.items())
+        return f"{type(self).__name__}({given})"
+
     def get_config(self) -> dict[str, Any]:
         save = keras.saving.serialize_keras_object
         return {
@@ -728,7 +760,12 @@ def combination_of(made: Combination) -> type:
     cls = type(
         made.name,
         (CombinedLayer,),
-        {"combination": made, "__module__": "lossbridge.keras", "__doc__": made.doc},
+        {
+            "combination": made,
+            "__module__": "lossbridge.keras",
+            "__doc__": made.doc,
+            "__signature__": _Lazy(lambda: made.signature),
+        },
     )
     return keras.saving.register_keras_serializable(PACKAGE, made.name)(cls)  # type: ignore
 
@@ -736,6 +773,7 @@ def combination_of(made: Combination) -> type:
 def compile(source: Any, **settings: Any) -> Any:
     """A native loss of a specification, a definition, or the path of a specification file."""
     form = frontdoor.as_form(source)
+    frontdoor.check_uses(form)
     cls = CompiledLoss if is_loss(form) else CompiledLayer
     return cls(_form=form, **settings)
 
@@ -829,6 +867,8 @@ class WithLoss(keras.Model):
 
     def _named(self, y: Any, y_pred: Any) -> dict[str, Any]:
         """What the model gives and the targets, under the loss's own names."""
+        if isinstance(self.endpoint, CombinedLayer):
+            return self._for_each(y, y_pred)
         names = list(self.endpoint.spec.inputs)
         given: dict[str, Any] = {}
         for value in (y_pred, y):
@@ -845,6 +885,34 @@ class WithLoss(keras.Model):
                         "and the targets give more"
                     )
                 given[free[0]] = self._targets(free[0], item) if value is y else item
+        return given
+
+    def _for_each(self, y: Any, y_pred: Any) -> dict[str, Any]:
+        """The outputs and targets of each of the losses in a combination, by its name."""
+        children, inputs = self.endpoint._children.value, self.endpoint.spec.inputs
+        given: dict[str, Any] = {}
+        for values in (y, y_pred):  # as Keras's losses take them
+            if values is None:
+                continue
+            if not isinstance(values, Mapping):
+                items = values if isinstance(values, list | tuple) else [values]
+                if len(items) != len(children):
+                    raise ArgumentError(
+                        f"{self.endpoint.bound.form.name} is made of {listed(children)}, but was "
+                        f"given {len(items)} outputs or targets; give one for each, or a "
+                        "dictionary by these names"
+                    )
+                values = dict(zip(children, items, strict=True))
+            for key, value in values.items():
+                if key in children:
+                    given[key] = (*given.get(key, ()), value)
+                elif key in inputs:
+                    given[key] = value
+                else:
+                    raise ArgumentError(
+                        f"{self.endpoint.bound.form.name} was given {shown(key)}, which names none "
+                        f"of its losses or inputs; they are {listed([*children, *inputs])}"
+                    )
         return given
 
     def _targets(self, name: str, x: Any) -> Any:
@@ -885,12 +953,18 @@ def with_loss(
     """A model that is trained by an endpoint loss, whose weights are trained and saved with it.
 
     The model's outputs become the loss's first inputs, in order (or by name, where the model
-    returns a dictionary), and the targets given to ``fit`` the others::
+    returns a dictionary), and the targets given to ``fit`` the others. A loss made of named losses
+    takes an output and a target for each, by these names or in their order::
 
         model = L.with_loss(network, L.ArcFaceLoss(num_classes=10, embedding_size=8))
         model.compile("adam")
         model.fit(x, labels)
     """
+    if isinstance(model, LossLayer | Loss) or not isinstance(loss, LossLayer | Loss):
+        raise ArgumentError(
+            f"with_loss takes a model and then a loss, but {type(model).__name__} and "
+            f"{type(loss).__name__} were given; write with_loss(model, loss)"
+        )
     if not isinstance(loss, LossLayer):
         raise ArgumentError(
             f"with_loss wires losses that are layers; {type(loss).__name__} is a keras Loss, so "

@@ -85,11 +85,17 @@ class Loss(nn.Module):
     def source(self) -> str: ...
     @property
     def bound(self) -> Bound: ...
+    reduction: str
+    normalizer: str
+    empty: str
+    forward: Callable[..., Tensor]
+    __call__: Callable[..., Tensor]
     def advance(self, steps: int = ...) -> None: ...
+    def reset_parameters(self) -> None: ...
 
-def compile(source: Spec | Definition | str | Path, **settings: Any) -> Any: ...
-def native(name: str, /, *arguments: Any, version: str | None = ..., **keywords: Any) -> Any: ...
-def reduce(values: Tensor, *args: Any, **kwargs: Any) -> Any: ...
+def compile(source: Spec | Definition | str | Path, **settings: Any) -> Loss: ...
+def native(name: str, /, *arguments: Any, version: str | None = ..., **keywords: Any) -> Loss: ...
+def reduce(values: Tensor, *args: Any, **kwargs: Any) -> Tensor: ...
 def as_hf(loss: nn.Module, shift_labels: bool = ...) -> Callable[..., Tensor]: ...
 
 class MSELoss(Loss):
@@ -125,6 +131,7 @@ class L1Loss(Loss):
 class HuberLoss(Loss):
     """Penalise the error quadratically within ``delta`` of zero, and linearly beyond."""
 
+    delta: float | Tensor
     def __init__(
         self,
         delta: float | Tensor = 1.0,
@@ -141,6 +148,7 @@ class HuberLoss(Loss):
 class SmoothL1Loss(Loss):
     """Penalise the error linearly, and quadratically within ``beta`` of zero."""
 
+    beta: float | Tensor
     def __init__(
         self,
         beta: float | Tensor = 1.0,
@@ -172,6 +180,9 @@ class LogCoshLoss(Loss):
 class PoissonNLLLoss(Loss):
     """Penalise a rate by the negative log-likelihood of counts under a Poisson distribution."""
 
+    log_input: bool
+    full: bool
+    eps: float | Tensor
     def __init__(
         self,
         log_input: bool = True,
@@ -190,6 +201,8 @@ class PoissonNLLLoss(Loss):
 class GaussianNLLLoss(Loss):
     """Penalise a mean and a variance by the negative log-likelihood of a Gaussian target."""
 
+    full: bool
+    eps: float | Tensor
     def __init__(
         self,
         full: bool = False,
@@ -207,6 +220,7 @@ class GaussianNLLLoss(Loss):
 class MAPELoss(Loss):
     """Penalise the absolute error in per cent of the target's size."""
 
+    eps: float | Tensor
     def __init__(
         self,
         eps: float | Tensor = 1e-07,
@@ -238,9 +252,10 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    pos_weight: float | Tensor | None
     def __init__(
         self,
-        pos_weight: float | Tensor | None = ...,
+        pos_weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -254,9 +269,13 @@ class BCEWithLogitsLoss(Loss):
 class CrossEntropyLoss(Loss):
     """Penalise the negative log-probability of the labelled class."""
 
+    weight: float | Tensor | None
+    ignore_index: int
+    label_smoothing: float | Tensor
+    axis: int | None
     def __init__(
         self,
-        weight: float | Tensor | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
         ignore_index: int = -100,
         label_smoothing: float | Tensor = 0.0,
         *,
@@ -273,6 +292,8 @@ class CrossEntropyLoss(Loss):
 class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
+    gamma: float | Tensor
+    axis: int | None
     def __init__(
         self,
         gamma: float | Tensor = 2.0,
@@ -290,9 +311,12 @@ class FocalLoss(Loss):
 class NLLLoss(Loss):
     """Penalise the given log-probability of the labelled class."""
 
+    weight: float | Tensor | None
+    ignore_index: int
+    axis: int | None
     def __init__(
         self,
-        weight: float | Tensor | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
         ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
@@ -308,9 +332,10 @@ class NLLLoss(Loss):
 class BCELoss(Loss):
     """Penalise a yes-or-no probability by cross-entropy; prefer the form that takes logits."""
 
+    weight: float | Tensor | None
     def __init__(
         self,
-        weight: float | Tensor | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -324,6 +349,8 @@ class BCELoss(Loss):
 class BinaryFocalLoss(Loss):
     """Penalise the logit of a yes-or-no probability, and down-weight what is already right."""
 
+    alpha: float | Tensor
+    gamma: float | Tensor
     def __init__(
         self,
         alpha: float | Tensor = 0.25,
@@ -341,11 +368,17 @@ class BinaryFocalLoss(Loss):
 class LinearCrossEntropyLoss(Loss):
     """Penalise a linear classifier, whose weights the loss owns, by its cross-entropy."""
 
+    in_features: int
+    num_classes: int
+    weight: float | Tensor | None
+    ignore_index: int
+    label_smoothing: float | Tensor
+    axis: int | None
     def __init__(
         self,
         in_features: int,
         num_classes: int,
-        weight: float | Tensor | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
         ignore_index: int = -100,
         label_smoothing: float | Tensor = 0.0,
         *,
@@ -362,6 +395,8 @@ class LinearCrossEntropyLoss(Loss):
 class GeneralizedCrossEntropyLoss(Loss):
     """Penalise the labelled class's missing probability, less than cross-entropy where it is large."""
 
+    q: float | Tensor
+    axis: int | None
     def __init__(
         self,
         q: float | Tensor = 0.7,
@@ -379,6 +414,8 @@ class GeneralizedCrossEntropyLoss(Loss):
 class PolyCrossEntropyLoss(Loss):
     """Penalise logits by cross-entropy, the first term of whose power series weighs more."""
 
+    epsilon: float | Tensor
+    axis: int | None
     def __init__(
         self,
         epsilon: float | Tensor = 2.0,
@@ -396,9 +433,11 @@ class PolyCrossEntropyLoss(Loss):
 class RankingSoftmaxLoss(Loss):
     """Penalise a list's scores by the cross-entropy of its softmax from the items' relevance."""
 
+    weight: float | Tensor | None
+    axis: int | None
     def __init__(
         self,
-        weight: float | Tensor | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -428,6 +467,7 @@ class BinarySparsemaxLoss(Loss):
 class SparsemaxLoss(Loss):
     """Penalise the labelled class's missing probability, classes far behind having none at all."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -444,6 +484,7 @@ class SparsemaxLoss(Loss):
 class FenchelYoungLoss(Loss):
     """Penalise scores by how far their smoothed maximum is above their product with the target."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -460,6 +501,7 @@ class FenchelYoungLoss(Loss):
 class HingeLoss(Loss):
     """Penalise a score linearly that is on the wrong side of the margin."""
 
+    margin: float | Tensor
     def __init__(
         self,
         margin: float | Tensor = 1.0,
@@ -491,6 +533,7 @@ class SoftMarginLoss(Loss):
 class HingeEmbeddingLoss(Loss):
     """Penalise a distance that is large (label 1), or that is less than the margin (label -1)."""
 
+    margin: float | Tensor
     def __init__(
         self,
         margin: float | Tensor = 1.0,
@@ -507,6 +550,7 @@ class HingeEmbeddingLoss(Loss):
 class MarginRankingLoss(Loss):
     """Penalise two scores in the wrong order: label 1 wants the first higher, -1 the second."""
 
+    margin: float | Tensor
     def __init__(
         self,
         margin: float | Tensor = 0.0,
@@ -520,11 +564,15 @@ class MarginRankingLoss(Loss):
 class MultiMarginLoss(Loss):
     """Penalise every class whose score is not below the labelled one's by the margin."""
 
+    p: float | Tensor
+    margin: float | Tensor
+    weight: float | Tensor | None
+    axis: int | None
     def __init__(
         self,
         p: float | Tensor = 1.0,
         margin: float | Tensor = 1.0,
-        weight: float | Tensor | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -539,6 +587,7 @@ class MultiMarginLoss(Loss):
 class MultiLabelMarginLoss(Loss):
     """Penalise every class outside a set whose score is not 1 below that of each one inside."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -555,9 +604,11 @@ class MultiLabelMarginLoss(Loss):
 class MultiLabelSoftMarginLoss(Loss):
     """Penalise the logits of several yes-or-no labels by the mean of their cross-entropies."""
 
+    weight: float | Tensor | None
+    axis: int | None
     def __init__(
         self,
-        weight: float | Tensor | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -572,6 +623,7 @@ class MultiLabelSoftMarginLoss(Loss):
 class SquaredHingeLoss(Loss):
     """Penalise a score quadratically that is on the wrong side of the margin."""
 
+    margin: float | Tensor
     def __init__(
         self,
         margin: float | Tensor = 1.0,
@@ -588,6 +640,8 @@ class SquaredHingeLoss(Loss):
 class MulticlassHingeLoss(Loss):
     """Penalise the best score among the other classes that is not below the labelled one's."""
 
+    margin: float | Tensor
+    axis: int | None
     def __init__(
         self,
         margin: float | Tensor = 1.0,
@@ -620,6 +674,7 @@ class PerceptronLoss(Loss):
 class MulticlassPerceptronLoss(Loss):
     """Penalise the best class's score by how far it is above the labelled one's."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -636,6 +691,7 @@ class MulticlassPerceptronLoss(Loss):
 class KLDivLoss(Loss):
     """Penalise log-probabilities by their relative entropy from a target distribution."""
 
+    log_target: bool
     def __init__(
         self,
         log_target: bool = False,
@@ -667,6 +723,7 @@ class GeneralizedKLDivLoss(Loss):
 class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
+    smooth: float | Tensor
     def __init__(
         self,
         smooth: float | Tensor = 1.0,
@@ -683,6 +740,9 @@ class DiceLoss(Loss):
 class TverskyLoss(Loss):
     """Penalise the lack of overlap of two masks; ``alpha`` weighs excess, ``beta`` what is missing."""
 
+    alpha: float | Tensor
+    beta: float | Tensor
+    smooth: float | Tensor
     def __init__(
         self,
         alpha: float | Tensor = 0.5,
@@ -701,6 +761,8 @@ class TverskyLoss(Loss):
 class GeneralizedDiceLoss(Loss):
     """Penalise the lack of overlap of several classes' masks, rare classes as much as common ones."""
 
+    eps: float | Tensor
+    smooth: float | Tensor
     def __init__(
         self,
         eps: float | Tensor = 1e-07,
@@ -718,6 +780,8 @@ class GeneralizedDiceLoss(Loss):
 class CosineEmbeddingLoss(Loss):
     """Penalise the angle of vectors that belong together (1), and closeness of others (-1)."""
 
+    margin: float | Tensor
+    axis: int | None
     def __init__(
         self,
         margin: float | Tensor = 0.0,
@@ -732,6 +796,11 @@ class CosineEmbeddingLoss(Loss):
 class TripletMarginLoss(Loss):
     """Penalise an anchor that is not nearer to its positive than to its negative by ``margin``."""
 
+    margin: float | Tensor
+    p: float | Tensor
+    eps: float | Tensor
+    swap: bool
+    axis: int | None
     def __init__(
         self,
         margin: float | Tensor = 1.0,
@@ -749,6 +818,7 @@ class TripletMarginLoss(Loss):
 class InfoNCELoss(Loss):
     """Penalise a query whose own key is not the most similar of the batch's keys."""
 
+    temperature: float | Tensor
     def __init__(
         self,
         temperature: float | Tensor = 0.07,
@@ -762,6 +832,11 @@ class InfoNCELoss(Loss):
 class ArcFaceLoss(Loss):
     """Penalise the angle between an embedding and its class centre, with an additive margin."""
 
+    num_classes: int
+    embedding_size: int
+    margin: float | Tensor
+    scale: float | Tensor
+    axis: int | None
     def __init__(
         self,
         num_classes: int,
@@ -782,6 +857,9 @@ class ArcFaceLoss(Loss):
 class TripletMarginWithDistanceLoss(Loss):
     """Penalise an anchor not nearer to its positive than to its negative, in a distance you give."""
 
+    margin: float | Tensor
+    swap: bool
+    axis: int | None
     def __init__(
         self,
         margin: float | Tensor = 1.0,
@@ -797,6 +875,7 @@ class TripletMarginWithDistanceLoss(Loss):
 class CosineSimilarityLoss(Loss):
     """Penalise vectors that do not point the same way by the negative cosine of their angle."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -813,6 +892,8 @@ class CosineSimilarityLoss(Loss):
 class CircleLoss(Loss):
     """Penalise an embedding less similar to its own label's than to the others', by a circle."""
 
+    gamma: float | Tensor
+    margin: float | Tensor
     def __init__(
         self,
         gamma: float | Tensor = 80.0,
@@ -830,6 +911,7 @@ class CircleLoss(Loss):
 class CosineDistanceLoss(Loss):
     """Penalise vectors that point apart: one minus the cosine of their angle."""
 
+    axis: int | None
     def __init__(
         self,
         *,
@@ -846,6 +928,7 @@ class CosineDistanceLoss(Loss):
 class NTXentLoss(Loss):
     """Penalise each pair of one label that is not more similar than its first sample's negatives."""
 
+    temperature: float | Tensor
     def __init__(
         self,
         temperature: float | Tensor = 0.07,
@@ -862,6 +945,8 @@ class NTXentLoss(Loss):
 class CTCLoss(Loss):
     """Penalise log-probabilities per time step by all alignments that spell the target."""
 
+    blank: int
+    zero_infinity: bool
     def __init__(
         self,
         blank: int = 0,
@@ -888,6 +973,8 @@ class WassersteinCriticLoss(Loss):
 class GradientPenaltyLoss(Loss):
     """Penalise a critic whose gradient between real and generated samples is not of norm 1."""
 
+    strength: float | Tensor
+    norm_target: float | Tensor
     def __init__(
         self,
         strength: float | Tensor = 10.0,
@@ -902,6 +989,7 @@ class GradientPenaltyLoss(Loss):
 class PDEResidualLoss(Loss):
     """Penalise a field that does not obey the heat equation at the given points."""
 
+    diffusivity: float | Tensor
     def __init__(
         self,
         diffusivity: float | Tensor = 1.0,
@@ -915,9 +1003,10 @@ class PDEResidualLoss(Loss):
 class PerceptualLoss(Loss):
     """Penalise the squared difference of feature maps, averaged over each map."""
 
+    layer_weight: float | Tensor | None
     def __init__(
         self,
-        layer_weight: float | Tensor | None = ...,
+        layer_weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
         normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
@@ -931,6 +1020,8 @@ class PerceptualLoss(Loss):
 class ElasticNetPenalty(Loss):
     """Penalise parameters by a mixture of their absolute values and half their squares."""
 
+    strength: float | Tensor
+    l1_ratio: float | Tensor
     def __init__(
         self,
         strength: float | Tensor = 0.0001,
@@ -945,6 +1036,7 @@ class ElasticNetPenalty(Loss):
 class L1Penalty(Loss):
     """Penalise the absolute values of parameters, which drives some of them to 0."""
 
+    strength: float | Tensor
     def __init__(
         self,
         strength: float | Tensor = 0.0001,
@@ -958,6 +1050,7 @@ class L1Penalty(Loss):
 class L2Penalty(Loss):
     """Penalise half the squares of parameters: weight decay, written as a loss."""
 
+    strength: float | Tensor
     def __init__(
         self,
         strength: float | Tensor = 0.0001,
@@ -971,6 +1064,8 @@ class L2Penalty(Loss):
 class LearnedPolynomialLoss(Loss):
     """Penalise the labelled class's missing probability by a polynomial with learned coefficients."""
 
+    num_terms: int
+    axis: int | None
     def __init__(
         self,
         num_terms: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -21,7 +21,7 @@ from lossbridge.errors import (
 from lossbridge.frontdoor import Bound, Calls
 from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, Weight
-from lossbridge_torch.fused import transformed
+from lossbridge_torch.fused import ordinary, transformed
 
 Lengths: TypeAlias = Mapping[str, Sequence["int | None"]]
 
@@ -64,8 +64,15 @@ def selected(bound: Bound, inputs: Mapping[str, Any]) -> int:
     return bound.select(dtype_kinds(bound, inputs), ranks)
 
 
-def checked(name: str, key: str, dtype: str, x: Any, lenient: bool = False) -> Tensor:
-    """A tensor whose dtype can carry what its kind states."""
+def checked(
+    name: str,
+    key: str,
+    dtype: str,
+    x: Any,
+    lenient: bool = False,
+    advise: Callable[[], str] | None = None,
+) -> Tensor:
+    """A tensor whose layout and dtype can carry what its kind states."""
     if not isinstance(x, Tensor):
         # torch takes the lengths of sequences as tuples too.
         whole = dtype == "int" and isinstance(x, list | tuple)
@@ -75,17 +82,33 @@ def checked(name: str, key: str, dtype: str, x: Any, lenient: bool = False) -> T
             f"{name}: {key} must be a tensor, but {shown(type(x).__name__)} was given; write "
             f"torch.as_tensor({key})"
         )
+    if x.layout is not torch.strided or x.is_nested:
+        what, dense = (
+            ("nested", "to_padded_tensor(0.0), with a mask")
+            if x.is_nested
+            else (f"sparse ({x.layout})", "to_dense()")
+        )
+        raise ArgumentError(f"{name}: {key} is {what}, but must be dense; pass {key}.{dense}")
     if dtype == "real" and not x.is_floating_point():
         if lenient and not x.is_complex():
             return x.to(torch.float32)
         raise DTypeError(
-            f"{name}: {key} holds real numbers, but its dtype is {x.dtype}; pass {key}.float()"
+            f"{name}: {key} holds real numbers, but its dtype is {x.dtype}; pass "
+            f"{f'{key}.real or {key}.abs()' if x.is_complex() else f'{key}.float()'}"
+            f"{'' if advise is None else advise()}"
         )
     if dtype == "int" and (x.is_floating_point() or x.is_complex()):
         raise DTypeError(
             f"{name}: {key} holds integers, but its dtype is {x.dtype}; pass {key}.long()"
+            f"{'' if advise is None else advise()}"
         )
+    if dtype == "int" and x.dtype in _UNSIGNED:
+        return x.long()
     return x
+
+
+# Few of torch's operations take these.
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def cast(spec: Spec, kind: Kind, x: Any) -> Any:
@@ -194,7 +217,7 @@ def unread(x: Tensor) -> bool:
         or x.device.type != "cpu"
         or x.numel() == 0
         or transformed()
-        or type(x) not in (Tensor, nn.Parameter)
+        or not ordinary((x,))
     )
 
 
@@ -289,8 +312,10 @@ def check_labels(
         if unread(labels):
             in_range = False
             continue
-        size = lengths[kind.of][0]
-        assert size is not None
+        (size,) = lengths.get(kind.of, (None,))
+        if size is None:
+            in_range = False
+            continue
         lowest, highest = (int(v) for v in torch.aminmax(labels))
         if lowest >= 0 and highest < size:
             continue
@@ -299,9 +324,6 @@ def check_labels(
         counted = labels if ignored is None else labels[labels != ignored]
         wrong = counted[(counted < 0) | (counted >= size)]
         if wrong.numel():
-            raise LabelError(
-                f"{name}: {key} is {kind}, so it lies from 0 to {size - 1}"
-                + ("" if ignored is None else f" or is ignore_index={ignored}")
-                + f"; {int(wrong[0])} was given"
-            )
+            rule = frontdoor.label_rule(name, key, kind, size, ignored)
+            raise LabelError(f"{rule}; {int(wrong[0])} was given")
     return in_range

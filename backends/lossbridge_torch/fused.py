@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from lossbridge.emit import emit, load
-from lossbridge.frontdoor import Bound
+from lossbridge.frontdoor import Bound, as_form
 from lossbridge.ir import Builder, Graph, inline, is_star
 from lossbridge.passes.canonicalise import canonicalise
 from lossbridge.passes.differentiate import differentiate, pull_back_all, push_forward
@@ -177,9 +177,7 @@ class Fused:
         self.index = index_sources(plan.spec)  # what sample weights and masks run over
         late = ("segments", "map_sizes")
         self.outside = tuple(
-            Outside(call, plan.spec)
-            for call in sorted(plan.calls, key=lambda c: c.op in late)
-            if call.op != "use"
+            Outside(call, plan.spec) for call in sorted(plan.calls, key=lambda c: c.op in late)
         )
         self._functions: dict[tuple[Any, ...], type[torch.autograd.Function]] = {}
 
@@ -252,7 +250,7 @@ def _make_function(
 
         @staticmethod
         def forward(*inputs: Tensor) -> Any:
-            chosen = run if transformed() else quick
+            chosen = quick if not transformed() and ordinary(inputs) else run
             value, *rest = chosen(*widened(inputs))
             if value.dtype != out:
                 value = value.to(out)
@@ -629,7 +627,8 @@ def fused_of(bound: Bound, which: int, weighted: bool, masked: bool) -> Fused:
 
 
 class Outside:
-    """A call outside the fused function: a port, its derivative, facts of the maps it returned.
+    """A call outside the fused function: a port, its derivative, facts of the maps it returned, or
+    another loss.
 
     Attributes, not a property of a frozen :class:`PortCall`: Dynamo follows a field of such an
     object, but breaks the graph on ``call.passed``.
@@ -638,12 +637,28 @@ class Outside:
     def __init__(self, call: PortCall, spec: Spec) -> None:
         self.name, self.op, self.port, self.wrt = call.name, call.op, call.port, call.wrt
         self.passed = call.passed  # names of the arguments, where they are inputs as they come
+        self.arguments = polished(call.arguments)
+        self.names = tuple(name for name, _ in self.arguments.inputs())
+        if call.op == "use":
+            self.keys, self.used = call.keys, spec.uses[call.port]
+            self.bound = _bound_use(self.used, call)
+            self.token = token_of(self.bound)
+            return
         port = spec.ports[call.port]
         self.output = str(port.output)
         self.maps = port.output.name == "maps"
         self.axes = port_axes(port)
-        self.arguments = polished(call.arguments)
-        self.names = tuple(name for name, _ in self.arguments.inputs())
+
+
+def _bound_use(used: Spec, call: PortCall) -> Bound:
+    """A used loss with the numbers that it is called with, and its defaults."""
+    fixed = dict(call.numbers)
+    defaults = {k: p.value for k, p in used.params.items() if k not in call.keys and k not in fixed}
+    numbers = (*call.numbers, *((k, v) for k, v in defaults.items() if v is not None))
+    reduction = used.reduction
+    return Bound(
+        as_form(used), (used,), {}, (numbers,), {}, reduction.kind, reduction.normalizer, None, {}
+    )
 
 
 def calls_of(token: int, which: int, weighted: bool, masked: bool) -> tuple[Outside, ...]:
@@ -676,6 +691,15 @@ def external(bound: Bound) -> Bound:
     was gone and its id used again.
     """
     return dataclasses.replace(bound, normalizer="external")
+
+
+_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+
+
+def ordinary(tensors: Iterable[Tensor]) -> bool:
+    """Whether these are tensors with numbers in them, and nobody traces: what the eager kernels
+    read. A subclass may only stand for one, and under a mode (FakeTensorMode) any tensor may."""
+    return not _modes() and all(type(x) is Tensor or type(x) is nn.Parameter for x in tensors)
 
 
 def dual_level() -> bool:

@@ -27,6 +27,7 @@ from lossbridge.errors import (
     UnsupportedError,
     listed,
     shown,
+    suggestion,
 )
 from lossbridge.frontdoor import Bound, Call, Form, Original
 from lossbridge.plan import Options, Plan
@@ -57,6 +58,7 @@ from lossbridge_torch.fused import (
     calls_of,
     dual_level,
     external,
+    ordinary,
     prepare,
     prepare_arguments,
     resolve,
@@ -65,7 +67,7 @@ from lossbridge_torch.fused import (
     transformed,
 )
 from lossbridge_torch.lowering import LOWERING
-from lossbridge_torch.ports import outside
+from lossbridge_torch.ports import given_to, outside
 
 __all__ = ["Loss", "as_hf", "class_of", "combination_class", "compile", "eject", "reduce"]
 
@@ -78,12 +80,10 @@ _autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", la
 
 def _facts(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """All that decides how a call runs; None where something else is going on around it."""
-    if transformed() or dual_level() or _autocast():
+    if transformed() or dual_level() or _autocast() or not ordinary(args):
         return None
     facts: list[Any] = [torch.is_grad_enabled()]
     for x in args:
-        if type(x) is not Tensor and type(x) is not nn.Parameter:
-            return None
         facts += (x.shape, x.dtype, x.requires_grad, x.device)
     return tuple(facts)
 
@@ -130,9 +130,31 @@ def _arranged(original: Original, inputs: Mapping[str, Tensor]) -> bool:
     return undo is not None or any(found[n] is not x for n, x in inputs.items())
 
 
+def _arguments(bound: Bound) -> Mapping[str, Any]:
+    """What a loss was made with, or the built-in that it stands for."""
+    original = bound.form.original
+    return frontdoor.settings_of(bound) if original is None else original.arguments
+
+
 def _real(spec: Spec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     """The inputs that stand for real numbers."""
     return [inputs[n] for n, kind in spec.inputs.items() if kind.dtype == "real"]
+
+
+def _given(bound: Bound, call: Call) -> list[Tensor]:
+    """The inputs as they were given, in the order of the specification."""
+    return [torch.as_tensor(call.inputs[n]) for n in bound.specs[0].inputs]
+
+
+def _shapes(bound: Bound, which: int, call: Call) -> dict[str, tuple[int, ...]]:
+    shapes = (tuple(x.shape) for x in _given(bound, call))
+    return dict(zip(bound.specs[which].inputs, shapes, strict=True))
+
+
+def _dtype_names(bound: Bound, call: Call) -> list[str]:
+    return [
+        "real" if x.is_floating_point() or x.is_complex() else "int" for x in _given(bound, call)
+    ]
 
 
 def _dtypes(
@@ -190,9 +212,10 @@ class Loss(nn.Module):
         settings = {**dict(zip(combination.arguments, args, strict=False)), **kwargs}
         unknown = [name for name in settings if name not in combination.arguments]
         if unknown or len(args) > len(combination.arguments):
+            near = suggestion(unknown[0], combination.arguments) if unknown else ""
             raise ArgumentError(
                 f"{combination.name} takes {listed(combination.arguments)}, but was given "
-                f"{listed(unknown) if unknown else f'{len(args)} arguments'}"
+                f"{listed(map(shown, unknown)) if unknown else f'{len(args)} arguments'}{near}"
             )
         if "losses" not in settings:
             raise ArgumentError(f"{combination.name} needs losses=, a mapping of names to losses")
@@ -204,19 +227,29 @@ class Loss(nn.Module):
         self.bound = bound
         self._shapes: dict[str, torch.Size] = {}  # of weights that are held in another
         for name, value in bound.arrays.items():
-            self.register_buffer(name, torch.as_tensor(value))
+            tensor = torch.as_tensor(value)
+            if isinstance(bound.given.get(name), list | tuple) and tensor.is_floating_point():
+                tensor = tensor.to(torch.get_default_dtype())
+            self.register_buffer(name, tensor)
         spec = bound.specs[0]
-        if bound.form.original is not None:
-            self._remember(bound.form.original, bound)
-        for name, weight in spec.weights.items():
-            shape = [
-                s if isinstance(s, int) else bound.sizes[s]
-                for s in (weight.sizes[axis] for axis in weight.kind.axes)
-            ]
-            self._own(name, initial(weight, shape))
+        self._remember(bound)
+        for name in spec.weights:
+            self._own(name, self._start(name))
         if spec.step:
             self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._register()
+
+    def _start(self, name: str) -> Tensor:
+        """A trainable weight as it starts."""
+        weight = self.bound.specs[0].weights[name]
+        sizes = [weight.sizes[axis] for axis in weight.kind.axes]
+        return initial(weight, [s if isinstance(s, int) else self.bound.sizes[s] for s in sizes])
+
+    def reset_parameters(self) -> None:
+        """Start the trainable weights anew, as after ``to_empty`` from the meta device."""
+        with torch.no_grad():
+            for name in self.bound.specs[0].weights:
+                self._weight(name).copy_(self._start(name))
 
     def _own(self, name: str, weight: Tensor) -> None:
         """Hold a trainable weight under its name, or as the built-in does."""
@@ -241,9 +274,9 @@ class Loss(nn.Module):
         assert original is not None
         return self.get_parameter(original.weights[name][0]).reshape(self._shapes[name])
 
-    def _remember(self, original: Original, bound: Bound) -> None:
-        """Keep the arguments where the built-in keeps them: as buffers and attributes."""
-        for name, value in original.arguments.items():
+    def _remember(self, bound: Bound) -> None:
+        """Keep the arguments where the built-ins keep theirs: as buffers and attributes."""
+        for name, value in _arguments(bound).items():
             if name in self._buffers:
                 continue
             param = bound.form.params.get(name)
@@ -256,15 +289,11 @@ class Loss(nn.Module):
         bound = self.__dict__.get("bound")
         if (
             bound is not None
-            and bound.form.original is not None
-            and name in bound.form.original.arguments
+            and name in _arguments(bound)
             and name not in bound.arrays
             and hasattr(self, name)
         ):
-            raise ArgumentError(
-                f"{bound.form.name} was made with {name}={shown(getattr(self, name))}, which is in "
-                f"its code; make another, with {name}={shown(value)}"
-            )
+            frontdoor.refuse_setting(bound.form.name, name, getattr(self, name), value)
         super().__setattr__(name, value)
 
     def _register(self) -> None:
@@ -320,7 +349,9 @@ class Loss(nn.Module):
         original = self.bound.form.original
         for name, value in (self.bound.given if original is None else original.given).items():
             if name in self.bound.arrays:
-                parts.append(f"{name}=tensor({torch.as_tensor(value).tolist()})")
+                held = self.get_buffer(name)  # as loading or training has left it
+                numbers = "..., device='meta'" if held.is_meta else str(held.tolist())
+                parts.append(f"{name}=tensor({numbers})")
             else:
                 parts.append(f"{name}={value!r}")
         return ", ".join(parts)
@@ -471,7 +502,13 @@ class Loss(nn.Module):
         if original is not None:
             inputs = as_real(original.calls, spec.inputs, inputs)
         for key, kind in spec.inputs.items():
-            inputs[key] = checked(name, key, kind.dtype, cast(spec, kind, inputs[key]))
+            inputs[key] = checked(
+                name,
+                key,
+                kind.dtype,
+                cast(spec, kind, inputs[key]),
+                advise=lambda: frontdoor.swapped(bound, "torch", _dtype_names(bound, call)),
+            )
             if bound.form.has_axis:
                 inputs[key] = moved(kind, inputs[key], bound.axis)
         if original is not None:
@@ -483,7 +520,12 @@ class Loss(nn.Module):
                 check_alike(name, alike)
             check_inside(name, original.calls, spec.inputs, inputs)
         shapes = {key: x.shape for key, x in inputs.items()}
-        lengths = frontdoor.axis_lengths(spec.inputs, shapes, name)
+        lengths = frontdoor.axis_lengths(
+            spec.inputs,
+            shapes,
+            name,
+            lambda: frontdoor.advice(bound, "torch", which, _shapes(bound, which, call)),
+        )
         first = inputs[next(iter(spec.inputs))]
         for key in spec.weights:
             inputs[key] = self._weight(key)
@@ -494,7 +536,7 @@ class Loss(nn.Module):
             )
             for axis, n in zip(spec.weights[key].kind.axes, inputs[key].shape, strict=True):
                 lengths.setdefault(axis, (n,))
-        check_labels(name, spec, dict(bound.numbers[which]), inputs, lengths)
+        in_range = check_labels(name, spec, dict(bound.numbers[which]), inputs, lengths)
         for key in bound.arrays:
             if key in spec.params:
                 inputs[key] = parameter(
@@ -536,6 +578,7 @@ class Loss(nn.Module):
             out,
             call.sample_weight is not None,
             call.mask is not None,
+            in_range,
         )
 
     def _run(
@@ -550,11 +593,27 @@ class Loss(nn.Module):
         out: torch.dtype,
         weighted: bool,
         masked: bool,
+        in_range: bool = False,
     ) -> Tensor:
         for position, outer in enumerate(calls_of(token, which, weighted, masked)):
             arguments = None
             if outer.passed is None:
                 arguments = self._arguments(token, position, which, weighted, masked, inputs)
+            if outer.op == "use":
+                given = given_to(outer, arguments, inputs, compute)
+                inputs[outer.name] = self._run(
+                    outer.token,
+                    0,
+                    outer.used,
+                    dict(zip(outer.keys, given, strict=True)),
+                    {},
+                    ports,
+                    compute,
+                    compute,
+                    False,
+                    False,
+                )
+                continue
             inputs[outer.name] = outside(
                 self.bound.form.name, outer, arguments, inputs, ports, lengths, compute
             )
@@ -563,8 +622,10 @@ class Loss(nn.Module):
         if device != "meta" and torch.is_autocast_enabled(device):
             out = torch.promote_types(out, torch.float32)
             with torch.autocast(device, enabled=False):
-                return self._fused_call(token, which, inputs, compute, out, weighted, masked)
-        return self._fused_call(token, which, inputs, compute, out, weighted, masked)
+                return self._fused_call(
+                    token, which, inputs, compute, out, weighted, masked, in_range
+                )
+        return self._fused_call(token, which, inputs, compute, out, weighted, masked, in_range)
 
     def _arguments(
         self,
@@ -598,6 +659,7 @@ class Loss(nn.Module):
         out: torch.dtype,
         weighted: bool,
         masked: bool,
+        in_range: bool = False,
     ) -> Tensor:
         fused = resolve(token, which, weighted, masked)
         tensors = [inputs[n] for n in fused.names]
@@ -610,19 +672,22 @@ class Loss(nn.Module):
                 for n, x, kind in zip(fused.names, tensors, fused.kinds, strict=True)
                 if kind == "real" and x.requires_grad
             )
-        if (
-            not saved
-            and not torch.compiler.is_compiling()
-            and not transformed()
-            and (not dual_level())
-        ):
-            value = fused.eager(
-                *(
-                    x.to(compute) if kind == "real" else x
-                    for x, kind in zip(tensors, fused.kinds, strict=True)
-                )
-            )[0]
-            return value.to(out)
+        if not torch.compiler.is_compiling() and not transformed() and not dual_level():
+            widened = [
+                x.to(compute) if kind == "real" else x
+                for x, kind in zip(tensors, fused.kinds, strict=True)
+            ]
+            if not saved:
+                settled = fused.in_range if in_range else fused.eager
+                chosen = settled if ordinary(tensors) else fused.plain
+                return chosen(*widened)[0].to(out)
+            if ordinary(tensors):
+                # The same function as in every later call: gradient checkpointing compares what
+                # the two have saved.
+                casts = any(w is not x for w, x in zip(widened, tensors, strict=True))
+                apply = fused.direct(saved, compute, out, casts, in_range).apply
+                direct: Tensor = apply(*tensors)  # type: ignore[no-untyped-call]
+                return direct
         if torch.compiler.is_compiling():
             precision, wide = NAMES[compute], NAMES[out]
             attribute = f"{KERNEL}{token}_{which}_{weighted}_{masked}_{'_'.join(saved)}_" + (
@@ -827,6 +892,7 @@ def combination_class(combination: Combination) -> type[Loss]:
             "__qualname__": combination.name,
             "combination": combination,
             "__doc__": combination.doc,
+            "__signature__": combination.signature,
             "forward": _own_forward(),
         },
     )
@@ -839,6 +905,7 @@ class Compiled(Loss):
 def compile(source: Any, **settings: Any) -> Loss:
     """An instance of any loss: a specification, a defined function, or a path to a file."""
     form = frontdoor.as_form(source)
+    frontdoor.check_uses(form)
     loss = Compiled.__new__(Compiled)
     nn.Module.__init__(loss)
     loss.__dict__["form"] = form
@@ -896,6 +963,10 @@ def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Tensor]:
     ``shift_labels`` pairs each position's logits with the next position's label. Logits have the
     classes last, whatever the loss's own axis.
     """
+    if not isinstance(loss, Loss):
+        raise ArgumentError(
+            f"as_hf takes a loss, but {shown(loss)} was given; write L.as_hf(L.CrossEntropyLoss())"
+        )
     bound = loss.bound
     settings = {**bound.given, "reduction": "mean"}
     if bound.form.has_axis:
@@ -909,8 +980,15 @@ def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Tensor]:
         logits = (
             outputs["logits"]
             if isinstance(outputs, Mapping)
-            else (getattr(outputs, "logits", outputs))
+            else outputs[0]
+            if isinstance(outputs, tuple)
+            else getattr(outputs, "logits", outputs)
         )
+        if not isinstance(logits, Tensor):
+            raise ArgumentError(
+                "outputs has to be a model's output with logits, a tuple that begins with them, or "
+                f"the logits, but {shown(type(outputs).__name__)} was given"
+            )
         if shift_labels:
             logits, labels = logits[..., :-1, :], labels[..., 1:]
         labels = labels.to(logits.device)

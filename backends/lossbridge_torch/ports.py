@@ -38,7 +38,7 @@ def outside(
         return torch.repeat_interleave(
             torch.arange(len(sizes), device=device), table, output_size=sum(sizes)
         )
-    given = _given(call, arguments, inputs, compute)
+    given = given_to(call, arguments, inputs, compute)
     function = ports[call.port]
     if call.op == "derivative":
         result: Any = _slope(function, given, call.wrt)
@@ -61,13 +61,13 @@ def outside(
     return result
 
 
-def _given(
+def given_to(
     call: Outside,
     arguments: Callable[..., Sequence[Tensor]] | None,
     inputs: Mapping[str, Any],
     compute: torch.dtype,
 ) -> list[Tensor]:
-    """What a port is called with; computed values come in the dtype of what they come from."""
+    """What a port or a used loss is called with; what is computed comes in its source's dtype."""
     if call.passed is not None:
         return [inputs[n] for n in call.passed]
     assert arguments is not None

@@ -83,6 +83,14 @@ def resolve(name: str) -> Any:
         return as_form(load_definition(Path(path), attribute))
     if path.endswith(".json") or Path(path).is_file():
         return as_form(path)
+    from lossbridge.combine import COMBINATIONS
+
+    if name in COMBINATIONS:
+        raise ArgumentError(
+            f"{name} is made of losses that only Python can give it, such as "
+            f"L.{name}({{'depth': L.HuberLoss(), 'label': L.CrossEntropyLoss()}}); write its "
+            "specification with lossbridge.dump(loss.spec, path), and give that path"
+        )
     known = [*forms(), *catalogue()]
     raise ArgumentError(
         f"there is no loss {name!r}; `lossbridge list` shows them{suggestion(name, known)}; a loss "
@@ -133,6 +141,19 @@ def backend(platform: str) -> Any:
             f"the platform {platform} is not installed here ({error}); install it with: "
             f'pip install "lossbridge[{platform if platform != "keras" else "tensorflow-cpu"}]"'
         ) from None
+
+
+def writer(platform: str, verb: str) -> Callable[..., str]:
+    """What a platform writes source with: ``source`` or ``eject``, if it does."""
+    from lossbridge.errors import UnsupportedError
+
+    found: Callable[..., str] | None = getattr(backend(platform), verb, None)
+    if found is None:
+        raise UnsupportedError(
+            f"the platform {platform} has no {verb}, so it writes no source; write --to torch, "
+            "keras or jax"
+        )
+    return found
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -232,7 +253,7 @@ def show(
             )
         ]
     if platform is not None:
-        document["source"] = backend(platform).source(bound)
+        document["source"] = writer(platform, "source")(bound)
     if as_json:
         echo_json(document)
         return 0
@@ -283,7 +304,7 @@ def compile_(
 
     form = resolve(loss)
     bound = bind(form, to, parse_settings(settings or []))
-    source = backend(to).source(bound)
+    source = writer(to, "source")(bound)
     if as_json:
         echo_json(
             {
@@ -311,14 +332,14 @@ def eject(
 
     form = resolve(loss)
     bound = bind(form, to, parse_settings(settings or []))
-    source = backend(to).eject(bound, form.name)
+    source = writer(to, "eject")(bound, form.name)
     if as_json:
         save(source, output) if output is not None else None
         echo_json({"class": form.name, "platform": to, "file": output, "source": source})
         return 0
     save(source, output)
     if output is not None:
-        print(f"wrote {output}: class {form.name}, imports only its framework")
+        print(f"wrote {output}: {form.name}, imports only its framework")
     return 0
 
 

@@ -425,7 +425,7 @@ def test_k7_predictions_behind_a_softmax_are_refused(data: dict[str, Any]) -> No
 
 def test_k7_labels_out_of_range_raise_or_give_nan() -> None:
     loss, labels, logits = L.CrossEntropyLoss(), tf.constant([0, 3]), tf.zeros((2, 3))
-    with pytest.raises(DomainError, match="labels holds 3"):
+    with pytest.raises(DomainError, match="from 0 to 2 or is ignore_index=-100; 3 was given"):
         loss(labels, logits)
     for jit in (False, True):
         run = tf.function(loss, jit_compile=jit)
@@ -806,3 +806,98 @@ def test_ejected_files_stand_alone_and_are_equal_bit_for_bit(tmp_path: Path) -> 
     for k, (value, slope) in enumerate(wanted):
         np.testing.assert_array_equal(found[f"value{k}"], value)
         np.testing.assert_array_equal(found[f"gradient{k}"], slope)
+
+
+# --- what users of Keras do besides --------------------------------------------------------------
+
+
+def test_settings_are_attributes_and_changing_one_is_refused() -> None:
+    loss = L.FocalLoss(gamma=3.0)
+    assert (loss.gamma, loss.reduction, loss.axis) == (3.0, "mean", None)
+    assert L.CrossEntropyLoss().weight is None
+    loss.gamma = 3
+    for name, value in (("gamma", 1.0), ("reduction", "none")):
+        with pytest.raises(ArgumentError, match=f"make another, with {name}="):
+            setattr(loss, name, value)
+    layer = L.ArcFaceLoss(3, 4, margin=0.25)
+    assert (layer.margin, layer.num_classes) == (0.25, 3)
+    with pytest.raises(ArgumentError, match="margin"):
+        layer.margin = 0.5
+    with pytest.raises(AttributeError, match="gama"):
+        loss.gama  # noqa: B018
+
+
+def test_class_weights_as_a_list_are_saved(tmp_path: Path) -> None:
+    loss = L.CrossEntropyLoss(weight=[1.0, 2.0, 3.0])
+    assert repr(loss) == "CrossEntropyLoss(weight=[1.0, 2.0, 3.0])"
+    labels, logits = tf.constant([0, 1, 2]), tf.constant(np.eye(3, dtype="float32"))
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    array = L.CrossEntropyLoss(weight=np.array([1.0, 2.0, 3.0], "float32"))
+    assert loss(labels, logits) == again(labels, logits) == array(labels, logits)
+
+
+@pytest.mark.parametrize("kind", ["ragged", "sparse"])
+def test_tensors_that_are_not_dense_are_refused_by_name(kind: str) -> None:
+    dense = tf.ones((2, 2))
+    given = tf.RaggedTensor.from_tensor(dense) if kind == "ragged" else tf.sparse.from_dense(dense)
+    with pytest.raises(ArgumentError, match=r"to_tensor\(\)|to_dense\(x\)"):
+        L.MSELoss()(given, dense)
+
+
+def test_the_call_that_a_message_gives_works() -> None:
+    labels, logits = tf.constant([0, 1, 2]), tf.constant(np.eye(3, 4, dtype="float32"))
+    right = L.CrossEntropyLoss()(labels, logits)
+    with pytest.raises(ShapeError, match=r"pass tf.cast\(target, 'int64'\)"):
+        L.CrossEntropyLoss()(tf.cast(labels, "float32"), logits)
+    with pytest.raises(ShapeError, match=r"pass tf.cast\(labels, 'float32'\)"):
+        L.CrossEntropyLoss()(tf.one_hot(labels, 4, dtype="int32"), logits)
+    with pytest.raises(DTypeError, match=r"write loss\(labels, logits\)"):
+        L.CrossEntropyLoss()(logits, labels)
+    np.testing.assert_allclose(
+        L.CrossEntropyLoss()(tf.one_hot(labels, 4), logits), right, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("shape", ["dictionary", "list"])
+def test_with_loss_trains_a_combination_by_the_names_of_its_losses(
+    shape: str, data: dict[str, Any], tmp_path: Path
+) -> None:
+    losses = {"depth": L.MSELoss(), "label": L.CrossEntropyLoss()}
+    inputs = keras.Input((6,))
+    outputs = {
+        "label": keras.layers.Dense(3)(inputs),
+        "depth": keras.layers.Dense(1)(inputs),
+    }
+    targets = {"depth": data["target"], "label": data["labels"]}
+    named = shape == "dictionary"
+    network = keras.Model(inputs, outputs if named else [outputs[n] for n in losses])
+    model = L.with_loss(network, L.UncertaintyWeightedLoss(losses))
+    model.compile(keras.optimizers.SGD(0.0))
+    given = targets if named else [targets[n] for n in losses]
+    first = model.evaluate(data["x"], given, batch_size=48, verbose=0)
+    found = network(data["x"])
+    depth, label = (found[n] for n in losses) if named else found
+    parts = losses["depth"](data["target"], depth) + losses["label"](data["labels"], label)
+    np.testing.assert_allclose(first, 0.5 * parts, rtol=1e-6)
+    model.fit(data["x"], given, verbose=0)
+    assert len(model.trainable_variables) == 6
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        again.evaluate(data["x"], given, batch_size=48, verbose=0), first, rtol=1e-6
+    )
+
+
+def test_with_loss_says_what_it_was_given() -> None:
+    with pytest.raises(ArgumentError, match=r"write with_loss\(model, loss\)"):
+        L.with_loss(L.ArcFaceLoss(3, 4), network())
+    losses = {"depth": L.MSELoss(), "label": L.CrossEntropyLoss()}
+    model = L.with_loss(network(3), L.WeightedLoss(losses))
+    with pytest.raises(ArgumentError, match="depth, label, but was given 1"):
+        model.compute_loss(y=tf.zeros((4, 3)), y_pred=tf.zeros((4, 3)))
+    with pytest.raises(ArgumentError, match="'hight', which names none"):
+        model.compute_loss(y={"hight": tf.zeros(4)}, y_pred={})
+    assert repr(L.WeightedLoss(losses, {"depth": 0.5})) == (
+        "WeightedLoss(losses={'depth': MSELoss(), 'label': CrossEntropyLoss()}, "
+        "coefficients={'depth': 0.5})"
+    )

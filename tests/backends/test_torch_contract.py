@@ -1214,3 +1214,198 @@ def test_the_command_line_ejects_compiles_and_shows(tmp_path: Path) -> None:
     assert "class MSELoss(nn.Module)" in target.read_text()
     assert "def mse" in run("show", "MSELoss", "--platform", "torch")
     assert "def " in run("compile", "MSELoss", "--to", "torch")
+
+
+# --- what users of PyTorch do besides ------------------------------------------------------------
+
+
+def test_settings_are_attributes_and_changing_one_is_refused() -> None:
+    loss = L.CrossEntropyLoss(label_smoothing=0.1)
+    assert (loss.reduction, loss.ignore_index, loss.label_smoothing) == ("mean", -100, 0.1)
+    assert loss.weight is None
+    assert loss.state_dict() == {}
+    loss.reduction = "mean"  # says nothing new
+    for name, value in (("reduction", "none"), ("weight", torch.ones(3)), ("label_smoothing", 0)):
+        with pytest.raises(ArgumentError, match=f"make another, with {name}="):
+            setattr(loss, name, value)
+    weighted = L.CrossEntropyLoss(weight=torch.ones(3))
+    weighted.weight = torch.tensor([1.0, 20.0, 3.0])  # a buffer, as in torch
+    x, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    expected = nn.CrossEntropyLoss(weight=weighted.weight)(x, y)
+    torch.testing.assert_close(weighted(x, y), expected)
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 1, 2, 1], [0, -100, 2, 1]], ids=["all in range", "one ignored"]
+)
+@pytest.mark.parametrize(
+    "settings", [{}, {"label_smoothing": 0.1}, {"weight": torch.ones(3)}, {"reduction": "none"}]
+)
+def test_gradient_checkpointing_from_the_first_call_on(
+    labels: list[int], settings: dict[str, Any]
+) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    loss, y = L.CrossEntropyLoss(**settings), torch.tensor(labels)
+    x = torch.randn(4, 3, requires_grad=True)
+    found = []
+    for _ in range(2):
+        checkpoint(lambda x: loss(x, y), x, use_reentrant=False).sum().backward()
+        found.append(x.grad)
+        x.grad = None
+    loss(x, y).sum().backward()
+    torch.testing.assert_close(found[0], x.grad, rtol=0, atol=0)
+    torch.testing.assert_close(found[1], x.grad, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight": [1.0, 2.0, 3.0], "label_smoothing": 0.1}])
+def test_tensors_without_numbers_are_taken(settings: dict[str, Any]) -> None:
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        loss = L.CrossEntropyLoss(**settings)
+        x = torch.zeros(4, 3, requires_grad=True)
+        y = torch.zeros(4, dtype=torch.long)
+        for _ in range(2):
+            value = loss(x, y)
+            value.backward()
+        assert value.shape == ()
+        assert x.grad.shape == (4, 3)
+        assert loss(x.detach(), y).shape == ()
+
+
+def test_the_gradient_of_aot_autograd() -> None:
+    from functorch.compile import aot_function, nop
+
+    loss, y = L.CrossEntropyLoss(), torch.tensor([0, 1, -100, 2])
+    x = torch.randn(4, 3, requires_grad=True)
+    aot_function(loss, fw_compiler=nop)(x, y).backward()
+    (expected,) = torch.autograd.grad(loss(x, y), x)
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_a_tensor_subclass_gives_what_its_tensor_gives() -> None:
+    class Image(torch.Tensor):
+        pass
+
+    x, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, -100, 2])
+    loss = L.CrossEntropyLoss()
+    for given in ((x.as_subclass(Image), y), (x, y.as_subclass(Image))):
+        found = loss(*given).as_subclass(torch.Tensor)
+        torch.testing.assert_close(found, loss(x, y))
+        torch.testing.assert_close(
+            torch.autograd.grad(found, x)[0], torch.autograd.grad(loss(x, y), x)[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (lambda x: x.to_sparse(), ArgumentError, r"pass prediction.to_dense\(\)"),
+        (lambda x: torch.complex(x, x), DTypeError, "pass prediction.real"),
+        (
+            lambda x: torch.nested.nested_tensor([x[0], x[1]], layout=torch.jagged),
+            ArgumentError,
+            "to_padded_tensor",
+        ),
+    ],
+)
+def test_tensors_of_another_make_are_refused_by_name(given: Any, error: type, says: str) -> None:
+    x = torch.ones(2, 3)
+    with pytest.raises(error, match=says):
+        L.MSELoss()(given(x), x)
+
+
+def test_the_call_that_a_message_gives_works() -> None:
+    x, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    right = L.CrossEntropyLoss()(x, y)
+    with pytest.raises(ShapeError, match=r"pass target.long\(\)"):
+        L.CrossEntropyLoss()(x, y.float())
+    with pytest.raises(ShapeError, match=r"pass labels.reshape\(\(5,\)\)"):
+        L.CrossEntropyLoss()(x, y[:, None])
+    with pytest.raises(ShapeError, match=r"pass labels.float\(\)"):
+        L.CrossEntropyLoss()(x, nn.functional.one_hot(y, 3))
+    with pytest.raises(DTypeError, match=r"write loss\(logits, labels\)"):
+        L.CrossEntropyLoss()(y, x)
+    with pytest.raises(DTypeError, match=r"write loss\(logits, labels\)"):
+        L.CrossEntropyLoss()(labels=x, logits=y)
+    with pytest.raises(ShapeError, match=r"labels of shape \(5,\) would fit"):
+        L.CrossEntropyLoss()(labels=y[:4], logits=x)
+    wide = x.expand(2, 5, 3)
+    with pytest.raises(ShapeError, match=r"\(2, 5, 3\), with the classes at axis 1.*axis=-1"):
+        L.CrossEntropyLoss()(wide, y.expand(2, 5))
+    found = [
+        L.CrossEntropyLoss()(x, y.float().long()),
+        L.CrossEntropyLoss()(x, y[:, None].reshape((5,))),
+        L.CrossEntropyLoss()(x, nn.functional.one_hot(y, 3).float()),
+        L.CrossEntropyLoss(axis=-1)(wide, y.expand(2, 5)),
+    ]
+    for value in found:
+        torch.testing.assert_close(value, right)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.uint16])
+def test_labels_of_every_integer_dtype(dtype: Any) -> None:
+    x, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    torch.testing.assert_close(L.CrossEntropyLoss()(x, y.to(dtype)), L.CrossEntropyLoss()(x, y))
+
+
+def test_a_list_of_class_weights_has_the_default_dtype() -> None:
+    loss = L.CrossEntropyLoss(weight=[1, 2, 3])
+    assert loss.weight.dtype == torch.float32
+    assert repr(loss) == "CrossEntropyLoss(weight=tensor([1.0, 2.0, 3.0]))"
+
+
+def test_weights_start_anew_after_the_meta_device() -> None:
+    with torch.device("meta"):
+        loss = L.ArcFaceLoss(3, 4)
+    loss.to_empty(device="cpu")
+    nn.init.constant_(loss.centres, math.nan)
+    loss.reset_parameters()
+    assert loss.centres.isfinite().all()
+
+
+def combined(**inputs: Any) -> dict[str, Any]:
+    x, y = torch.linspace(-1, 2, 15).reshape(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    return {"a": (x, 2 * x), "b": (x, y), **inputs}
+
+
+def test_a_loss_with_class_centres_combines() -> None:
+    loss = L.UncertaintyWeightedLoss({"a": L.MSELoss(), "b": L.ArcFaceLoss(3, 3)})
+    names = {n for n, _ in loss.named_parameters()}
+    assert names == {"a_log_variance", "b_log_variance", "losses.b.centres"}
+    given = combined()
+    value = loss(**given)
+    value.backward()
+    assert loss.losses["b"].centres.grad.norm() > 0
+    parts = [child(*given[name]) for name, child in loss.losses.items()]
+    torch.testing.assert_close(value, 0.5 * (parts[0] + parts[1]))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_combination_read_from_its_file_is_the_same_loss(tmp_path: Path, compiled: bool) -> None:
+    from lossbridge import dump
+
+    made = L.WeightedLoss({"a": L.HuberLoss(2.0), "b": L.CrossEntropyLoss()}, {"a": 0.25})
+    dump(made.spec, tmp_path / "both.json")
+    read = L.compile(tmp_path / "both.json")
+    run = torch.compile(read, backend="aot_eager", fullgraph=True) if compiled else read
+    (a, target), (b, labels) = combined().values()
+    a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
+    found = run(a_prediction=a, a_target=target, b_logits=b, b_labels=labels)
+    expected = made(a=(a, target), b=(b, labels))
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found, (a, b)), torch.autograd.grad(expected, (a, b)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_hf_outputs_as_a_tuple_and_what_is_no_loss() -> None:
+    x, y = torch.randn(2, 5, 7), torch.zeros(2, 5, dtype=torch.long)
+    run = L.as_hf(L.CrossEntropyLoss())
+    torch.testing.assert_close(run((x, "hidden states"), y), run({"logits": x}, y))
+    with pytest.raises(ArgumentError, match="begins with them"):
+        run(object(), y)
+    with pytest.raises(ArgumentError, match=r"L.as_hf\(L.CrossEntropyLoss\(\)\)"):
+        L.as_hf(L.CrossEntropyLoss)

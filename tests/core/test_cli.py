@@ -14,8 +14,8 @@ from lossbridge.spec import dumps
 pytest.importorskip("typer")
 
 
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = main(argv)
+def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str, str]:
+    code = main([str(word) for word in argv])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -130,3 +130,36 @@ def test_an_unknown_platform_is_a_usage_error(capsys: pytest.CaptureFixture[str]
     code, _, err = run(capsys, "compile", "MSELoss", "--to", "theano")
     assert code == 2
     assert "theano" in err
+
+
+@pytest.mark.parametrize("platform", ["torch", "keras", "jax"])
+def test_every_platform_shows_compiles_and_ejects(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, platform: str
+) -> None:
+    pytest.importorskip({"keras": "tensorflow"}.get(platform, platform))
+    code, shown, err = run(capsys, "show", "FocalLoss", "--platform", platform)
+    assert (code, err) == (0, "")
+    code, compiled, _ = run(capsys, "compile", "FocalLoss", "--to", platform)
+    assert (code, compiled) == (0, shown)
+    assert "def " in shown
+    target = tmp_path / "focal.py"
+    code, out, _ = run(capsys, "eject", "FocalLoss", "gamma=1.5", "--to", platform, "-o", target)
+    assert (code, out.split(":")[0]) == (0, f"wrote {target}")
+    compile(target.read_text(), str(target), "exec")
+    code, out, _ = run(capsys, "eject", "FocalLoss", "gamma=1.5", "--to", platform, "--json")
+    assert json.loads(out)["source"] == target.read_text()
+
+
+def test_a_platform_that_writes_no_source_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lossbridge.cli.commands.backend", lambda platform: object())
+    code, _, err = run(capsys, "eject", "MSELoss", "--to", "numpy")
+    assert code == 2
+    assert "has no eject" in err
+
+
+def test_a_combination_is_no_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "show", "WeightedLoss")
+    assert code == 2
+    assert "lossbridge.dump(loss.spec, path)" in err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lossbridge import combine, frontdoor
-from lossbridge.errors import ArgumentError
+from lossbridge.errors import ArgumentError, UnsupportedError
 from lossbridge.plan import Options
 from lossbridge.spec import dumps, loads
 
@@ -75,3 +75,26 @@ def test_groups_of_axes_of_different_rank_never_meet() -> None:
 def test_what_cannot_combine_says_so(build: object, says: str) -> None:
     with pytest.raises(ArgumentError, match=says):
         build()  # type: ignore[operator]
+
+
+def test_a_loss_with_classes_of_its_own_combines() -> None:
+    arc = frontdoor.bind(FORMS["ArcFaceLoss"], "torch", {"num_classes": 3, "embedding_size": 4})
+    spec = combine.weighted({"face": arc}).specs[0]
+    assert spec.inputs["face_labels"].of == "face_classes"
+    assert loads(dumps(spec)) == spec
+    with pytest.raises(UnsupportedError, match="centres"):
+        frontdoor.check_uses(frontdoor.as_form(spec))
+
+
+def test_coefficients_are_part_of_the_specification() -> None:
+    spec = combine.weighted(losses(), {"depth": 0.25}).specs[0]
+    assert {n: p.value for n, p in spec.params.items()} == {
+        "depth_coefficient": 0.25,
+        "label_coefficient": 1.0,
+    }
+    with pytest.raises(ArgumentError, match=r"coefficients\['depth'\] is a number"):
+        combine.weighted(losses(), {"depth": "half"})
+
+
+def test_the_signature_of_a_combination_names_its_arguments() -> None:
+    assert str(combine.COMBINATIONS["WeightedLoss"].signature) == "(losses, coefficients=None)"
