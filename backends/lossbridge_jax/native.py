@@ -4,31 +4,23 @@ What a call does: bind its arguments, choose the loss by the dtypes, move the cl
 the named axes, then run one compiled function. A call outside ``jax.jit`` is compiled too (once for
 each set of shapes and dtypes); inside a jit it is inlined. Dispatched one operation at a time it
 would cost a hundred times as much.
-
-Derivatives come from the graph, never from JAX's own rules for the operations in it, which differ
-at kinks: ``abs`` inside a sigmoid would make the second derivative 0 at 0. Each stage (the value,
-its gradients, their tangents) is a ``jax.custom_jvp`` whose rule is the next stage, made when asked
-for; so forward and reverse mode, nested in any order, see the stated derivative.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jax.experimental import checkify
 
 from lossbridge import frontdoor
 from lossbridge.combine import Combination
-from lossbridge.emit import emit, load, stand_alone
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
@@ -40,17 +32,11 @@ from lossbridge.errors import (
     suggestion,
 )
 from lossbridge.frontdoor import Bound, Call, Form
-from lossbridge.ir import Builder, Graph, inline, is_star
 from lossbridge.kinds import Kind
-from lossbridge.passes.canonicalise import canonicalise
-from lossbridge.passes.differentiate import differentiate, push_forward
-from lossbridge.passes.guard import guard
-from lossbridge.passes.legalise import legalise
-from lossbridge.passes.stabilise import stabilise
-from lossbridge.plan import Numbers, Options, PortCall, plan
+from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
-from lossbridge.trace import port_axes
-from lossbridge.verify import verify
+from lossbridge_jax.ejected import source
+from lossbridge_jax.engine import Array, DType, Run, compiled
 from lossbridge_jax.lowering import LOWERING
 
 __all__ = [
@@ -61,270 +47,9 @@ __all__ = [
     "class_of",
     "combination_of",
     "compile",
-    "eject",
     "functions_of",
     "reduce",
-    "source",
 ]
-
-Array: TypeAlias = Any  # a jax.Array, a tracer, or what jnp.asarray takes
-DType: TypeAlias = Any
-
-
-# --- stages: graphs as functions with their own derivatives --------------------------------------
-
-
-def _polished(graph: Graph) -> Graph:
-    return verify(guard(stabilise(canonicalise(verify(graph)))))
-
-
-@functools.lru_cache(maxsize=1024)
-def _derived(graph: Graph, wrt: tuple[str, ...]) -> Graph:
-    """The value with the gradients of unit incoming gradient, sharing subexpressions."""
-    return _polished(differentiate(graph, "value", wrt))
-
-
-@functools.lru_cache(maxsize=1024)
-def _pushed(graph: Graph, wrt: tuple[str, ...]) -> Graph:
-    """The tangents of all outputs, under the outputs' names."""
-    builder = Builder(graph.layout)
-    outputs = {}
-    for name, _ in graph.outputs:
-        one = push_forward(graph, name, wrt)
-        outputs[name] = inline(builder, one, {})[one.output("tangent")]
-    return _polished(builder.finish(**outputs))
-
-
-def _text(graph: Graph, name: str) -> str:
-    return emit(verify(guard(legalise(graph, LOWERING.native))), LOWERING, name)
-
-
-@functools.lru_cache(maxsize=1024)
-def _stage(graph: Graph) -> Callable[..., tuple[Array, ...]]:
-    """A function from the graph's inputs, in order, to its outputs, that knows its derivative."""
-    names = [name for name, _ in graph.inputs()]
-    real = {name for name, index in graph.inputs() if graph.nodes[index].type.dtype == "real"}
-    run = jax.custom_jvp(load(_text(graph, "loss"), LOWERING, "loss"))
-
-    def rule(primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Any, Any]:
-        outputs = run(*primals)
-        moving = {
-            name: tangent
-            for name, tangent in zip(names, tangents, strict=True)
-            if name in real and not isinstance(tangent, SymbolicZero)
-        }
-        if not moving:
-            return outputs, tuple(jnp.zeros_like(o) for o in outputs)
-        pushed = _pushed(graph, tuple(moving))
-        values = dict(zip(names, primals, strict=True))
-        values.update((f"tangent_{name}", tangent) for name, tangent in moving.items())
-        return outputs, _stage(pushed)(*(values[name] for name, _ in pushed.inputs()))
-
-    run.defjvp(rule, symbolic_zeros=True)
-    return run
-
-
-def _dims(order: Sequence[str], axes: Sequence[str], rank: int) -> dict[str, tuple[int, ...]]:
-    """The dimensions of each of ``axes`` in an array of this rank that has the axes ``order``."""
-    found: dict[str, tuple[int, ...]] = {}
-    at = 0
-    for axis in order:
-        width = rank - len(order) + 1 if is_star(axis) else 1
-        found[axis] = tuple(range(at, at + width))
-        at += width
-    return {axis: found[axis] for axis in axes}
-
-
-def _paired(gradient: Array, tangent: Array, order: Sequence[str], kept: Sequence[str]) -> Array:
-    """The product of a saved gradient and a tangent, summed over all axes but ``kept``."""
-    product = gradient * tangent
-    gone = [axis for axis in order if axis not in kept]
-    rank = product.ndim
-    dims = [d for ds in _dims(order, gone, rank).values() for d in ds]
-    total = jnp.sum(product, axis=tuple(dims)) if dims else product
-    left = [axis for axis in order if axis in kept]
-    if left != list(kept):
-        places = _dims(left, kept, total.ndim)
-        total = jnp.transpose(total, [d for axis in kept for d in places[axis]])
-    return total
-
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(
-    spec: Spec, numbers: Numbers, options: Options, compute: DType, out: DType
-) -> Callable[..., Array]:
-    """The fused function of a loss, its dtype policy inside the derivative rule.
-
-    A gradient stays in the compute dtype until it has met the incoming one, and is rounded once:
-    rounded to float16 before, 18 % of a real gradient would vanish under loss scaling.
-    """
-    prepared = plan(spec, numbers, options, LOWERING.native)
-    stable = prepared.stable
-    rows = dict(stable.inputs())
-    names = tuple(rows)
-    kinds = {name: stable.nodes[index].type.dtype for name, index in rows.items()}
-    orders = {name: stable.nodes[index].attr("order") for name, index in rows.items()}
-
-    def widened(arrays: Sequence[Array]) -> list[Array]:
-        return [
-            x.astype(compute) if kinds[name] == "real" else _whole(x) if kinds[name] == "int" else x
-            for name, x in zip(names, arrays, strict=True)
-        ]
-
-    @jax.custom_jvp
-    def run(*arrays: Array) -> Array:
-        return _stage(stable)(*widened(arrays))[0].astype(out)
-
-    def rule(primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
-        moving = {
-            name: tangent.astype(compute)
-            for name, tangent in zip(names, tangents, strict=True)
-            if kinds[name] == "real" and not isinstance(tangent, SymbolicZero)
-        }
-        if not moving:
-            value = run(*primals)
-            return value, jnp.zeros_like(value)
-        wrt = tuple(moving)
-        arrays = widened(primals)
-        if prepared.separable(wrt):
-            value, *gradients = _stage(_derived(stable, wrt))(*arrays)
-            tangent = sum(
-                _paired(gradient, moving[name], orders[name], prepared.value_axes)
-                for name, gradient in zip(wrt, gradients, strict=True)
-            )
-        else:
-            value = _stage(stable)(*arrays)[0]
-            pushed = _pushed(stable, wrt)
-            values = dict(zip(names, arrays, strict=True))
-            values.update((f"tangent_{name}", t) for name, t in moving.items())
-            tangent = _stage(pushed)(*(values[name] for name, _ in pushed.inputs()))[0]
-        return value.astype(out), tangent.astype(out)
-
-    run.defjvp(rule, symbolic_zeros=True)
-    return jax.jit(run, inline=True)
-
-
-def _whole(x: Array) -> Array:
-    """Integers wide enough for every comparison; unsigned ones beyond int32 stay out of range."""
-    if x.dtype in (jnp.uint32, jnp.uint64):
-        x = jnp.minimum(x, np.iinfo(np.int32).max)
-        return x.astype(jnp.int32)
-    return x.astype(jnp.promote_types(x.dtype, jnp.int32))
-
-
-@functools.lru_cache(maxsize=1024)
-def _arguments(graph: Graph) -> Callable[..., tuple[Array, ...]]:
-    return _stage(verify(stabilise(canonicalise(verify(graph)))))
-
-
-# --- one evaluation: ports and used losses first, then the fused function ------------------------
-
-
-class _Run:
-    """One call's arrays by name, the lengths of its axes, and what its ports returned."""
-
-    def __init__(
-        self,
-        name: str,
-        values: dict[str, Array],
-        lengths: Mapping[str, Sequence[int | None]],
-        ports: Mapping[str, Callable[..., Any]],
-        compute: DType,
-        seen: DType,
-    ) -> None:
-        self.name = name
-        self.values = values
-        self.lengths = lengths
-        self.ports = ports
-        self.compute = compute
-        self.seen = seen  # the dtype in which ports are given what was computed
-        self.maps: dict[str, list[int]] = {}
-
-    def __call__(self, spec: Spec, numbers: Numbers, options: Options, out: DType) -> Array:
-        prepared = plan(spec, numbers, options, LOWERING.native)
-        # How a port's maps are cut is known once it has returned them.
-        for call in sorted(prepared.calls, key=lambda c: c.op in ("segments", "map_sizes")):
-            self.values[call.name] = self._outside(spec, call)
-        run = _compiled(spec, numbers, options, self.compute, out)
-        return run(*(self.values[name] for name, _ in prepared.stable.inputs()))
-
-    def _outside(self, spec: Spec, call: PortCall) -> Array:
-        if call.op == "segments":
-            sizes = self.maps[call.port]
-            return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-        if call.op == "map_sizes":
-            return jnp.asarray(self.maps[call.port], self.compute)
-        if call.op == "use":
-            used = spec.uses[call.port]
-            given = dict(zip(call.keys, self._given(call, self.compute), strict=True))
-            missing = tuple(
-                (k, p.value)
-                for k, p in used.params.items()
-                if k not in given and k not in dict(call.numbers) and p.value is not None
-            )
-            inner = _Run(self.name, given, self.lengths, self.ports, self.compute, self.seen)
-            return inner(used, (*call.numbers, *missing), Options(), self.compute)
-        function: Callable[..., Any] = self.ports[call.port]
-        port = spec.ports[call.port]
-        if port.output.name == "maps" and call.op == "apply":
-            return self._joined(call, function(*self._given(call, self.seen)))
-        function = self._checked(call, port_axes(port), function)
-        for position in call.wrt:
-            function = _slope(function, position)
-        return function(*self._given(call, self.seen))
-
-    def _given(self, call: PortCall, dtype: DType) -> Sequence[Array]:
-        if call.passed is not None:
-            return [self.values[name] for name in call.passed]
-        names = [name for name, _ in call.arguments.inputs()]
-        arrays = [
-            v.astype(self.compute) if jnp.issubdtype(v.dtype, jnp.floating) else v
-            for v in (jnp.asarray(self.values[name]) for name in names)
-        ]
-        found = _arguments(call.arguments)(*arrays)
-        return [f.astype(dtype) if jnp.issubdtype(f.dtype, jnp.floating) else f for f in found]
-
-    def _checked(
-        self, call: PortCall, axes: Sequence[str], function: Callable[..., Any]
-    ) -> Callable[..., Array]:
-        """A port whose result has the shape it was declared with, or else says so."""
-
-        def run(*arguments: Array) -> Array:
-            result = jnp.asarray(function(*arguments))
-            wanted = tuple(n for axis in axes for n in self.lengths.get(axis, (None,)))
-            if None not in wanted and tuple(result.shape) != wanted:
-                raise ShapeError(
-                    f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its "
-                    f"result is [{', '.join(axes)}], here {wanted}; let it return "
-                    f"result.reshape({wanted})"
-                )
-            return result
-
-        return run
-
-    def _joined(self, call: PortCall, result: Any) -> Array:
-        """Feature maps as one array, each flattened behind the batch."""
-        maps = [jnp.asarray(m) for m in (result if isinstance(result, list | tuple) else [result])]
-        batch = maps[0].shape[0] if maps and maps[0].ndim else None
-        if any(m.ndim < 1 or m.shape[0] != batch for m in maps) or not maps:
-            raise ShapeError(
-                f"{self.name}: {call.port} returned maps of shapes "
-                f"{listed(str(tuple(m.shape)) for m in maps)}; each begins with the same batch"
-            )
-        sizes = [math.prod(m.shape[1:]) for m in maps]
-        known = self.maps.setdefault(call.port, sizes)
-        if known != sizes:
-            raise ShapeError(
-                f"{self.name}: {call.port} returned maps of {known} elements for one input and "
-                f"{sizes} for the other; give inputs of one shape"
-            )
-        return jnp.concatenate([m.reshape(batch, -1) for m in maps], axis=1)
-
-
-def _slope(function: Callable[..., Any], position: int) -> Callable[..., Any]:
-    """The derivative of the sum of a function's value in one of its arguments."""
-    return jax.grad(lambda *xs: jnp.sum(function(*xs)), argnums=position)
-
 
 # --- the loss ------------------------------------------------------------------------------------
 
@@ -503,7 +228,7 @@ class Loss(metaclass=_Meta):
         options = Options(
             bound.reduction, bound.normalizer, call.sample_weight is not None, call.mask is not None
         )
-        run = _Run(name, values, lengths, call.ports, compute, out)
+        run = Run(name, values, lengths, call.ports, compute, out)
         return run(spec, bound.numbers[which], options, out)
 
     def _input(self, key: str, kind: Kind, given: Any, call: Call | None = None) -> Array:
@@ -600,14 +325,14 @@ class Loss(metaclass=_Meta):
             return jax.tree.unflatten(
                 structure,
                 [
-                    _Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
+                    Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
                         spec, bound.numbers[0], options, leaf.dtype
                     )
                     for leaf in leaves
                 ],
             )
         parts = [
-            _Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
+            Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
                 spec, bound.numbers[0], options, compute
             )
             for leaf in leaves
@@ -950,7 +675,7 @@ class CombinedLoss(Loss):
         values.update((call.name, parts[call.port]) for call in prepared.calls)
         out = functools.reduce(jnp.promote_types, [part.dtype for part in parts.values()])
         compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
-        run = _compiled(spec, bound.numbers[0], options, compute, out)
+        run = compiled(spec, bound.numbers[0], options, compute, out)
         return run(*(values[n] for n, _ in prepared.stable.inputs()))
 
 
@@ -1130,129 +855,3 @@ def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
         return counted(logits, labels, normalizer_count=num_items_in_batch)
 
     return hf_loss
-
-
-# --- a loss as a file of its own -----------------------------------------------------------------
-
-_EJECTED = """
-
-def _cast(arrays, dtype):
-    return [x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in arrays]
-
-
-@jax.custom_jvp
-def _run(*arrays):
-    dtype = functools.reduce(jnp.promote_types, [arrays[k].dtype for k in REAL], jnp.float32)
-    return _value(*_cast(arrays, dtype))[0].astype(arrays[REAL[0]].dtype)
-
-
-def _rule(primals, tangents):
-    dtype = functools.reduce(jnp.promote_types, [primals[k].dtype for k in REAL], jnp.float32)
-    moving = [k for k in REAL if not isinstance(tangents[k], SymbolicZero)]
-    arrays = _cast(primals, dtype)
-    if not moving:
-        return _run(*primals), jnp.zeros_like(_run(*primals))
-    # Tangents meet the gradients in the dtype of the computation, and are rounded once.
-    value, tangent = _tangent(arrays, {k: tangents[k].astype(dtype) for k in moving})
-    return value.astype(primals[REAL[0]].dtype), tangent.astype(primals[REAL[0]].dtype)
-
-
-_run.defjvp(_rule, symbolic_zeros=True)
-_jitted = jax.jit(_run)
-"""
-
-
-def source(bound: Bound) -> str:
-    """The function that a training step runs: value and gradient, as stand-alone Python."""
-    spec, options = bound.specs[0], Options(bound.reduction, bound.normalizer)
-    prepared = plan(spec, bound.numbers[0], options, LOWERING.native)
-    first = next(
-        (n for n in prepared.differentiable if n in spec.inputs),
-        next(iter(prepared.differentiable), None),
-    )
-    graph = prepared.stable if first is None else _derived(prepared.stable, (first,))
-    return stand_alone(_text(graph, spec.name), LOWERING)
-
-
-def eject(bound: Bound, name: str) -> str:
-    """A file with the loss as a function called ``name``; it imports JAX and nothing of ours.
-
-    Settings are those of ``bound``; inputs come in the order of the specification, arrays given as
-    hyperparameters and trainable weights after them. A second derivative is JAX's own, of the
-    gradient in the file.
-    """
-    spec, numbers = bound.specs[0], bound.numbers[0]
-    options = Options(bound.reduction, bound.normalizer)
-    prepared = plan(spec, numbers, options, LOWERING.native)
-    if prepared.calls:
-        raise UnsupportedError(
-            f"{bound.form.name} calls functions that are given at the call, so "
-            "it cannot stand alone; use it from lossbridge.jax"
-        )
-    stable = prepared.stable
-    names = [n for n, _ in stable.inputs()]
-    real = [n for n, i in stable.inputs() if stable.nodes[i].type.dtype == "real"]
-    groups = [tuple(real[:1])] + ([tuple(real)] if len(real) > 1 else [])
-    pieces = [_text(stable, "_value")]
-    lines = ["", "", "def _tangent(arrays, tangents):"]
-    for k, wrt in enumerate(groups):
-        last = k == len(groups) - 1
-        places = [names.index(n) for n in wrt]
-        indent = "    " if last else "        "
-        if not last:
-            lines.append(f"    if set(tangents) == {{{places[0]}}}:  # the usual case: training")
-        if prepared.separable(wrt):
-            pieces.append(_text(_derived(stable, wrt), f"_fused{k}"))
-            lines += [f"{indent}value, *gradients = _fused{k}(*arrays)", f"{indent}tangent = 0.0"]
-            for at, (n, place) in enumerate(zip(wrt, places, strict=True)):
-                order = stable.nodes[dict(stable.inputs())[n]].attr("order")
-                lines += [
-                    f"{indent}if {place} in tangents:",
-                    f"{indent}    tangent += _paired(gradients[{at}], tangents[{place}], {order}, "
-                    f"{prepared.value_axes})",
-                ]
-            lines.append(f"{indent}return value, tangent")
-        else:
-            pushed = _pushed(stable, wrt)
-            pieces.append(_text(pushed, f"_pushed{k}"))
-            order = [n for n, _ in pushed.inputs()]
-            given = ", ".join(
-                f"arrays[{names.index(n)}]"
-                if n in names
-                else f"tangents.get({(k := names.index(n[8:]))}, jnp.zeros_like(arrays[{k}]))"
-                for n in order
-            )
-            lines.append(f"{indent}return _value(*arrays)[0], _pushed{k}({given})[0]")
-    call = [f"def {name}({', '.join(names)}):", f'    """{_quoted(spec.summary)}"""']
-    for n in names:
-        dtype = stable.nodes[dict(stable.inputs())[n]].type.dtype
-        call.append(
-            f"    {n} = {'_whole(' if dtype == 'int' else ''}jnp.asarray({n})"
-            f"{')' if dtype == 'int' else ''}"
-        )
-        if spec.numerics.dtype and n in real and n in spec.inputs:
-            call.append(f'    {n} = {n}.astype("{spec.numerics.dtype}")')
-        kind = spec.inputs.get(n)
-        if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
-            source_axis = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else str(bound.axis)
-            call.append(f"    {n} = jnp.moveaxis({n}, {source_axis}, -1)")
-    call.append(f"    return _jitted({', '.join(names)})")
-    own = [inspect.getsource(f) for f in (_whole, _paired)]
-    own.insert(1, inspect.getsource(_dims).replace("is_star(axis)", 'axis.startswith("*")'))
-    body = "\n\n".join(pieces) + _EJECTED + "\n".join(lines) + "\n\n\n" + "\n".join(call) + "\n"
-    indices = ", ".join(str(names.index(n)) for n in real)
-    text = stand_alone(
-        "\n\n".join(own) + f"\n\nREAL = [{indices}]  # the places of real inputs\n\n" + body,
-        LOWERING,
-    )
-    imports = (
-        "import functools\nfrom typing import Any\n\nimport jax\nimport numpy as np\n"
-        "from collections.abc import Callable, Sequence\n"
-        "from jax.custom_derivatives import SymbolicZero\n"
-    )
-    return text.replace("import math\n", "import math\n" + imports, 1)
-
-
-def _quoted(text: str) -> str:
-    """Text of a specification as the inside of a docstring."""
-    return "".join(c for c in text if c.isprintable() and c not in '\\"')

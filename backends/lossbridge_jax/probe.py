@@ -20,8 +20,9 @@ from lossbridge.migrate.sides import original
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 from lossbridge.witnesses import find
+from lossbridge_jax.ejected import eject, source
 from lossbridge_jax.lowering import LOWERING
-from lossbridge_jax.native import Loss, compile, eject, source
+from lossbridge_jax.native import Loss, compile
 from lossbridge_jax.train import train
 
 __all__ = ["PROBE", "wide"]

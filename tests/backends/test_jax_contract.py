@@ -184,10 +184,11 @@ def test_j4_no_call_retraces() -> None:
     x, y = logits(4, 3), labels(4, 3)
     L.FocalLoss(1.25)(x, y)
     with jax.log_compiles(False):
-        from lossbridge_jax.native import Options, _compiled
+        from lossbridge.plan import Options
+        from lossbridge_jax.engine import compiled
 
-        before = _compiled.cache_info().misses
-        run = _compiled(
+        before = compiled.cache_info().misses
+        run = compiled(
             L.FocalLoss(1.25).spec,
             L.FocalLoss(1.25).bound.numbers[0],
             Options("mean", "elements"),
@@ -199,7 +200,7 @@ def test_j4_no_call_retraces() -> None:
             L.FocalLoss(1.25)(x, y)
             L.focal(x, y, gamma=1.25, reduction="mean")
         assert run._cache_size() == 1
-        assert _compiled.cache_info().misses == before
+        assert compiled.cache_info().misses == before
 
 
 def test_j4_losses_are_frozen_and_survive_pickling() -> None:
@@ -551,7 +552,7 @@ def test_hf_adapter_divides_by_the_global_count() -> None:
 def test_an_ejected_file_stands_alone_and_is_equal_bit_for_bit(
     reduction: str, tmp_path: Path
 ) -> None:
-    from lossbridge_jax.native import eject
+    from lossbridge_jax.ejected import eject
 
     cases: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "mse": (L.MSELoss(reduction=reduction), (logits(8), logits(8, seed=1))),

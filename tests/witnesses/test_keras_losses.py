@@ -390,9 +390,9 @@ def test_inputs_of_any_dtype_are_taken(platform: str) -> None:
 def test_a_file_of_its_own_casts_too(platform: str) -> None:
     """What `lossbridge eject` writes computes what the object does."""
     loss = originals.ours(platform, "keras.losses.LogCosh", {"dtype": "bfloat16"})
-    home = "lossbridge_jax.native" if platform == "jax" else f"lossbridge_{platform}.ejected"
     names: dict[str, Any] = {}
-    exec(importlib.import_module(home).eject(loss.bound, "Ejected"), names)
+    home = importlib.import_module(f"lossbridge_{platform}.ejected")
+    exec(home.eject(loss.bound, "Ejected"), names)
     found = names["Ejected"]() if platform == "torch" else names["Ejected"]
     inputs = [_tensor(platform, x) for x in (SCORES, WANTED)]
     value, wanted = found(*inputs), loss(**dict(zip(loss.spec.inputs, inputs, strict=True)))

@@ -137,14 +137,14 @@ def test_a_mask_may_be_traced() -> None:
 
 def test_values_of_arrays_cost_no_new_compilation() -> None:
     loss = L.native("optax.losses.softmax_cross_entropy")
-    from lossbridge_jax.native import _compiled
+    from lossbridge_jax.engine import compiled
 
     x, y = jnp.asarray(X, jnp.float32), jnp.asarray(SOFT, jnp.float32)
     loss(x, y, where=jnp.asarray(ROWS))
-    before = _compiled.cache_info().misses
+    before = compiled.cache_info().misses
     for k in range(4):
         loss(x, y, where=jnp.arange(4) > k)
-    assert _compiled.cache_info().misses == before
+    assert compiled.cache_info().misses == before
 
 
 def test_a_function_is_one_of_single_samples() -> None:
