@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -168,6 +169,14 @@ def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, 
                 _divisor(a, b, power),
                 partial(_sampled, power),
             )
+    for name, kind in a.signature.inputs.items():
+        if kind.name in ("mask", "binary", "non_negative", "positive"):
+            for power in (1.0, -1.0):
+                yield (
+                    f"one divides by the sum of {name}, the other by how many there are of it",
+                    f"divide by the sum of {name} in {'b' if power > 0 else 'a'}",
+                    partial(_of_input, name, power),
+                )
     both = [next(_class_weights(side), None) for side in (a, b)]
     if both[0] is not None and both[1] is not None and both[0].shape == both[1].shape:
         ratio = both[1] / both[0] if np.all(both[0]) else np.zeros(2)
@@ -236,6 +245,12 @@ def _of_two_shapes(length: Length, divisor: Length, p: Pair) -> float:
 def _sampled(power: float, p: Pair) -> float:
     weights = p.probe.weights
     return 1.0 if weights is None else float((weights.sum() / weights.size) ** power)
+
+
+def _of_input(name: str, power: float, p: Pair) -> float | None:
+    given = np.asarray(p.inputs[name], np.float64)
+    total = float(given.mean()) if given.size else 0.0
+    return total**power if math.isfinite(total) and total > 0.0 else None
 
 
 def _weighted(weights: Any, power: float, mean: bool, p: Pair) -> float | None:
@@ -308,8 +323,8 @@ def of_constants(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
 def nearly(p: Pair, worst: float) -> Cause:
     """That two functions differ as by a small constant, where one of them is not known."""
     return Cause(
-        f"a small constant (epsilon), in one of them or at another place: they differ by {worst:.1g} "
-        f"of the value at most ({p.probe.id.partition('/')[2]}), elsewhere less"
+        "a small constant (epsilon), in one of them or at another place: they differ by "
+        f"{worst:.1g} of the value at most ({p.probe.id.partition('/')[2]}), elsewhere less"
     )
 
 

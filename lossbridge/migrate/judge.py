@@ -19,6 +19,7 @@ from lossbridge.migrate.comparison import Cause, Comparison, Example
 from lossbridge.migrate.probes import (
     CLASSES,
     HIDDEN,
+    SHAPES,
     Probe,
     Signature,
     probes,
@@ -207,6 +208,10 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         return _apart(a, b)
     ranks = _ranks(a.signature, b.signature)
     if not ranks:
+        most = max(_fixed(k) for s in (a.signature, b.signature) for k in s.inputs.values())
+        if most > max(SHAPES):
+            why = f"an input of {most} axes; the probes have {max(SHAPES)} at most"
+            return _comparison("undecided", a, b, [], [], (why,))
         return _apart(a, b)
     joint = _joint(a.signature, b.signature)
     weighted = a.takes_weights and b.takes_weights
@@ -564,8 +569,10 @@ def _fixed(kind: Kind) -> int:
 
 def _ranks(a: Signature, b: Signature) -> tuple[int, ...]:
     """The ranks of the widest input that both sides take, the plainest first."""
-    found = []
-    for rank in (2, 1, 3):
+    found: list[int] = []
+    for rank in (2, 1, 3, 4):
+        if rank == max(SHAPES) and found:
+            break  # images that are described so; all else is told at fewer axes
         fits = True
         for signature in (a, b):
             widest = max(signature.inputs.values(), key=lambda k: len(k.axes))

@@ -119,7 +119,7 @@ def in_order(signature: Signature) -> Signature:
     return replace(signature, inputs={n: signature.inputs[n] for n in reversed(names)})
 
 
-SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3)}
+SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3), 4: (4, 2, 5, 3)}
 """By the rank of the widest input: batch first and classes last, all lengths different."""
 CLASSES = 3
 """How many classes there are, unless a loss is made for another number."""

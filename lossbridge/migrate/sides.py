@@ -26,6 +26,7 @@ from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native, native, short
 from lossbridge.migrate.probes import (
     CLASSES,
+    SHAPES,
     Probe,
     Signature,
     in_order,
@@ -293,7 +294,7 @@ def _plain(x: Side) -> Iterator[Probe]:
     """The probes of the rank of its widest input, as far as there are any; or of sequences."""
     if x.signature.sequence:
         return sequence_probes(len(x.signature.inputs) > 2)
-    rank = min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), 3)
+    rank = min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), max(SHAPES))
     return probes(rank, classes=x.classes or CLASSES)
 
 

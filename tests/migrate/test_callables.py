@@ -636,3 +636,59 @@ def test_weights_of_labels_say_how_many_labels_there_are() -> None:
     assert compare(loss, torch.nn.BCEWithLogitsLoss(pos_weight=weight)).verdict == "same"
     found = compare(loss, torch.nn.BCEWithLogitsLoss())
     assert found.verdict == "different" and "pos_weight" in found.causes[0].text
+
+
+IMAGE = {"x": "real[n, c, h, w]", "y": "index(c)[n, h, w]"}
+
+
+def test_images_described_axis_by_axis_are_compared() -> None:
+    def last(x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.nll_loss(x.log_softmax(-1), y)
+
+    cross_entropy = torch.nn.functional.cross_entropy
+    found = compare(cross_entropy, torch.nn.CrossEntropyLoss(), inputs=IMAGE)
+    assert found.verdict == "same", str(found)
+    assert compare(last, torch.nn.CrossEntropyLoss(), inputs=IMAGE).verdict == "different"
+    held = lossbridge.record(cross_entropy, inputs=IMAGE)
+    assert compare(held, torch.nn.CrossEntropyLoss()).verdict == "same"
+
+
+def test_more_axes_than_the_probes_have_are_undecided() -> None:
+    five = dict.fromkeys(("x", "y"), "real[a, b, c, d, e]")
+    found = compare(squared, torch.nn.MSELoss(), inputs=five)
+    assert found.verdict == "undecided"
+    assert "an input of 5 axes; the probes have 4 at most" in found.notes
+
+
+def test_a_mean_over_what_a_mask_leaves_is_told_from_one_over_all() -> None:
+    inputs = {**CLASSES, "mask": "mask[n]"}
+
+    def each(x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x, y, reduction="none") * m
+
+    def of_the_mask(x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return each(x, y, m).sum() / m.sum()
+
+    def of_all(x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return each(x, y, m).mean()
+
+    found = compare(of_the_mask, of_all, inputs=inputs)
+    assert (found.verdict, found.factor) == ("same_up_to_factor", None)
+    assert found.causes[0].fix == "divide by the sum of mask in b"
+    assert compare(of_all, of_the_mask, inputs=inputs).causes[0].fix.endswith("in a")
+
+
+def test_targets_between_0_and_1_are_told_from_labels() -> None:
+    def focal(x: Tensor, y: Tensor) -> Tensor:
+        nll = torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+        return ((1 - torch.exp(-nll)) ** 2 * nll).mean()
+
+    def mixed(x: Tensor, y: Tensor) -> Tensor:
+        nll = torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+        p = x.sigmoid()
+        return ((1 - y * p - (1 - y) * (1 - p)) ** 2 * nll).mean()
+
+    inputs = {"x": "real[*batch]", "y": "probability[*batch]"}
+    found = compare(focal, mixed, inputs=inputs)
+    assert found.verdict == "different"
+    assert found.causes[0].text == "the values are equal for targets of 0 and 1, and for no others"
