@@ -401,8 +401,8 @@ def _of_soft_targets(pairs: Sequence[Pair]) -> Iterator[Cause]:
 
 
 UNEXPLAINED = (
-    "nothing that was tried makes them agree: a factor or a constant, one other argument, inputs "
-    "exchanged, a softmax, sigmoid, logarithm, square or root more or less, labels in other terms"
+    "nothing that was tried makes them agree: no factor, no constant, no one argument, no exchange "
+    "of inputs, and no function of one input or of the value"
 )
 
 

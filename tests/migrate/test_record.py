@@ -263,7 +263,8 @@ def changed(text: str, change: Callable[[Any], object]) -> str:
 
 def test_other_probes_are_refused_with_what_to_do(text: str) -> None:
     for change in (
-        lambda d: d["probes"].update(version=probes.VERSION + 1), lambda d: d["probes"].update(digest="0"),
+        lambda d: d["probes"].update(version=probes.VERSION + 1),
+        lambda d: d["probes"].update(digest="0"),
         lambda d: d.update(probes=None), lambda d: d.pop("probes"),
     ):  # fmt: skip
         with pytest.raises(RecordError, match=r"other probes.*make it again: lossbridge record"):
