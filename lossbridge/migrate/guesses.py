@@ -77,7 +77,7 @@ def _guesses(x: Side) -> Iterator[Guess]:
     for one, two in itertools.combinations(names, 2):
         if (kinds[one].axes, kinds[one].dtype) == (kinds[two].axes, kinds[two].dtype):
             yield Guess(
-                lambda given, one=one, two=two: {**given, one: given[two], two: given[one]},
+                _exchanged(one, two),
                 f"{one} and {two} of {{x}} are exchanged: so {{other}} gives the same values",
                 f"exchange {one} and {two} in one of them",
             )
@@ -100,6 +100,10 @@ def _guesses(x: Side) -> Iterator[Guess]:
                 f"{{other}} is what {{x}} gives for {what.format(target)} in place of {target}",
                 f"give {{x}} {what.format(target)}",
             )
+
+
+def _exchanged(one: str, two: str) -> Callable[[Inputs], Inputs]:
+    return lambda given: {**given, one: given[two], two: given[one]}
 
 
 def _applied(name: str, function: Callable[[Array], Array]) -> Callable[[Inputs], Inputs]:

@@ -828,8 +828,8 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
         return _comparison("undecided", a, b, pairs, [], (f"no probe ran on both sides: {said}",))
     broken = [p for p in inside if p.status == "raises"]
     inside = ran
-    known = bool(a.specs and b.specs)
-    if not known:
+    described = bool(a.specs and b.specs)
+    if not described:
         inside = _nearly(inside)
     finite = [p for p in inside if p.finite]
     if len(finite) > 1 and all(p.status != "value" for p in finite):
@@ -855,7 +855,7 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
                 return _comparison(
                     "same_up_to_factor", a, b, pairs, [scale[1]], factor=scale[0], showing=slight
                 )
-            if known:
+            if described:
                 found = causes.of_difference(a, b, slight)
                 return _comparison("different", a, b, pairs, found, showing=slight)
             epsilon = [causes.nearly(max(slight, key=_apart_by), max(map(_apart_by, slight)))]
