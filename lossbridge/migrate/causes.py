@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lossbridge.ir import const_value
-from lossbridge.migrate import settings
+from lossbridge.migrate import guesses, settings
 from lossbridge.migrate.comparison import Cause
 from lossbridge.migrate.sides import available
 from lossbridge.plan import Options, plan
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from lossbridge.migrate.judge import Pair
     from lossbridge.migrate.sides import Side
 
+DEPENDS = "the factor depends on the input"
 CLOSE = 1e-6  # relative, of two ratios
 SLIGHT = 1e-4  # the same, where small constants differ
 
@@ -65,7 +68,7 @@ def _factor(
         and all(p.slopes and fits(p, r) for p, r in zip(seen, ratios, strict=True))
     ):
         return None
-    text = "the factor depends on the input" + (f": {reductions}" if reductions else "")
+    text = DEPENDS + (f": {reductions}" if reductions else "")
     return None, known or Cause(text)
 
 
@@ -139,12 +142,13 @@ def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, 
         yield why, fix, partial(_of_two_shapes, length, divisor)
     for side, sign in ((a, 1.0), (b, -1.0)):
         for weights in _class_weights(side):
-            yield (
-                "class weights divide by their sum on one side, by the number of samples on "
-                "the other",
-                "divide by the same number: normalizer='weights' or normalizer='elements'",
-                partial(_weighted, weights, sign, True),
-            )
+            for power in (1.0, -1.0):
+                yield (
+                    "class weights divide by their sum on one side, by the number of samples on "
+                    "the other",
+                    _divisor(a, b, power),
+                    partial(_weighted, weights, power, True),
+                )
             yield (
                 "class weights divide by their sum on one side, and are summed on the other",
                 fix,
@@ -162,8 +166,25 @@ def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, 
             yield (
                 "weights of samples divide by their sum on one side, by the number of samples on "
                 "the other",
-                WEIGHED,
+                _divisor(a, b, power),
                 partial(_sampled, power),
+            )
+    for name, kind in a.signature.inputs.items():
+        if kind.name in ("mask", "binary", "non_negative", "positive"):
+            for power in (1.0, -1.0):
+                yield (
+                    f"one divides by the sum of {name}, the other by how many there are of it",
+                    f"divide by the sum of {name} in {'b' if power > 0 else 'a'}",
+                    partial(_of_input, name, power),
+                )
+    both = [next(_class_weights(side), None) for side in (a, b)]
+    if both[0] is not None and both[1] is not None and both[0].shape == both[1].shape:
+        ratio = both[1] / both[0] if np.all(both[0]) else np.zeros(2)
+        if ratio[0] != 1.0 and np.allclose(ratio, ratio[0], CLOSE, 0.0):
+            yield (
+                f"the weights of b are {ratio[0]:.10g} times those of a",
+                "give both the same weights",
+                partial(_constant, float(ratio[0])),
             )
     halves = "as where one of them halves the square"
     yield f"b is twice a, {halves}", "multiply a by 2", partial(_constant, 2.0)
@@ -171,9 +192,31 @@ def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, 
     yield "the opposite sign", "negate one of them", partial(_constant, -1.0)
 
 
+def _divisor(a: Side, b: Side, power: float) -> str:
+    """What to change, where a divides by the sum of the weights and b by the number of samples.
+
+    With a power of -1 it is the other way round.
+    """
+    by_sum, by_number = (("a", a), ("b", b))[:: int(power)]
+    for (name, x), keras, ours in (
+        (by_number, "mean_with_sample_weight", "weights"),
+        (by_sum, "sum_over_batch_size", "elements"),
+    ):
+        given = {} if x.native is None else x.native.given
+        if x.platform == "keras" and "reduction" in given and given["reduction"] != keras:
+            return f"pass reduction={keras!r} to {name}"
+        if x.native is None and x.specs and x.takes_weights:
+            return f"pass normalizer={ours!r} to {name}"
+    for name, x in (by_number, by_sum):
+        if x.native is None or x.platform == "jax":  # where the mean is the user's own
+            other = "sum of the weights" if name == by_number[0] else "number of the samples"
+            return f"divide by the {other} in {name}"
+    return "sum both, and divide by the same number"
+
+
 def _class_weights(side: Side) -> Iterator[Any]:
     for param in (param for spec in side.specs for param in spec.params.values()):
-        if isinstance(param.value, tuple) and param.value and len(param.kind.axes) == 1:
+        if np.ndim(param.value) == 1 and len(param.kind.axes) == 1:
             yield np.asarray(param.value, np.float64)
 
 
@@ -202,6 +245,12 @@ def _of_two_shapes(length: Length, divisor: Length, p: Pair) -> float:
 def _sampled(power: float, p: Pair) -> float:
     weights = p.probe.weights
     return 1.0 if weights is None else float((weights.sum() / weights.size) ** power)
+
+
+def _of_input(name: str, power: float, p: Pair) -> float | None:
+    given = np.asarray(p.inputs[name], np.float64)
+    total = float(given.mean()) if given.size else 0.0
+    return total**power if math.isfinite(total) and total > 0.0 else None
 
 
 def _weighted(weights: Any, power: float, mean: bool, p: Pair) -> float | None:
@@ -271,6 +320,14 @@ def of_constants(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     return [Cause(f"a small constant (epsilon) differs: a has {left}; b has {right}", kept(a, b))]
 
 
+def nearly(p: Pair, worst: float) -> Cause:
+    """That two functions differ as by a small constant, where one of them is not known."""
+    return Cause(
+        "a small constant (epsilon), in one of them or at another place: they differ by "
+        f"{worst:.1g} of the value at most ({p.probe.id.partition('/')[2]}), elsewhere less"
+    )
+
+
 def _of_known_constants(a: Side, b: Side) -> Iterator[Cause]:
     """The small constants of the one that is known, beside a function that may have others."""
     for name, x, other in (("a", a, "b"), ("b", b, "a")):
@@ -315,16 +372,54 @@ PLACED = {"clip": " (a clip)", "maximum": " (a floor)", "add": " (added)"}
 
 def of_difference(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     """What is known of two losses whose values differ."""
-    found = [*_shift(pairs), *of_settings(a, b)]
+    found = [*_of_soft_targets(pairs), *_shift(pairs), *of_settings(a, b)]
     if not found:
         found = list(settings.that_would_do(a, b, pairs))
-    if not found and all(x.native is not None and available(x.platform) for x in (a, b)):
+    if not found:
+        found = [*_of_values_alone(a, b, pairs), *guesses.of_values(pairs)]
+    unknown = not all(x.native is not None and available(x.platform) for x in (a, b))
+    if not found and unknown:
+        found = list(guesses.of_inputs(a, b, pairs))
+    if not found and not unknown:
         text = "they are different losses: no one argument of either makes them agree"
         found.append(Cause(text, kept(a, b)))
     reductions = _reductions(a, b)
     if reductions and not found:
         found.append(Cause(reductions, "choose the same reduction on both sides"))
-    return found
+    return found or [Cause(UNEXPLAINED)]
+
+
+def _of_soft_targets(pairs: Sequence[Pair]) -> Iterator[Cause]:
+    """That they part where targets are between 0 and 1, and nowhere else."""
+    off = [p for p in pairs if p.status == "value"]
+    rest = [p for p in pairs if p.finite and not p.probe.soft]
+    if off and rest and all(p.probe.soft for p in off):
+        yield Cause(
+            "the values are equal for targets of 0 and 1, and for no others",
+            "none is needed where every target is 0 or 1 and has no gradient",
+        )
+
+
+UNEXPLAINED = (
+    "nothing that was tried makes them agree: no factor, no constant, no one argument, no exchange "
+    "of inputs, and no function of one input or of the value"
+)
+
+
+def _of_values_alone(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
+    """That the values have a factor, where the gradients do not have it."""
+    found = factor(a, b, [replace(p, slopes=()) for p in pairs])
+    if found is None:
+        return
+    number, cause = found
+    if number is None and cause.text.startswith(DEPENDS):
+        return
+    ratio = {id(p): float(p.b.value / p.a.value) for p in pairs if p.finite and p.a.value}
+    names = dict.fromkeys(
+        n for p in pairs if id(p) in ratio
+        for n, x, y in p.slopes if not _parallel(ratio[id(p)] * x, y)
+    )  # fmt: skip
+    yield Cause(f"{cause.text}; but the gradient in {', '.join(names)} is another", cause.fix)
 
 
 def _shift(pairs: Sequence[Pair]) -> Iterator[Cause]:
@@ -444,7 +539,8 @@ def _brief(p: Pair, value: float) -> str:
 
 
 def _fix(p: Pair) -> str:
-    if p.probe.group == "empty" and not (p.a.raised or p.b.raised):
+    nothing = p.probe.group == "empty" or (p.probe.mask is not None and not p.probe.mask.any())
+    if nothing and not (p.a.raised or p.b.raised):
         return "ours take empty='nan' or empty='zero'"
     if p.probe.group in ("weights", "masks"):
         return WEIGHED

@@ -19,6 +19,7 @@ from lossbridge.migrate.comparison import Cause, Comparison, Example
 from lossbridge.migrate.probes import (
     CLASSES,
     HIDDEN,
+    SHAPES,
     Probe,
     Signature,
     probes,
@@ -33,6 +34,7 @@ from lossbridge.migrate.sides import (
     UncallableError,
     calls_of,
     side,
+    title,
     with_arguments,
 )
 
@@ -44,6 +46,8 @@ CLOSE: Mapping[str, float] = {
 SINGLE = 2e-5
 # Within this they differ by no more than a small constant does.
 SLIGHT = 1e-5
+# An unknown function that differs by no more, and hardly anywhere, has a small constant.
+NEARLY = 1e-3
 # Within this, and with the same constants, they differ by how they round.
 ROUNDED = 1e-6
 # Numbers below the smallest normal one are 0 on some platforms.
@@ -134,7 +138,7 @@ def compare(
 
 
 def _label(x: Any) -> str:
-    return x if isinstance(x, str) else str(getattr(x, "__qualname__", type(x).__name__))
+    return x if isinstance(x, str) else title(x)
 
 
 def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
@@ -204,6 +208,10 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         return _apart(a, b)
     ranks = _ranks(a.signature, b.signature)
     if not ranks:
+        most = max(_fixed(k) for s in (a.signature, b.signature) for k in s.inputs.values())
+        if most > max(SHAPES):
+            why = f"an input of {most} axes; the probes have {max(SHAPES)} at most"
+            return _comparison("undecided", a, b, [], [], (why,))
         return _apart(a, b)
     joint = _joint(a.signature, b.signature)
     weighted = a.takes_weights and b.takes_weights
@@ -330,10 +338,12 @@ def _of_class_weights(a: Side, b: Side) -> Comparison:
     def weighted(p: Probe) -> Probe:
         return replace(p, weights=weights[p.labels])
 
+    # What a class weighs follows from the label, so that no gradient in a target is comparable.
     pairs = [
-        p for p in _pairs(x, y, joint, (2,), groups=("inside",), change=weighted)
+        _judged(x, y, replace(p, slopes=p.slopes[:1]))
+        for p in _pairs(x, y, joint, (2,), groups=("inside",), change=weighted)
         if not p.probe.soft
-    ]  # fmt: skip
+    ]
     found = _verdict(x, y, pairs, None)
     return msgspec.structs.replace(found, notes=(*notes, *found.notes))
 
@@ -429,7 +439,16 @@ def _arguments(a: Side, b: Side) -> Cause:
 
 
 def _notes(a: Side, b: Side) -> list[str]:
-    return [*_provenance(a), *_provenance(b), *_broadcast(a, b)]
+    return [*_provenance(a), *_provenance(b), *_broadcast(a, b), *_turned(a, b)]
+
+
+def _turned(a: Side, b: Side) -> list[str]:
+    """That two losses have their classes on different axes, and were given arrays to match."""
+    x, y = (next((s.place(k) for k in s.inputs.values() if moved_axis(k)), None)
+            for s in (a.signature, b.signature))  # fmt: skip
+    if x is None or y is None or x == y:
+        return []
+    return [f"classes are on axis {x} for a and on axis {y} for b: each was given them there"]
 
 
 def _provenance(x: Side) -> list[str]:
@@ -550,8 +569,10 @@ def _fixed(kind: Kind) -> int:
 
 def _ranks(a: Signature, b: Signature) -> tuple[int, ...]:
     """The ranks of the widest input that both sides take, the plainest first."""
-    found = []
-    for rank in (2, 1, 3):
+    found: list[int] = []
+    for rank in (2, 1, 3, 4):
+        if rank == max(SHAPES) and found:
+            break  # images that are described so; all else is told at fewer axes
         fits = True
         for signature in (a, b):
             widest = max(signature.inputs.values(), key=lambda k: len(k.axes))
@@ -745,10 +766,10 @@ def _defined(inputs: Mapping[str, Any], name: str, outcome: Outcome) -> Any:
 
 def _plainly(signature: Signature, name: str, gradient: Any) -> Any:
     """A gradient with its class axis last."""
-    axis, kind = signature.axis, signature.inputs[name]
-    if axis is None or moved_axis(kind) is None or np.ndim(gradient) < 2:
+    place = signature.place(signature.inputs[name])
+    if np.ndim(gradient) < 2:
         return gradient
-    return np.moveaxis(gradient, min(axis, np.ndim(gradient) - 1), -1)
+    return np.moveaxis(gradient, min(place, np.ndim(gradient) - 1), -1)
 
 
 def _last_digit(x: Any, dtype: str) -> float:
@@ -807,6 +828,9 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
         return _comparison("undecided", a, b, pairs, [], (f"no probe ran on both sides: {said}",))
     broken = [p for p in inside if p.status == "raises"]
     inside = ran
+    described = bool(a.specs and b.specs)
+    if not described:
+        inside = _nearly(inside)
     finite = [p for p in inside if p.finite]
     if len(finite) > 1 and all(p.status != "value" for p in finite):
         broken += [p for p in inside if not p.finite and p.status == "value"]
@@ -831,9 +855,12 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
                 return _comparison(
                     "same_up_to_factor", a, b, pairs, [scale[1]], factor=scale[0], showing=slight
                 )
-            found = causes.of_difference(a, b, slight)
-            return _comparison("different", a, b, pairs, found, showing=slight)
-        slight = []
+            if described:
+                found = causes.of_difference(a, b, slight)
+                return _comparison("different", a, b, pairs, found, showing=slight)
+            epsilon = [causes.nearly(max(slight, key=_apart_by), max(map(_apart_by, slight)))]
+        else:
+            slight = []
     rest = _edges(pairs)
     kinks = [p for p in rest if p.probe.group == "kinks"]
     sloped = [p for p in inside if p.status == "gradient"]
@@ -855,6 +882,26 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
         found = [*causes.of_settings(a, b), *epsilon, *causes.of_edges(a, b, rest)]
         return _comparison("edges_differ", a, b, pairs, found, showing=rest)
     return _comparison("same", a, b, pairs, [])
+
+
+def _nearly(inside: Sequence[Pair]) -> list[Pair]:
+    """Pairs of a function of which nothing is known, and which may have a small constant.
+
+    Most differ slightly then, and those of smaller probabilities or distances a little more.
+    """
+    finite = [p for p in inside if p.finite]
+    more = [p for p in finite if p.status == "value" and _apart_by(p) <= NEARLY]
+    slight = [p for p in finite if p.status == "slight"]
+    if len(more) > len(slight) or any(
+        p.status == "value" and _apart_by(p) > NEARLY for p in finite
+    ):
+        return list(inside)
+    return [replace(p, status="slight") if p.finite and p.status == "value" else p for p in inside]
+
+
+def _apart_by(p: Pair) -> float:
+    size = max(abs(float(p.a.value)), abs(float(p.b.value)))
+    return abs(float(p.b.value - p.a.value)) / size if size else 0.0
 
 
 def _scaled(a: Side, b: Side, p: Pair, factor: float) -> Pair:

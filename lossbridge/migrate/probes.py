@@ -20,7 +20,7 @@ import numpy as np
 from lossbridge.errors import ArgumentError
 from lossbridge.kinds import Kind, moved_axis
 
-VERSION = 1
+VERSION = 2
 """Changes with every change of a probe: records of another version are not comparable."""
 
 Array = Any
@@ -68,8 +68,29 @@ class Signature:
 
     @property
     def sequence(self) -> bool:
-        """Whether it takes sequences, with their lengths or without."""
-        return any("time" in k.axes for k in self.inputs.values())
+        """Whether it takes sequences and their labels, with their lengths or without.
+
+        An axis that is called time is not enough: one label for each step is no alignment.
+        """
+        axes = {axis for k in self.inputs.values() for axis in k.axes}
+        return {"time", "positions"} <= axes
+
+    def place(self, kind: Kind) -> int:
+        """Where the class axis lies in an array of a kind: -1 is last, as it is on the probes."""
+        if self.axis is not None and moved_axis(kind) is not None:
+            return self.axis
+        axes = kind.axes
+        chosen = next((axes.index(k.of) for k in self.inputs.values() if k.of in axes), len(axes))
+        if any(axis.startswith("*") for axis in axes[:chosen]):
+            return min(chosen - len(axes), -1)
+        return chosen if chosen + 1 < len(axes) else -1
+
+    def arranged(self, kind: Kind) -> tuple[str, ...]:
+        """The axes of a kind, that of the classes last."""
+        axes, place = list(kind.axes), self.place(kind)
+        if moved_axis(kind) is None and axes and -len(axes) <= place < len(axes):
+            axes.append(axes.pop(place))
+        return tuple(axes)
 
 
 def parse(inputs: Mapping[str, str]) -> Signature:
@@ -98,7 +119,7 @@ def in_order(signature: Signature) -> Signature:
     return replace(signature, inputs={n: signature.inputs[n] for n in reversed(names)})
 
 
-SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3)}
+SHAPES: Mapping[int, tuple[int, ...]] = {1: (4,), 2: (4, 3), 3: (4, 2, 3), 4: (4, 2, 5, 3)}
 """By the rank of the widest input: batch first and classes last, all lengths different."""
 CLASSES = 3
 """How many classes there are, unless a loss is made for another number."""
@@ -168,6 +189,7 @@ def probes(
         yield probe(f"at {distance}", "kinks", (np.full(shape, distance), y, zero))
     for size in (20.0, 100.0, 1000.0):
         signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+        signs.flat[:2] = (-1.0, 1.0)  # the labelled one far below: wrong, and sure of it
         yield probe(f"saturated at {size:g}", "edges", (size * signs, draw(1), draw(2)))
     for place in (1, 2):
         # What is no prediction has ends too: targets, variances.
@@ -243,15 +265,15 @@ def seen(probe: Probe, signature: Signature) -> dict[str, Array]:
     found: dict[str, Array] = {}
     if signature.sequence:
         return _sequences(probe, signature)
-    widest = max((k.axes for k in signature.inputs.values()), key=len)
+    arranged = {name: signature.arranged(kind) for name, kind in signature.inputs.items()}
+    widest = max(arranged.values(), key=len)
     for place, (name, kind) in enumerate(signature.inputs.items()):
         # One entry for each class, beside scores of samples and classes.
-        size = len(kind.axes)
-        last = kind.axes == widest[len(widest) - size :] and kind.axes != widest[:size]
+        axes, size = arranged[name], len(kind.axes)
+        last = axes == widest[len(widest) - size :] and axes != widest[:size]
         array = _array(probe, place, kind, len(widest), signature.domain(place), last)
-        axis = signature.axis
-        if axis is not None and moved_axis(kind) is not None and array.ndim > 1:
-            array = np.moveaxis(array, -1, min(axis, array.ndim - 1))
+        if array.ndim > 1:
+            array = np.moveaxis(array, -1, min(signature.place(kind), array.ndim - 1))
         found[name] = array
     return found
 

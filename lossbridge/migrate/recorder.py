@@ -140,7 +140,11 @@ def document(x: Any, sides: Sequence[Any], peers: Sequence[Any]) -> dict[str, An
     ran = [a for form in found for row in form["asked"] for a in row["answers"].values()]
     if all("error" in a for a in ran):
         why = ran[0]["error"] if ran else "no probe fits its inputs"
-        raise ArgumentError(f"{x.label} accepts none of the probes' inputs: {why}")
+        raise ArgumentError(
+            f"{x.label} accepts none of the probes' inputs: {why}; they have "
+            f"{x.classes or CLASSES} classes, and as many as you say with --classes, which "
+            "--emit takes too"
+        )
     native: dict[str, Any] | None = None
     notes = [_clean(n) for n in x.notes]
     installed = versions()

@@ -44,28 +44,43 @@ def that_would_do(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
     chosen.sort(key=lambda p: not (p.probe.soft and p.probe.rank == 2))
     if len(chosen) < 2:
         return
-    agree, multiples = [], []
+    agree, multiples, hardly = [], [], []
+    hard = [k for k, p in enumerate(chosen) if not p.probe.soft]
     for name, x, other in (("a", a, b), ("b", b, a)):
         # What was recorded is tried here, if what it means is known and its framework is installed.
         if x.native is None or x.signature.ports or not available(x.platform):
             continue
         wanted = [p.b.value if x is a else p.a.value for p in chosen]
         inputs = [p.inputs if x is a else p.other for p in chosen]
-        for argument, value in _others(x.native, other.native):
-            kind = ""
-            for count in (2, 4, len(chosen)):
-                found = _values(x, {argument: value}, inputs[:count])
-                kind = "" if found is None else _relation(found, wanted[:count])
-                if not kind:
-                    break
+        already = _relation([p.a.value for p in chosen], [p.b.value for p in chosen])
+        for argument, value in _others(x.native, _known(other)):
+            kind = _agreement(x, {argument: value}, inputs, wanted)
             now = short(x.native.given[argument])
             said = f"{name} has {argument}={now}; with {argument}={short(value)} "
             fix = f"pass {argument}={short(value)} to {name}"
             if kind == "equal":
                 agree.append(Cause(f"{said}both would give the same values", fix))
-            elif kind:
+            elif kind and not already:
                 multiples.append(Cause(f"{said}one would be a multiple of the other", fix))
-    yield from (agree or multiples)[:2]
+            elif not kind and 1 < len(hard) < len(chosen):
+                few = [[row[k] for k in hard] for row in (inputs, wanted)]
+                if _agreement(x, {argument: value}, *few) == "equal":
+                    text = "both would give the same values for targets of 0 and 1, and no others"
+                    hardly.append(Cause(said + text, fix))
+    yield from (agree or multiples or hardly)[:2]
+
+
+def _agreement(
+    x: Side, change: Mapping[str, Any], inputs: Sequence[Any], wanted: Sequence[Any]
+) -> str:
+    """How the values of a built-in with another argument are related to those wanted."""
+    kind = ""
+    for count in (2, 4, len(inputs)):
+        found = _values(x, change, inputs[:count])
+        kind = "" if found is None else _relation(found, wanted[:count])
+        if not kind:
+            break
+    return kind
 
 
 def _relation(found: Sequence[float], wanted: Sequence[float]) -> str:
@@ -77,9 +92,15 @@ def _relation(found: Sequence[float], wanted: Sequence[float]) -> str:
     return "multiple" if max(ratios) - min(ratios) <= CLOSE * abs(ratios[0]) else ""
 
 
-def _others(mine: Native, theirs: Native | None) -> list[tuple[str, Any]]:
+def _known(x: Side) -> Mapping[str, Any]:
+    """The arguments of a side, by name: of a built-in, or the parameters of one of ours."""
+    if x.native is not None:
+        return x.native.given
+    return {n: p.value for spec in x.specs[:1] for n, p in spec.params.items()}
+
+
+def _others(mine: Native, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Other values of single arguments: what the other side has, and what leaves a term out."""
-    known = {} if theirs is None else theirs.given
     found: list[tuple[str, Any]] = []
     for name, value in mine.given.items():
         if name in SILENT:

@@ -23,9 +23,10 @@ from lossbridge.errors import (
 )
 from lossbridge.frontdoor import forms
 from lossbridge.migrate.domains import domains
-from lossbridge.migrate.live import Native, native
+from lossbridge.migrate.live import Native, native, short
 from lossbridge.migrate.probes import (
     CLASSES,
+    SHAPES,
     Probe,
     Signature,
     in_order,
@@ -110,6 +111,8 @@ class Side:
         was recorded is found by them. ``wrt`` are the inputs in which a gradient is taken: all real
         ones, unless given.
         """
+        if probe.dtype == "float64" and self.computes:
+            probe = replace(probe, dtype=self.computes)  # what it casts to, or takes alone
         found = called(calls_of(self.platform), self, probe, inputs, wrt)
         if found.raised or found.unreduced:
             return found
@@ -291,16 +294,19 @@ def _plain(x: Side) -> Iterator[Probe]:
     """The probes of the rank of its widest input, as far as there are any; or of sequences."""
     if x.signature.sequence:
         return sequence_probes(len(x.signature.inputs) > 2)
-    rank = min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), 3)
+    rank = min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), max(SHAPES))
     return probes(rank, classes=x.classes or CLASSES)
 
 
 def classes_of(specs: Sequence[Spec]) -> int | None:
     """For how many classes the weights are that a loss was given; None where it has none."""
     for spec in specs:
+        widest = max((k.axes for k in spec.inputs.values()), key=len)
         for param in spec.params.values():
-            if param.kind.axes == ("classes",) and np.ndim(param.value) == 1:
-                return len(param.value)
+            length = (np.shape(param.value) or (1,))[-1]
+            # One number for each class, or for each element: its last axis is theirs.
+            if length > 1 and param.kind.axes in (("classes",), widest):
+                return int(length)
     return None
 
 
@@ -393,7 +399,7 @@ def _of_callable(
         raise ArgumentError(f"{name} is a class; make one of it: {name}()")
     described = parse(inputs)
     signature = in_order(described)
-    name = str(getattr(function, "__qualname__", type(function).__name__))
+    name = title(function)
     if platform not in (None, *PLATFORMS):
         raise ArgumentError(
             f"platform={shown(platform)} was given; it is one of {', '.join(PLATFORMS)}"
@@ -403,26 +409,38 @@ def _of_callable(
         if candidate is None or not available(candidate):
             continue
         called_as = _called_on(candidate, function, tuple(described.inputs))
-        found = Side(name, signature, candidate, called_as)
-        found.classes = classes
+        found = Side(name, signature, candidate, called_as, classes=classes)
         first = next(_plain(found))
         outcome = found.run(first)
         if outcome.raised:
             tried.append(f"{candidate}: {outcome.error}")
-            continue
+            # Weights of its own that are float32 go with inputs of that alone.
+            found.computes = "float32"
+            outcome = found.run(first)
+            if outcome.raised:
+                continue
+            found.notes.append(f"it takes float32 only, and was compared in that: {tried[-1]}")
         _repeats(found, first, outcome)
         if signature is not described:
             found.notes.append(
                 f"it is called as described, ({', '.join(described.inputs)}); "
                 f"{next(iter(signature.inputs))} is taken for its prediction"
             )
-        if casts(found):
+        if not found.computes and casts(found):
             found.computes = "float32"
             found.notes.append(CASTS.format("float32"))
         return found
     raise UncallableError(
         f"{name} accepts none of the probes' inputs ({'; '.join(tried) or 'nothing installed'})"
     )
+
+
+def title(x: Any) -> str:
+    """What a callable is called: a partial by its function, and what it binds."""
+    if isinstance(x, partial):
+        bound = [*map(short, x.args), *(f"{n}={short(v)}" for n, v in x.keywords.items())]
+        return f"{title(x.func)}({', '.join(bound)})"
+    return str(getattr(x, "__qualname__", type(x).__name__))
 
 
 def _repeats(x: Side, probe: Probe, first: Outcome) -> None:

@@ -39,7 +39,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("migrate.sides", (
         "PLATFORMS", "HOMES", "Outcome", "Side", "undefined", "called", "_weighted", "of_live",
         "_of_native", "signature_of", "overload", "available", "CASTS", "casts", "_plain",
-        "classes_of", "_of_callable", "_repeats", "_called_on", "UncallableError",
+        "classes_of", "_of_callable", "title", "_repeats", "_called_on", "UncallableError",
     )),
     ("migrate.judge", (
         "NARROW", "UNSIGNED", "EPSILON", "_domains", "_in_domain", "_joint", "_ranks", "_fixed",

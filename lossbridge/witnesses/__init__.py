@@ -63,13 +63,19 @@ def _plain(name: str) -> str:
     return name[-64:].rpartition(".")[2].replace("_", "").lower()
 
 
+def _initials(name: str) -> str:
+    """``mse`` of ``keras.losses.MeanSquaredError``."""
+    return "".join(c for c in name.rpartition(".")[2] if c.isupper()).lower()
+
+
 def find(name: str, version: str | None = None) -> Witness:
     """The witness of a built-in, for a version: the installed one, or else the newest known."""
     known = witnesses()
     found = known.get(canonical_name(name)) if isinstance(name, str) else None
     if found is None:
         wrong = canonical_name(str(name))
-        near = [n for n in known if _plain(n) == _plain(wrong)]  # a function's name, for its class
+        # A function's name, for its class; or its initials, as Keras has them.
+        near = [n for n in known if _plain(wrong) in (_plain(n), _initials(n))]
         near.sort(key=lambda n: n.partition(".")[0] != wrong.partition(".")[0])
         said = f"; did you mean {near[0]}?" if near else suggestion(str(name), known)
         raise ArgumentError(

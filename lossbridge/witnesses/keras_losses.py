@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
+import numpy as np
+
 from lossbridge.catalogue import (
     classification,
     divergence,
@@ -472,6 +474,8 @@ def categorical_focal_crossentropy(
     name: Name = "categorical_focal_crossentropy",
     dtype: Any = None,
 ) -> Meaning:
+    if isinstance(alpha, list | tuple):  # Keras makes an array of float32 of these
+        alpha = [float(np.float32(weight)) for weight in alpha]
     return keras_meaning(
         with_classes(focal_crossentropy, axis, label_smoothing),
         alpha=alpha,

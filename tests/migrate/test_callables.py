@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import lossbridge
 from lossbridge.errors import ArgumentError, SpecError
 from lossbridge.migrate.judge import assert_equivalent, compare
+from lossbridge.migrate.probes import parse, probes, seen
 
 torch = pytest.importorskip("torch")
 
@@ -457,3 +459,236 @@ def test_a_callable_of_sequences_is_compared() -> None:
         "input_lengths": "integer[batch]", "target_lengths": "integer[batch]",
     }  # fmt: skip
     assert lossbridge.compare(ctc, ctc, inputs=inputs).verdict == "same"
+
+
+WEIGHT = torch.tensor([0.5, 2.0, 1.25])
+
+
+class Weighed(torch.nn.Module):  # type: ignore[misc]
+    """As written by hand: its weights are float32, and torch takes inputs of that alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", WEIGHT.clone())
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x, y, weight=self.weight)
+
+
+@pytest.mark.parametrize(
+    "port",
+    [
+        Weighed(),
+        partial(torch.nn.functional.cross_entropy, weight=WEIGHT),
+        lambda x, y: torch.nn.functional.cross_entropy(x, y, weight=WEIGHT),
+    ],
+)
+def test_what_takes_float32_alone_is_compared_in_that(port: Any) -> None:
+    found = compare(port, torch.nn.CrossEntropyLoss(weight=WEIGHT), inputs=CLASSES)
+    assert found.verdict == "same", str(found)
+    assert any("it takes float32 only" in n for n in found.notes)
+    wrong = compare(port, torch.nn.CrossEntropyLoss(), inputs=CLASSES)
+    assert wrong.verdict == "different" and wrong.causes, str(wrong)
+    held = lossbridge.record(port, inputs=CLASSES)
+    assert compare(held, torch.nn.CrossEntropyLoss(weight=WEIGHT)).verdict == "same"
+
+
+def test_a_partial_is_called_by_its_function() -> None:
+    bound = partial(torch.nn.functional.huber_loss, delta=2.0)
+    assert compare(bound, squared, inputs=PAIR).a == "huber_loss(delta=2.0)"
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"x": "real[n, c, d]", "y": "index(c)[n, d]"},
+        {"x": "real[n, c, *d]", "y": "index(c)[n, *d]"},
+    ],
+)
+def test_the_axis_of_the_classes_is_where_the_description_has_it(inputs: dict[str, str]) -> None:
+    def by_hand(x: Tensor, y: Tensor, axis: int = 1) -> Tensor:
+        return -x.log_softmax(axis).gather(1, y.unsqueeze(1)).mean()
+
+    same = compare(torch.nn.functional.cross_entropy, torch.nn.CrossEntropyLoss(), inputs=inputs)
+    assert same.verdict == "same", str(same)
+    shown = seen(next(p for p in probes(3) if "inside 0" in p.id), parse(inputs))
+    assert [np.shape(x) for x in shown.values()] == [(4, 3, 2), (4, 2)]
+    found = compare(by_hand, torch.nn.CrossEntropyLoss(), inputs=inputs)
+    assert found.verdict == "edges_differ", str(found)
+    assert {c.text.partition(" (")[0] for c in found.causes} == {"labels that are ignored"}
+    wrong = compare(lambda x, y: by_hand(x, y, -1), torch.nn.CrossEntropyLoss(), inputs=inputs)
+    assert wrong.verdict == "different"
+
+
+def test_an_axis_called_time_makes_no_alignment() -> None:
+    def each(x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x.movedim(-1, 1), y)
+
+    inputs = {"x": "real[batch, time, classes]", "y": "index(classes)[batch, time]"}
+    assert compare(each, torch.nn.CrossEntropyLoss(), inputs=inputs).verdict == "same"
+
+
+def naive_cross_entropy(x: Tensor, y: Tensor) -> Tensor:
+    return -x.softmax(-1).gather(-1, y.clamp(min=0)[:, None]).log().mean()
+
+
+def test_a_sure_and_wrong_prediction_is_among_the_extremes() -> None:
+    def stable(x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x, y.clamp(min=0))
+
+    found = compare(naive_cross_entropy, stable, inputs=CLASSES)
+    assert found.verdict == "edges_differ", str(found)
+    assert "an extreme input (saturated at" in found.causes[0].text
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-10, 1e-8, 1e-7])
+def test_a_small_constant_in_a_logarithm_is_no_other_function(epsilon: float) -> None:
+    def held(x: Tensor, y: Tensor) -> Tensor:
+        return -(x.softmax(-1).gather(-1, y[:, None]) + epsilon).log().mean()
+
+    found = compare(held, torch.nn.CrossEntropyLoss(), inputs=CLASSES)
+    assert found.verdict == "edges_differ", str(found)
+    assert ("a small constant (epsilon)" in str(found)) == (epsilon > 1e-9)
+
+
+TRIPLET = dict.fromkeys(("anchor", "positive", "negative"), "real[*batch, d]")
+SLIPS = [
+    (lambda x, y: torch.nn.functional.cross_entropy(x.softmax(-1), y), "CrossEntropyLoss()",
+     CLASSES, "a is what b gives for the softmax of its logits"),
+    (lambda x, y: squared(x, y).sqrt(), "MSELoss()", PAIR, "b is the square of a"),
+    (lambda a, n, p: torch.nn.functional.triplet_margin_loss(a, p, n), "TripletMarginLoss()",
+     TRIPLET, "positive and negative of a are exchanged"),
+    (lambda x, y: (x - y * x.log()).mean(), "PoissonNLLLoss()",
+     {"rate": "positive[*batch]", "y": "non_negative[*batch]"}, "the exponential of its rate"),
+    (lambda x, y: torch.relu(-(y * x - 1.0)).mean(), "HingeEmbeddingLoss()",
+     {"x": "real[*batch]", "y": "sign[*batch]"}, "nothing that was tried makes them agree"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("port", "other", "inputs", "said"), SLIPS)
+def test_the_slips_of_a_port_are_named(
+    port: Any, other: str, inputs: dict[str, str], said: str
+) -> None:
+    found = compare(port, f"torch.nn.{other}", inputs=inputs)
+    assert found.verdict == "different", str(found)
+    assert said in found.causes[0].text
+
+
+def test_values_in_proportion_are_told_from_other_gradients() -> None:
+    def straight(x: Tensor, y: Tensor) -> Tensor:
+        return 2.0 * squared(x, y.detach())
+
+    found = compare(squared, straight, inputs=PAIR)
+    assert found.verdict == "different"
+    assert "b is twice a" in found.causes[0].text
+    assert "but the gradient in target is another" in found.causes[0].text
+
+
+def test_class_weights_in_a_proportion_are_said_to_be_so() -> None:
+    a, b = (
+        torch.nn.CrossEntropyLoss(weight=k * WEIGHT, reduction="sum") for k in (1.0, 2.0)
+    )  # fmt: skip
+    found = compare(a, b)
+    assert (found.verdict, found.factor) == ("same_up_to_factor", pytest.approx(2.0))
+    assert found.causes[0].text == "the weights of b are 2 times those of a"
+
+
+def test_what_divides_by_the_sum_of_the_weights_is_told_to_whom_it_concerns() -> None:
+    def each(x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x, y, reduction="none")
+
+    def by_number(x: Tensor, y: Tensor) -> Tensor:
+        return (WEIGHT.to(x)[y] * each(x, y)).mean()
+
+    def by_sum(x: Tensor, y: Tensor) -> Tensor:
+        return (WEIGHT.to(x)[y] * each(x, y)).sum() / WEIGHT.to(x)[y].sum()
+
+    other = torch.nn.CrossEntropyLoss(weight=WEIGHT)
+    found = compare(by_number, other, inputs=CLASSES)
+    assert found.causes[0].fix == "divide by the sum of the weights in a"
+    assert compare(other, by_number, inputs=CLASSES).causes[0].fix.endswith(" in b")
+    assert compare(by_sum, by_sum, inputs=CLASSES).verdict == "same"  # what the fix makes of it
+    assert compare(by_sum, other, inputs=CLASSES).verdict == "edges_differ"
+
+
+@pytest.mark.slow  # imports TensorFlow
+@pytest.mark.parametrize(
+    ("given", "advised"),
+    [
+        ("keras.losses.SparseCategoricalCrossentropy(from_logits=True)", "mean_with_sample_weight"),
+        ("keras.losses.CategoricalCrossentropy(from_logits=True, "
+         "reduction='mean_with_sample_weight')", "sum_over_batch_size"),
+    ],
+)  # fmt: skip
+def test_the_reduction_that_is_advised_for_class_weights_does_it(given: str, advised: str) -> None:
+    keras = pytest.importorskip("keras")
+    found = compare(given, "torch.nn.CrossEntropyLoss()", weights="class")
+    assert found.verdict == "same_up_to_factor", str(found)
+    assert found.causes[0].fix == f"pass reduction={advised!r} to a"
+    loss = getattr(keras.losses, given.split("(")[0].rpartition(".")[2])
+    mended = loss(from_logits=True, reduction=advised)
+    assert compare(mended, "torch.nn.CrossEntropyLoss()", weights="class").verdict == "same"
+
+
+def test_weights_of_labels_say_how_many_labels_there_are() -> None:
+    weight = torch.linspace(0.5, 2.0, 7)
+    loss = torch.nn.BCEWithLogitsLoss(pos_weight=weight)
+    assert compare(loss, torch.nn.BCEWithLogitsLoss(pos_weight=weight)).verdict == "same"
+    found = compare(loss, torch.nn.BCEWithLogitsLoss())
+    assert found.verdict == "different" and "pos_weight" in found.causes[0].text
+
+
+IMAGE = {"x": "real[n, c, h, w]", "y": "index(c)[n, h, w]"}
+
+
+def test_images_described_axis_by_axis_are_compared() -> None:
+    def last(x: Tensor, y: Tensor) -> Tensor:
+        return torch.nn.functional.nll_loss(x.log_softmax(-1), y)
+
+    cross_entropy = torch.nn.functional.cross_entropy
+    found = compare(cross_entropy, torch.nn.CrossEntropyLoss(), inputs=IMAGE)
+    assert found.verdict == "same", str(found)
+    assert compare(last, torch.nn.CrossEntropyLoss(), inputs=IMAGE).verdict == "different"
+    held = lossbridge.record(cross_entropy, inputs=IMAGE)
+    assert compare(held, torch.nn.CrossEntropyLoss()).verdict == "same"
+
+
+def test_more_axes_than_the_probes_have_are_undecided() -> None:
+    five = dict.fromkeys(("x", "y"), "real[a, b, c, d, e]")
+    found = compare(squared, torch.nn.MSELoss(), inputs=five)
+    assert found.verdict == "undecided"
+    assert "an input of 5 axes; the probes have 4 at most" in found.notes
+
+
+def test_a_mean_over_what_a_mask_leaves_is_told_from_one_over_all() -> None:
+    inputs = {**CLASSES, "mask": "mask[n]"}
+
+    def each(x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x, y, reduction="none") * m
+
+    def of_the_mask(x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return each(x, y, m).sum() / m.sum()
+
+    def of_all(x: Tensor, y: Tensor, m: Tensor) -> Tensor:
+        return each(x, y, m).mean()
+
+    found = compare(of_the_mask, of_all, inputs=inputs)
+    assert (found.verdict, found.factor) == ("same_up_to_factor", None)
+    assert found.causes[0].fix == "divide by the sum of mask in b"
+    assert compare(of_all, of_the_mask, inputs=inputs).causes[0].fix.endswith("in a")
+
+
+def test_targets_between_0_and_1_are_told_from_labels() -> None:
+    def focal(x: Tensor, y: Tensor) -> Tensor:
+        nll = torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+        return ((1 - torch.exp(-nll)) ** 2 * nll).mean()
+
+    def mixed(x: Tensor, y: Tensor) -> Tensor:
+        nll = torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+        p = x.sigmoid()
+        return ((1 - y * p - (1 - y) * (1 - p)) ** 2 * nll).mean()
+
+    inputs = {"x": "real[*batch]", "y": "probability[*batch]"}
+    found = compare(focal, mixed, inputs=inputs)
+    assert found.verdict == "different"
+    assert found.causes[0].text == "the values are equal for targets of 0 and 1, and for no others"
