@@ -385,8 +385,9 @@ def _d_xlogy(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     a, b = args
-    # Equal infinities give inf - inf = NaN; two -inf have no weight.
-    gap = where(a == b, 0.0, a - b)
+    # Equal infinities give inf - inf = NaN; two -inf have no weight. Other ties stay a difference,
+    # so that it can be differentiated again.
+    gap = where((a == b) & (abs_(a) == INF), 0.0, a - b)
     return (
         where(a == -INF, 0.0, g * sigmoid(gap)),
         where(b == -INF, 0.0, g * sigmoid(-gap)),
@@ -394,7 +395,7 @@ def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 
 def _d_mean(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
-    return (g / _count(out, out.node.attr("axes")),)
+    return (g / count(out.builder, out.node.attr("axes")),)
 
 
 def _d_amax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -653,16 +654,16 @@ def _make_scan(
 # --- expansions of composites ------------------------------------------------------------------
 
 
-def _count(x: Expr, axes: Sequence[str]) -> Expr:
+def count(b: Builder, axes: Sequence[str]) -> Expr:
     """How many elements axes have together."""
-    n = x.builder.const(1.0)
+    n = b.const(1.0)
     for axis in axes:
-        n = n * x.builder.op("size", axis=axis)
+        n = n * b.op("size", axis=axis)
     return n
 
 
 def _x_mean(x: Expr, axes: tuple[str, ...]) -> Expr:
-    return sum(x, *axes) / _count(x, axes)
+    return sum(x, *axes) / count(x.builder, axes)
 
 
 def _x_sigmoid(x: Expr) -> Expr:
