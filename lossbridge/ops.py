@@ -452,6 +452,19 @@ def _d_log_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None
     return (where(top, g * q - p * others, g - p * whole),)
 
 
+def _d_log_softmax_complement(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    (x,) = args
+    axes = out.node.attr("axes")
+    p, q = softmax(x, *axes), softmax_complement(x, *axes)
+    most, below = _majority(x, axes)
+    # All but a class with most of the probability have a complement of at least 1/2, so that the
+    # quotient is harmless. What that class's complement is made of are the others' own softmax.
+    h = where(most, 0.0, g * (p / where(most, 1.0, q)))
+    led = sum(where(most, g * p, 0.0), *axes)
+    among = where(most, 0.0, softmax(below, *axes))
+    return (p * (total(h, axes, out) - h) - g * p + led * among,)
+
+
 def _d_normalize(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     axes = out.node.attr("axes")
@@ -746,6 +759,21 @@ def _x_softmax_complement(x: Expr, axes: tuple[str, ...]) -> Expr:
     _, e, top, rest = _rest(x, axes)
     s = 1.0 + rest
     return where(top, rest, s - e) / s
+
+
+def _majority(x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr]:
+    """Where a class has more than half of the probability, and the values with that one at -inf."""
+    most = softmax(x, *axes) > 0.5
+    return most, where(most, -INF, x)
+
+
+def _x_log_softmax_complement(x: Expr, axes: tuple[str, ...]) -> Expr:
+    # Small probabilities by log1p. The complement of a large one may underflow; it is the others'
+    # sum, whose logarithm does not.
+    d = x - safe_max(x, axes)
+    most, below = _majority(d, axes)
+    led = logsumexp(below, *axes) - logsumexp(d, *axes)
+    return where(most, led, log1p(-where(most, 0.0, softmax(d, *axes))))
 
 
 def _scaled(x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr, Expr]:
@@ -1218,6 +1246,17 @@ _ROWS = (
         elementwise=False,
         expand=_x_softmax_complement,
         bounds=lambda a: UNIT,
+    ),
+    Op(
+        "log_softmax_complement",
+        ("value", "axes"),
+        _keep("log_softmax_complement"),
+        "log of 1 - softmax, finite where one class dominates",
+        _d_log_softmax_complement,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_log_softmax_complement,
+        bounds=lambda a: (-INF, 0.0),
     ),
     Op(
         "log_softmax",
@@ -1699,6 +1738,11 @@ def softmax(x: Operand, *axes: str) -> Expr:
 def softmax_complement(x: Operand, *axes: str) -> Expr:
     """1 - softmax, accurate where one class dominates."""
     return _apply("softmax_complement", x, axes=axes)
+
+
+def log_softmax_complement(x: Operand, *axes: str) -> Expr:
+    """Log of 1 - softmax, finite where one class dominates."""
+    return _apply("log_softmax_complement", x, axes=axes)
 
 
 def log_softmax(x: Operand, *axes: str) -> Expr:
