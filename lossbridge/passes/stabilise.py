@@ -343,7 +343,9 @@ RULES: tuple[Rule, ...] = (
         "exp(89) overflows float32, and infinity over infinity is NaN",
         kinds=(("a", "real[n, k]"), ("u", "real[n, k]")),
     ),
-    Rule("cosh_spelt", "exp(u) + exp(-u)", "2 * cosh(u)", "one function, with its own slope", kinds=U),
+    Rule(
+        "cosh_spelt", "exp(u) + exp(-u)", "2 * cosh(u)", "one function, with its own slope", kinds=U
+    ),
     Rule(
         "log_of_two_cosh",
         "log(2 * cosh(u))",

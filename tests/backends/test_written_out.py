@@ -16,14 +16,22 @@ from mpmath import mp, mpf
 
 import lossbridge.torch as L
 from lossbridge import Expr, define
-from lossbridge.ops import cos, exp, log, mean, size, softmax, sqrt, sum, tanh
+from lossbridge.ops import cos, exp, log, logaddexp, mean, size, softmax, sqrt, sum, tanh
 from lossbridge.trace import Definition
 
 Number = Annotated[Expr, "real[*batch]"]
 Row = Annotated[Expr, "real[*batch, k]"]
 
 NUMBERS = [0.0, 1e-4, -1e-4, 0.3, -1.0, 9.0, -9.0, 30.0, -30.0, 95.0, -95.0]
-ROWS = [[1.0, 2.0, 3.0], [0.5, -3.0, 0.0], [100.0, 0.0, 0.0], [-200.0, 0.0, 3.0], [400.0, 1.0, 0.0]]
+ROWS = [
+    [1.0, 2.0, 3.0],
+    [0.5, -3.0, 0.0],
+    [17.0, 0.0, 0.0],
+    [100.0, 0.0, 0.0],
+    [-200.0, 0.0, 3.0],
+    [400.0, 1.0, 0.0],
+    [1000.0, 1001.0, 1002.0],
+]
 VALUE_BITS, GRADIENT_BITS = 3.0, 4.0
 
 
@@ -131,14 +139,20 @@ def judge(name: str, body: Any, truth: Any, points: list[Any], kind: Any) -> Non
             # How much a relative change of the inputs changes the value, and the slope.
             sway = total(abs(g * v) for g, v in zip(slope, row, strict=True))
             moved = [
-                slopes(truth, [v * (1 + mpf(2) ** -100 * (i == j)) for j, v in enumerate(row)], alone)
+                slopes(
+                    truth, [v * (1 + mpf(2) ** -100 * (i == j)) for j, v in enumerate(row)], alone
+                )
                 for i in range(len(row))
             ]
             turn = [
                 total(abs(m[j] - slope[j]) for m in moved) * mpf(2) ** 100 for j in range(len(row))
             ]
             fair = max(1, sway / abs(true)) if true else 1
-            assert bits(found, true, abs(true) * fair) <= VALUE_BITS, (points[k], found, float(true))
+            assert bits(found, true, abs(true) * fair) <= VALUE_BITS, (
+                points[k],
+                found,
+                float(true),
+            )
             fair = max(1, max(turn) / largest) if largest else 1
             for g, t in zip(gradient[k].reshape(-1).tolist(), slope, strict=True):
                 assert bits(g, t, largest * fair) <= GRADIENT_BITS, (points[k], g, float(t))
@@ -161,6 +175,16 @@ def test_equal_values_have_no_deviation_and_no_slope() -> None:
         x = torch.zeros(2, 3, requires_grad=True)
         loss(x=x).sum().backward()
         assert x.grad is not None and x.grad.tolist() == [[0.0] * 3] * 2
+
+
+def test_a_tie_of_logarithms_added_is_curved() -> None:
+    """Equal terms are no kink: the second derivative is 1/4, not 0."""
+    loss = L.compile(written("added", lambda x: logaddexp(x, 2.0 - x), Number), reduction="none")
+    x = torch.tensor([1.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(x=x).sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), x)
+    assert slope.item() == 0.0
+    assert curvature.item() == pytest.approx(1.0)
 
 
 def test_focal_loss_of_a_target_distribution_below_gamma_one() -> None:
