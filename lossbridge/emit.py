@@ -244,7 +244,7 @@ class Emitter:
             static = False
         else:
             if static and OPS[node.op].elementwise:
-                # The logarithm of a number of classes: a platform's function takes no Python number.
+                # The logarithm of a number of classes: functions take no Python number.
                 nodes = (self.graph.nodes[a] for a in node.args)
                 args = [self.constant(n, x) for n, x in zip(nodes, args, strict=True)]
             static = False

@@ -178,7 +178,7 @@ def _softmax_complement(xs: list[Value]) -> list[Value]:
 def _log_softmax_complement(xs: list[Value]) -> list[Value]:
     if _special(xs):
         return [balls.log(q) for q in _softmax_complement(xs)]
-    top, e = _shifted(xs)
+    top, _ = _shifted(xs)
     # Shifted anew without the largest, whose complement may be below every exponent.
     rest = xs[:top] + xs[top + 1 :]
     if not rest:
