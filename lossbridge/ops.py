@@ -768,7 +768,7 @@ def _majority(x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr]:
 
 
 def _x_log_softmax_complement(x: Expr, axes: tuple[str, ...]) -> Expr:
-    # Small probabilities by log1p (XLA's is off by 128 units in the last place at -0.41 in float64).
+    # Small ones by log1p (in float64, XLA's is off by 128 units in the last place at -0.41).
     # The complement of a large one may underflow; the logarithm of the others' sum does not.
     d = x - safe_max(x, axes)
     p = softmax(d, *axes)
