@@ -243,6 +243,10 @@ class Emitter:
             expression = self.broadcast(node, args[0])
             static = False
         else:
+            if static and OPS[node.op].elementwise:
+                # The logarithm of a number of classes: functions take no Python number.
+                nodes = (self.graph.nodes[a] for a in node.args)
+                args = [self.constant(n, x) for n, x in zip(nodes, args, strict=True)]
             static = False
             entry = self.lowering.table[node.op]
             expression = entry.format(*args) if isinstance(entry, str) else entry(self, node, args)

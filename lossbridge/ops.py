@@ -385,8 +385,9 @@ def _d_xlogy(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     a, b = args
-    # Equal infinities give inf - inf = NaN; two -inf have no weight.
-    gap = where(a == b, 0.0, a - b)
+    # Equal infinities give inf - inf = NaN; two -inf have no weight. Other ties stay a difference,
+    # so that it can be differentiated again.
+    gap = where((a == b) & (abs_(a) == INF), 0.0, a - b)
     return (
         where(a == -INF, 0.0, g * sigmoid(gap)),
         where(b == -INF, 0.0, g * sigmoid(-gap)),
@@ -394,7 +395,7 @@ def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 
 def _d_mean(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
-    return (g / _count(out, out.node.attr("axes")),)
+    return (g / count(out.builder, out.node.attr("axes")),)
 
 
 def _d_amax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -449,6 +450,19 @@ def _d_log_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None
     # g - p sum(g) cancels when p is near 1 (gradient 0 past a margin of 16 in float32).
     top, others, whole = _split_at_top(g, x, axes)
     return (where(top, g * q - p * others, g - p * whole),)
+
+
+def _d_log_softmax_complement(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    (x,) = args
+    axes = out.node.attr("axes")
+    p, q = softmax(x, *axes), softmax_complement(x, *axes)
+    most, below = _majority(x, axes)
+    # All but a class with most of the probability have a complement of at least 1/2, so that the
+    # quotient is harmless. What that class's complement is made of are the others' own softmax.
+    h = where(most, 0.0, g * (p / where(most, 1.0, q)))
+    led = sum(where(most, g * p, 0.0), *axes)
+    among = where(most, 0.0, softmax(below, *axes))
+    return (p * (total(h, axes, out) - h) - g * p + led * among,)
 
 
 def _d_normalize(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -653,16 +667,16 @@ def _make_scan(
 # --- expansions of composites ------------------------------------------------------------------
 
 
-def _count(x: Expr, axes: Sequence[str]) -> Expr:
+def count(b: Builder, axes: Sequence[str]) -> Expr:
     """How many elements axes have together."""
-    n = x.builder.const(1.0)
+    n = b.const(1.0)
     for axis in axes:
-        n = n * x.builder.op("size", axis=axis)
+        n = n * b.op("size", axis=axis)
     return n
 
 
 def _x_mean(x: Expr, axes: tuple[str, ...]) -> Expr:
-    return sum(x, *axes) / _count(x, axes)
+    return sum(x, *axes) / count(x.builder, axes)
 
 
 def _x_sigmoid(x: Expr) -> Expr:
@@ -745,6 +759,24 @@ def _x_softmax_complement(x: Expr, axes: tuple[str, ...]) -> Expr:
     _, e, top, rest = _rest(x, axes)
     s = 1.0 + rest
     return where(top, rest, s - e) / s
+
+
+def _majority(x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr]:
+    """Where a class has more than half of the probability, and the values with that one at -inf."""
+    most = softmax(x, *axes) > 0.5
+    return most, where(most, -INF, x)
+
+
+def _x_log_softmax_complement(x: Expr, axes: tuple[str, ...]) -> Expr:
+    # Small ones by log1p (in float64, XLA's is off by 128 units in the last place at -0.41).
+    # The complement of a large one may underflow; the logarithm of the others' sum does not.
+    d = x - safe_max(x, axes)
+    p = softmax(d, *axes)
+    most, below = _majority(d, axes)
+    led = logsumexp(below, *axes) - logsumexp(d, *axes)
+    few = p < 0.25
+    rest = log(where(few | most, 1.0, softmax_complement(d, *axes)))
+    return where(most, led, where(few, log1p(-where(few, p, 0.0)), rest))
 
 
 def _scaled(x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr, Expr]:
@@ -1217,6 +1249,17 @@ _ROWS = (
         elementwise=False,
         expand=_x_softmax_complement,
         bounds=lambda a: UNIT,
+    ),
+    Op(
+        "log_softmax_complement",
+        ("value", "axes"),
+        _keep("log_softmax_complement"),
+        "log of 1 - softmax, finite where one class dominates",
+        _d_log_softmax_complement,
+        attrs=("axes",),
+        elementwise=False,
+        expand=_x_log_softmax_complement,
+        bounds=lambda a: (-INF, 0.0),
     ),
     Op(
         "log_softmax",
@@ -1698,6 +1741,11 @@ def softmax(x: Operand, *axes: str) -> Expr:
 def softmax_complement(x: Operand, *axes: str) -> Expr:
     """1 - softmax, accurate where one class dominates."""
     return _apply("softmax_complement", x, axes=axes)
+
+
+def log_softmax_complement(x: Operand, *axes: str) -> Expr:
+    """Log of 1 - softmax, finite where one class dominates."""
+    return _apply("log_softmax_complement", x, axes=axes)
 
 
 def log_softmax(x: Operand, *axes: str) -> Expr:

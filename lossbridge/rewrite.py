@@ -175,6 +175,8 @@ def instantiate(template: text.Expression, binding: Binding, b: Builder) -> Expr
     if axis_names:
         axes = binding[axis_names[0]]
         assert isinstance(axes, tuple)
+        if template.name == "size":
+            return ops.count(b, axes)
         attrs = {"axes": axes} if "axes" in ops.OPS[template.name].attrs else {"axis": axes[0]}
     return b.op(template.name, *operands, **attrs)
 

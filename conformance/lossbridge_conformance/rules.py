@@ -175,6 +175,19 @@ def _softmax_complement(xs: list[Value]) -> list[Value]:
     return [balls.div(balls.add(a, b), whole) for a, b in zip(before, reversed(after), strict=True)]
 
 
+def _log_softmax_complement(xs: list[Value]) -> list[Value]:
+    if _special(xs):
+        return [balls.log(q) for q in _softmax_complement(xs)]
+    top, _ = _shifted(xs)
+    # Shifted anew without the largest, whose complement may be below every exponent.
+    rest = xs[:top] + xs[top + 1 :]
+    if not rest:
+        return [-balls.INF]
+    led = balls.sub(_logsumexp(rest)[0], _logsumexp(xs)[0])
+    others = _softmax_complement(xs)
+    return [led if i == top else balls.log(q) for i, q in enumerate(others)]
+
+
 def _log_softmax(xs: list[Value]) -> list[Value]:
     case = _special(xs)
     if case:
@@ -560,6 +573,7 @@ _REDUCTIONS: dict[str, Function] = {
     "logsumexp": _along(_logsumexp, keep=False),
     "softmax": _along(_softmax, keep=True),
     "softmax_complement": _along(_softmax_complement, keep=True),
+    "log_softmax_complement": _along(_log_softmax_complement, keep=True),
     "log_softmax": _along(_log_softmax, keep=True),
     "norm": _NORM,
     "normalize": _NORMALIZE,

@@ -104,6 +104,9 @@ def _add(v: Expr) -> Expr | None:
         return a - arg(b, 0)
     if a.node.op == "neg":
         return b - arg(a, 0)
+    for x, y in ((a, b), (b, a)):
+        if is_const(y) and float(const_value(y.node)) < 0.0 and x.type.dtype == "real":
+            return x - (-float(const_value(y.node)))  # a derivative's exp(x) + -1 is exp(x) - 1
     if a.index == b.index and a.type.dtype == "real":
         return 2.0 * a  # exact, and the 2 meets the other factors
     return None

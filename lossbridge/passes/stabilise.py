@@ -7,6 +7,8 @@ value and gradient.
 
 from __future__ import annotations
 
+import math
+
 from lossbridge.ir import Expr, Graph, const_value, is_const
 from lossbridge.passes.canonicalise import drop_broadcast, fold, simplify
 from lossbridge.rewrite import Binding, Rule, rewrite
@@ -109,6 +111,35 @@ RULES: tuple[Rule, ...] = (
         "1 - softmax(u, k)",
         "softmax_complement(u, k)",
         "softmax of [20, 0] is 1 in float32",
+        kinds=AXIS,
+    ),
+    Rule(
+        "log1p_minus_softmax",
+        "log1p(-softmax(u, k))",
+        "log_softmax_complement(u, k)",
+        "softmax of [104, 0] has no complement in float32, and its logarithm is -inf",
+        kinds=AXIS,
+    ),
+    Rule(
+        "log_softmax_complement",
+        "log(softmax_complement(u, k))",
+        "log_softmax_complement(u, k)",
+        "softmax of [104, 0] has no complement in float32, and its logarithm is -inf",
+        kinds=AXIS,
+    ),
+    Rule(
+        "power_of_softmax_complement",
+        "softmax_complement(u, k) ** g",
+        "exp(g * log_softmax_complement(u, k))",
+        "the derivative of 0 ** 0.5 is infinite, times 0 is NaN",
+        kinds=(("u", "real[n, k]"), ("g", "positive")),
+        guard=_not_small_integer,
+    ),
+    Rule(
+        "sqrt_of_softmax_complement",
+        "sqrt(softmax_complement(u, k))",
+        "exp(0.5 * log_softmax_complement(u, k))",
+        "the derivative 0.5 / 0 is infinite, times 0 is NaN",
         kinds=AXIS,
     ),
     Rule(
@@ -283,6 +314,146 @@ RULES: tuple[Rule, ...] = (
         kinds=(("a", "real[n]"), ("b", "real[n]")),
         differentiable=False,
     ),
+    # The quotients and sums that textbooks write out.
+    Rule(
+        "sigmoid_spelt",
+        "1 / (1 + exp(u))",
+        "sigmoid(-u)",
+        "exp(89) overflows float32: the derivative is 0 times infinity",
+        kinds=U,
+    ),
+    Rule(
+        "sigmoid_spelt_above",
+        "exp(u) / (1 + exp(u))",
+        "sigmoid(u)",
+        "exp(89) overflows float32, and infinity over infinity is NaN",
+        kinds=U,
+    ),
+    Rule(
+        "softmax_spelt",
+        "exp(u) / sum(exp(u), k)",
+        "softmax(u, k)",
+        "exp(89) overflows float32, and infinity over infinity is NaN",
+        kinds=AXIS,
+    ),
+    Rule(
+        "mean_under_softmax",
+        "sum(exp(u) * a, k) / sum(exp(u), k)",
+        "sum(softmax(u, k) * a, k)",
+        "exp(89) overflows float32, and infinity over infinity is NaN",
+        kinds=(("a", "real[n, k]"), ("u", "real[n, k]")),
+    ),
+    Rule(
+        "cosh_spelt", "exp(u) + exp(-u)", "2 * cosh(u)", "one function, with its own slope", kinds=U
+    ),
+    Rule(
+        "log_of_two_cosh",
+        "log(2 * cosh(u))",
+        "log_cosh(u) + 0.6931471805599453",
+        "cosh(90) overflows float32",
+        kinds=U,
+    ),
+    Rule(
+        "less_log_two",
+        "log_cosh(u) + 0.6931471805599453 - 0.6931471805599453",
+        "log_cosh(u)",
+        "log_cosh(1e-4) + log(2) is log(2) in float32",
+        kinds=U,
+    ),
+    Rule(
+        "logaddexp",
+        "log(exp(u) + exp(v))",
+        "logaddexp(u, v)",
+        "exp(89) overflows float32",
+        kinds=(("u", "real[n]"), ("v", "real[n]")),
+    ),
+    Rule(
+        "logmeanexp",
+        "log(mean(exp(u), k))",
+        "logsumexp(u, k) - log(size(k))",
+        "exp(89) overflows float32",
+        kinds=AXIS,
+    ),
+    Rule(
+        "one_minus_tanh",
+        "1 - tanh(u)",
+        "2 * sigmoid(-2 * u)",
+        "tanh(10) is 1 in float32",
+        kinds=U,
+    ),
+    Rule(
+        "one_plus_tanh",
+        "1 + tanh(u)",
+        "2 * sigmoid(2 * u)",
+        "tanh(-10) is -1 in float32",
+        kinds=U,
+    ),
+    Rule(
+        "one_minus_cos",
+        "1 - cos(u)",
+        "2 * (sin(0.5 * u) * sin(0.5 * u))",
+        "cos(1e-4) is 1 in float32",
+        kinds=U,
+    ),
+    Rule(
+        "variance",
+        "mean(u * u, k) - mean(u, k) * mean(u, k)",
+        "mean((u - mean(u, k)) * (u - mean(u, k)), k)",
+        "of [1000, 1001] the means agree in all but 3 bits",
+        kinds=AXIS,
+    ),
+    Rule(
+        "root_mean_square",
+        "sqrt(mean(u * u, k))",
+        "norm(u, k) / sqrt(size(k))",
+        "1e20 squared overflows float32; gradient 0 at 0 by convention",
+        kinds=AXIS,
+    ),
+    Rule(
+        "norm_over",
+        "sqrt(sum(u * u, k) / a)",
+        "norm(u, k) / sqrt(a)",
+        "1e20 squared overflows float32; gradient 0 at 0 by convention",
+        kinds=(("u", "real[n, k]"), ("a", "= 3")),
+        guard=lambda binding: _positive_const("a", binding),
+    ),
+    Rule(
+        "norm_times",
+        "sqrt(a * sum(u * u, k))",
+        "norm(u, k) * sqrt(a)",
+        "1e20 squared overflows float32; gradient 0 at 0 by convention",
+        kinds=(("u", "real[n, k]"), ("a", "= 0.25")),
+        guard=lambda binding: _positive_const("a", binding),
+    ),
+    Rule(
+        "sqrt_of_softmax",
+        "sqrt(softmax(u, k))",
+        "exp(0.5 * log_softmax(u, k))",
+        "softmax of [0, 104] has a 0 in float32, and 0.5 / 0 times 0 is NaN",
+        kinds=AXIS,
+    ),
+    Rule(
+        "power_of_softmax",
+        "softmax(u, k) ** g",
+        "exp(g * log_softmax(u, k))",
+        "the derivative of 0 ** 0.5 is infinite, times 0 is NaN",
+        kinds=(("u", "real[n, k]"), ("g", "positive")),
+        guard=_not_small_integer,
+    ),
+    Rule(
+        "mean_square_missing",
+        "1 - sum(softmax(u, k) * softmax(u, k), k)",
+        "sum(softmax(u, k) * softmax_complement(u, k), k)",
+        "softmax of [20, 0] is 1 in float32",
+        kinds=AXIS,
+    ),
+    Rule(
+        "expm1_less",
+        "exp(u) - a - 1",
+        "expm1(u) - a",
+        "exp(1e-9) is 1 in float32",
+        kinds=(("u", "real[n]"), ("a", "real[n]")),
+    ),
     Rule(
         "square_over",
         "u * u / v",
@@ -340,6 +511,12 @@ def _below_one(name: str, binding: Binding) -> bool:
     assert isinstance(value, Expr)
     # A larger divisor may be what keeps the products from overflowing.
     return is_const(value) and 0.0 < abs(float(const_value(value.node))) < 1.0
+
+
+def _positive_const(name: str, binding: Binding) -> bool:
+    value = binding[name]
+    assert isinstance(value, Expr)
+    return is_const(value) and 0.0 < float(const_value(value.node)) < math.inf
 
 
 def _varies(name: str, binding: Binding) -> bool:

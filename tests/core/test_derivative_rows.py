@@ -130,7 +130,16 @@ def test_rows_differentiate_again(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["softmax", "softmax_complement", "log_softmax", "logsumexp", "norm", "normalize"]
+    "name",
+    [
+        "softmax",
+        "softmax_complement",
+        "log_softmax_complement",
+        "log_softmax",
+        "logsumexp",
+        "norm",
+        "normalize",
+    ],
 )
 def test_row_of_a_composite_along_an_axis(name: str) -> None:
     """A weighted sum of the outputs, differentiated in each entry, against power series."""
@@ -160,6 +169,7 @@ def _composite(name: str, xs: list[Series], weights: list[float]) -> Series:
     rows = {
         "softmax": [x / total for x in e],
         "softmax_complement": [1 - x / total for x in e],
+        "log_softmax_complement": [(1 - x / total).log() for x in e],
         "log_softmax": [x - total.log() for x in xs],
         "normalize": [x / size for x in xs],
     }[name]
