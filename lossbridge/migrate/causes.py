@@ -19,7 +19,7 @@ from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 
 if TYPE_CHECKING:
-    from lossbridge.migrate.judge import Pair
+    from lossbridge.migrate.pairs import Pair
     from lossbridge.migrate.sides import Side
 
 DEPENDS = "the factor depends on the input"

@@ -16,7 +16,7 @@ import numpy as np
 from lossbridge.migrate.comparison import Cause
 
 if TYPE_CHECKING:
-    from lossbridge.migrate.judge import Pair
+    from lossbridge.migrate.pairs import Pair
     from lossbridge.migrate.sides import Side
 
 CLOSE = 1e-6

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,29 @@ import msgspec
 import numpy as np
 
 from lossbridge.errors import ArgumentError
-from lossbridge.kinds import Kind, moved_axis
+from lossbridge.kinds import moved_axis
 from lossbridge.migrate import causes
+from lossbridge.migrate.alignment import (
+    alike,
+    domains_of,
+    fixed_axes,
+    in_domains,
+    joint_domains,
+    laid_alike,
+    overloads_of,
+    ranks_of,
+)
 from lossbridge.migrate.comparison import Cause, Comparison, Example
+from lossbridge.migrate.pairs import (
+    CLOSE,
+    Pair,
+    answered,
+    close_to,
+    judged,
+    noise_of,
+    pair,
+    pairs_of,
+)
 from lossbridge.migrate.probes import (
     CLASSES,
     HIDDEN,
@@ -25,7 +44,6 @@ from lossbridge.migrate.probes import (
     probes,
     seen,
     sequence_probes,
-    softened,
     unequal,
 )
 from lossbridge.migrate.sides import (
@@ -38,59 +56,10 @@ from lossbridge.migrate.sides import (
     with_arguments,
 )
 
-# Relative: what the computing dtype leaves of two sound evaluations of one function. A side that
-# casts to float32 whatever it is given is held to that.
-CLOSE: Mapping[str, float] = {
-    "float64": 1e-8, "float32": 2e-5, "float16": 2e-2, "bfloat16": 1e-1,
-}  # fmt: skip
-SINGLE = 2e-5
-# Within this they differ by no more than a small constant does.
-SLIGHT = 1e-5
 # An unknown function that differs by no more, and hardly anywhere, has a small constant.
 NEARLY = 1e-3
 # Within this, and with the same constants, they differ by how they round.
 ROUNDED = 1e-6
-# Numbers below the smallest normal one are 0 on some platforms.
-TINY: Mapping[str, float] = {
-    "float64": 1e-290, "float32": 1e-36, "float16": 1e-4, "bfloat16": 1e-36,
-}  # fmt: skip
-EPSILON: Mapping[str, float] = {
-    "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7,
-}  # fmt: skip
-NOISE = 100.0  # times the change that rounding the inputs makes
-
-# Of two domains of one representation, the later holds the earlier.
-NARROW = (
-    "one_hot", "simplex", "log_simplex", "unit", "sign", "binary", "probability",
-    "log_probability", "positive", "counts", "non_negative", "index", "labels", "integer", "real",
-)  # fmt: skip
-
-UNSIGNED = {"binary", "probability", "simplex", "one_hot"}
-"""Domains of targets that a label of -1 or 1 stands in other terms than."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What both sides gave on one probe."""
-
-    probe: Probe
-    inputs: Mapping[str, Any]
-    other: Mapping[str, Any]
-    a: Outcome
-    b: Outcome
-    slopes: tuple[tuple[str, Any, Any], ...] = ()
-    """The gradients that can be compared: a name, and what each side gave, classes last."""
-    status: str = "equal"  # slight, value, gradient, raises; missing where a record does not say
-    where: tuple[str, ...] = ()
-    """The inputs in which the gradient differs."""
-
-    @property
-    def finite(self) -> bool:
-        """Whether both gave finite values."""
-        return (
-            not self.a.raised and not self.b.raised
-            and bool(np.isfinite(self.a.value) and np.isfinite(self.b.value))
-        )  # fmt: skip
 
 
 def compare(
@@ -143,14 +112,14 @@ def _label(x: Any) -> str:
 
 def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
     """The comparison of two sides that can be called."""
-    why = _unable(a) or _unable(b)
+    why = unable(a) or unable(b)
     if why:
         return _comparison("undecided", a, b, [], [], (why,))
     if a.classes and b.classes and a.classes != b.classes:
         return _of_other_classes(a, b)
     if weights == "class":
         return _of_class_weights(a, b)
-    forms = [_laid_alike(x, y) for x, y in _overloads(a, b)]
+    forms = [laid_alike(x, y) for x, y in overloads_of(a, b)]
     found = [_of_form(x, y, weights) for x, y in forms]
     if len(found) == 1:
         return found[0]
@@ -204,34 +173,34 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
     """The comparison of two sides, each with one form of inputs."""
     if a.signature.sequence and b.signature.sequence:
         return _of_sequences(a, b)
-    if a.signature.sequence != b.signature.sequence or not _alike(a.signature, b.signature):
+    if a.signature.sequence != b.signature.sequence or not alike(a.signature, b.signature):
         return _apart(a, b)
-    ranks = _ranks(a.signature, b.signature)
+    ranks = ranks_of(a.signature, b.signature)
     if not ranks:
-        most = max(_fixed(k) for s in (a.signature, b.signature) for k in s.inputs.values())
+        most = max(fixed_axes(k) for s in (a.signature, b.signature) for k in s.inputs.values())
         if most > max(SHAPES):
             why = f"an input of {most} axes; the probes have {max(SHAPES)} at most"
             return _comparison("undecided", a, b, [], [], (why,))
         return _apart(a, b)
-    joint = _joint(a.signature, b.signature)
+    joint = joint_domains(a.signature, b.signature)
     weighted = a.takes_weights and b.takes_weights
     unprobed = []
     own = [
         j if x == y or (k and _stated(a, b, {x, y})) else None
         for k, (j, x, y) in enumerate(
-            zip(joint, _domains(a.signature), _domains(b.signature), strict=True)
+            zip(joint, domains_of(a.signature), domains_of(b.signature), strict=True)
         )
     ]
     if None in own:
         # Where each needs its own terms, they are one function if they agree in those.
-        tried, _ = _answered(_pairs(a, b, own, ranks, groups=("inside",)))
+        tried, _ = answered(pairs_of(a, b, own, ranks, groups=("inside",)))
         ran = [p for p in tried if not p.a.raised and not p.b.raised]
         scale = causes.factor(a, b, ran) if any(p.status == "value" for p in ran) else None
         if scale and scale[0] is not None:
             ran += _longer(a, b, own, ran)
             scale = causes.factor(a, b, ran)
         if ran and (scale or all(p.status != "value" for p in ran)):
-            more, _ = _answered(_pairs(a, b, own, ranks, weighted, ("kinks", "edges", "ignored")))
+            more, _ = answered(pairs_of(a, b, own, ranks, weighted, ("kinks", "edges", "ignored")))
             tried += more
             edges = [p for p in _edges(tried) if p.probe.group != "kinks"]
             sloped = [p for p in ran if p.status == "gradient"]
@@ -246,7 +215,7 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             )  # fmt: skip
     pairs = []
     for rank in ranks:
-        some, missing = _answered(_pairs(a, b, joint, (rank,), groups=("inside",)))
+        some, missing = answered(pairs_of(a, b, joint, (rank,), groups=("inside",)))
         unprobed += missing
         refused = [
             next((o.error for o in outcomes if o.raised), "")
@@ -257,8 +226,8 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             unprobed.append(f"inputs of rank {rank}, which one side does not take: {refused[0]}")
         else:
             pairs += some
-            more, missing = _answered(
-                _pairs(a, b, joint, (rank,), weighted, FURTHER, precise=rank == ranks[0])
+            more, missing = answered(
+                pairs_of(a, b, joint, (rank,), weighted, FURTHER, precise=rank == ranks[0])
             )
             pairs += more
             unprobed += missing
@@ -312,7 +281,7 @@ def _longer(a: Side, b: Side, joint: Sequence[str | None], ran: Sequence[Pair]) 
     if len({p.probe.latent[0].shape[-1] for p in ran if p.finite}) != 1:
         return []
     ranks = tuple({p.probe.rank: 1 for p in ran if p.finite})[:1]
-    more = _pairs(a, b, joint, ranks, groups=("inside",), classes=CLASSES + 2)
+    more = pairs_of(a, b, joint, ranks, groups=("inside",), classes=CLASSES + 2)
     return [p for p in more if p.finite]
 
 
@@ -321,7 +290,7 @@ CLASS_WEIGHTS = (0.5, 2.0, 1.25)
 
 def _of_class_weights(a: Side, b: Side) -> Comparison:
     """Two losses whose classes weigh: by their argument, or by the weights of their samples."""
-    a, b = _overloads(a, b)[0]
+    a, b = overloads_of(a, b)[0]
     sides, notes = [], []
     for x in (a, b):
         made, how = _class_weighted(x)
@@ -330,9 +299,9 @@ def _of_class_weights(a: Side, b: Side) -> Comparison:
         sides.append(made)
         notes.append(f"{x.label}: {how}")
     x, y = sides
-    if not _alike(x.signature, y.signature) or 2 not in _ranks(x.signature, y.signature):
+    if not alike(x.signature, y.signature) or 2 not in ranks_of(x.signature, y.signature):
         return _apart(a, b)
-    joint = _joint(x.signature, y.signature)
+    joint = joint_domains(x.signature, y.signature)
     weights = np.array(CLASS_WEIGHTS)
 
     def weighted(p: Probe) -> Probe:
@@ -340,8 +309,8 @@ def _of_class_weights(a: Side, b: Side) -> Comparison:
 
     # What a class weighs follows from the label, so that no gradient in a target is comparable.
     pairs = [
-        _judged(x, y, replace(p, slopes=p.slopes[:1]))
-        for p in _pairs(x, y, joint, (2,), groups=("inside",), change=weighted)
+        judged(x, y, replace(p, slopes=p.slopes[:1]))
+        for p in pairs_of(x, y, joint, (2,), groups=("inside",), change=weighted)
         if not p.probe.soft
     ]
     found = _verdict(x, y, pairs, None)
@@ -350,7 +319,7 @@ def _of_class_weights(a: Side, b: Side) -> Comparison:
 
 def _class_weighted(x: Side) -> tuple[Side | None, str]:
     """A side whose classes weigh, and how that was brought about."""
-    if not {"index", "one_hot", "simplex"} & {*_domains(x.signature)[1:]}:
+    if not {"index", "one_hot", "simplex"} & {*domains_of(x.signature)[1:]}:
         return None, "has no classes"
     if x.recorded:
         return None, "was recorded, and class weights are no part of a record"
@@ -382,14 +351,14 @@ def _of_sequences(a: Side, b: Side) -> Comparison:
     """Two losses of sequences, which take lengths, paddings or neither."""
     told = len(a.signature.inputs) > 2 and len(b.signature.inputs) > 2
     kinds = [[str(k) for k in x.signature.inputs.values()] for x in (a, b)]
-    alike = kinds[0] == kinds[1] and _domains(a.signature) == _domains(b.signature)
+    alike = kinds[0] == kinds[1] and domains_of(a.signature) == domains_of(b.signature)
     own: tuple[str | None, ...] = (None,) * len(a.signature.inputs)
-    pairs, unprobed = _sequences(a, b, tuple(_domains(a.signature)) if alike else own, told)
+    pairs, unprobed = _sequences(a, b, tuple(domains_of(a.signature)) if alike else own, told)
     found = _verdict(a, b, pairs, None)
     if kinds[0] == kinds[1] and not alike and found.verdict == "different":
         # Of one kind, and no function in its own terms: in those of the one that says more.
         alike = True
-        pairs, unprobed = _sequences(a, b, _joint(a.signature, b.signature), told)
+        pairs, unprobed = _sequences(a, b, joint_domains(a.signature, b.signature), told)
         found = _verdict(a, b, pairs, None)
     if not alike and found.verdict not in ("undecided", "different"):
         kept = found.causes if found.verdict != "same" else ()
@@ -403,13 +372,13 @@ def _sequences(
     a: Side, b: Side, joint: Sequence[str | None], told: bool
 ) -> tuple[list[Pair], list[str]]:
     """Both sides on the probes of sequences."""
-    left, right = (x.signature if None in joint else _in_domain(x.signature, joint) for x in (a, b))
-    return _answered(
+    left, right = (x.signature if None in joint else in_domains(x.signature, joint) for x in (a, b))
+    return answered(
         pair(a, b, p, seen(p, left), seen(p, right), joint) for p in sequence_probes(told)
     )
 
 
-def _unable(x: Side) -> str:
+def unable(x: Side) -> str:
     """Why a side cannot be called on probes at all."""
     spec = x.specs[0] if x.specs else None
     if spec is None:
@@ -439,7 +408,7 @@ def _arguments(a: Side, b: Side) -> Cause:
 
 
 def _notes(a: Side, b: Side) -> list[str]:
-    return [*_provenance(a), *_provenance(b), *_broadcast(a, b), *_turned(a, b)]
+    return [*provenance(a), *provenance(b), *_broadcast(a, b), *_turned(a, b)]
 
 
 def _turned(a: Side, b: Side) -> list[str]:
@@ -451,7 +420,7 @@ def _turned(a: Side, b: Side) -> list[str]:
     return [f"classes are on axis {x} for a and on axis {y} for b: each was given them there"]
 
 
-def _provenance(x: Side) -> list[str]:
+def provenance(x: Side) -> list[str]:
     """Whether Keras takes a softmax's or a sigmoid's output for the logits before it.
 
     It does where it finds how a tensor was made: always behind Keras's own operations, and behind
@@ -498,7 +467,7 @@ def _broadcast(a: Side, b: Side) -> list[str]:
     oa, ob = a.on(*first, wrt=()), b.on(*second, wrt=())
     if oa.missing or ob.missing:
         return []
-    if oa.raised == ob.raised and (oa.raised or close_to(oa.value, ob.value, SINGLE)):
+    if oa.raised == ob.raised and (oa.raised or close_to(oa.value, ob.value, CLOSE["float32"])):
         return []
     said = [
         f"{n} {'raises ' + o.error.partition(':')[0] if o.raised else f'gives {o.value:.6g}'}"
@@ -509,307 +478,6 @@ def _broadcast(a: Side, b: Side) -> list[str]:
 
 def _axes(signature: Signature) -> str:
     return ", ".join(f"{n}: {k}" for n, k in signature.inputs.items())
-
-
-# --- what both take ------------------------------------------------------------------------------
-
-
-def _overloads(a: Side, b: Side) -> list[tuple[Side, Side]]:
-    """Those meanings of both whose inputs are most alike; several where they are equally so."""
-    left, right = a.overloads(), b.overloads()
-    if left[0].signature.axis is None and a.signature.axis is not None:
-        for each in left:
-            each.signature = replace(each.signature, axis=a.signature.axis)
-    if right[0].signature.axis is None and b.signature.axis is not None:
-        for each in right:
-            each.signature = replace(each.signature, axis=b.signature.axis)
-
-    def unlike(pair: tuple[Side, Side]) -> int:
-        x, y = pair[0].signature, pair[1].signature
-        if len(x.inputs) != len(y.inputs):
-            return 100
-        return sum(
-            10 * (k.dtype != m.dtype) + (k.name != m.name)
-            for k, m in zip(x.inputs.values(), y.inputs.values(), strict=True)
-        )
-
-    every = list(itertools.product(left, right))
-    least = min(map(unlike, every))
-    return [p for p in every if unlike(p) == least][: None if least == 0 else 1]
-
-
-def _laid_alike(a: Side, b: Side) -> tuple[Side, Side]:
-    """Two built-ins of one framework, which are given one array, whatever their class axes are.
-
-    Between frameworks the axis is where each has its classes, and the array is turned.
-    """
-    axes = (a.signature.axis, b.signature.axis)
-    if a.native is None or b.native is None or a.platform != b.platform or None in axes:
-        return a, b
-    if b.recorded and not a.recorded:
-        return replace(a, signature=replace(a.signature, axis=axes[1])), b
-    return a, replace(b, signature=replace(b.signature, axis=axes[0]))
-
-
-def _alike(a: Signature, b: Signature) -> bool:
-    """Whether inputs correspond, and have their axes in common: labels lack that of the classes."""
-    if len(a.inputs) != len(b.inputs):
-        return False
-    lacking = [
-        [max(len(k.axes) for k in x.inputs.values()) - len(k.axes) for k in x.inputs.values()]
-        for x in (a, b)
-    ]
-    pairs = zip(a.inputs.values(), b.inputs.values(), *lacking, strict=True)
-    return all(x == y if k.dtype == m.dtype else x != y for k, m, x, y in pairs)
-
-
-def _fixed(kind: Kind) -> int:
-    return sum(not axis.startswith("*") for axis in kind.axes)
-
-
-def _ranks(a: Signature, b: Signature) -> tuple[int, ...]:
-    """The ranks of the widest input that both sides take, the plainest first."""
-    found: list[int] = []
-    for rank in (2, 1, 3, 4):
-        if rank == max(SHAPES) and found:
-            break  # images that are described so; all else is told at fewer axes
-        fits = True
-        for signature in (a, b):
-            widest = max(signature.inputs.values(), key=lambda k: len(k.axes))
-            star = len(widest.axes) > _fixed(widest)
-            # A group may be empty, as in Keras's mean over the last axis of (N,); but a single
-            # sample without a batch beside a label is torch's alone.
-            alike = len({len(k.axes) for k in signature.inputs.values()}) == 1
-            least = _fixed(widest) if alike else len(widest.axes)
-            fits &= least <= rank if star else len(widest.axes) == rank
-        if fits:
-            found.append(rank)
-    return tuple(found)
-
-
-def _joint(a: Signature, b: Signature) -> tuple[str | None, ...]:
-    """For each input the domain that both take; None where each needs its own terms."""
-    found: list[str | None] = []
-    kinds = zip(a.inputs.values(), b.inputs.values(), strict=True)
-    for (k, m), x, y in zip(kinds, _domains(a), _domains(b), strict=True):
-        if k.dtype != m.dtype or ("sign" in (x, y) and {x, y} & UNSIGNED):
-            found.append(None)
-        elif x == y:
-            found.append(x)
-        else:
-            found.append(next((n for n in NARROW if n in (x, y)), None))
-    return tuple(found)
-
-
-def _domains(signature: Signature) -> list[str]:
-    return [signature.domain(k) for k in range(len(signature.inputs))]
-
-
-def _in_domain(signature: Signature, joint: Sequence[str | None]) -> Signature:
-    own = _domains(signature)
-    return replace(signature, domains=tuple(j or d for j, d in zip(joint, own, strict=True)))
-
-
-def _ignored(a: Side, b: Side) -> tuple[int, ...]:
-    """The labels that a side leaves out; -100, which most do, where a side's are not known."""
-    found: list[int] = []
-    for x in (a, b):
-        if not x.specs:
-            found.append(-100)
-        for spec in x.specs[:1]:
-            given = spec.params.get("ignore_index")
-            if given is not None and given.value is not None and abs(given.value) < 2**31:
-                found.append(int(given.value))
-    return tuple(dict.fromkeys(found))
-
-
-# --- running -------------------------------------------------------------------------------------
-
-
-def _pairs(
-    a: Side, b: Side, joint: Sequence[str | None], ranks: Sequence[int], weighted: bool = False,
-    groups: Sequence[str] = (), precise: bool = True, change: Any = None, classes: int = CLASSES,
-) -> Iterator[Pair]:  # fmt: skip
-    """Both sides on every probe of these ranks and groups.
-
-    ``precise``: lower precision and what is compiled are among them. ``classes`` is the length of
-    the last axis, unless a side is made for another.
-    """
-    left, right = _in_domain(a.signature, joint), _in_domain(b.signature, joint)
-    kinds = [*left.inputs.values(), *right.inputs.values()]
-    labelled = any("index" in (*_domains(s),) for s in (left, right))
-    ignored = _ignored(a, b) if labelled else ()
-    masks = a.takes_mask and b.takes_mask
-    soft = any(j in ("simplex", "probability") for j in joint[1:])
-    # No label says what a soft target does.
-    hard = any(
-        ("index" in pair or {*pair} & {"one_hot", "binary", "sign"}) and len({*pair}) > 1
-        for pair in list(zip(_domains(left), _domains(right), strict=True))[1:]
-    )
-    logarithms = any("log_simplex" in _domains(s)[1:] for s in (left, right))
-    for rank in ranks:
-        single = any(k.axes[0].startswith("*") and _fixed(k) >= rank for k in kinds if k.axes)
-        for probe in probes(
-            rank, weights=weighted, ignored=ignored, single=single, masks=masks,
-            classes=a.classes or b.classes or classes,
-        ):  # fmt: skip
-            if probe.group == "inside" and ignored and np.isin(probe.labels, ignored).all():
-                probe = replace(probe, group="ignored")  # what is left is the mean of nothing
-            if groups and probe.group not in groups:
-                continue
-            if probe.group in ("compiled", "precision") and not precise:
-                continue
-            if probe.soft and (hard or (probe.group == "inside" and not soft)):
-                continue  # or the same again
-            if logarithms:
-                probe = softened(probe)
-            if change is not None:
-                probe = change(probe)
-            yield pair(a, b, probe, seen(probe, left), seen(probe, right), joint)
-
-
-def _answered(pairs: Iterable[Pair]) -> tuple[list[Pair], list[str]]:
-    """The pairs that both sides have an answer to, and why there is none to the others."""
-    found, why = [], []
-    for p in pairs:
-        if p.status == "missing":
-            why += [o.missing for o in (p.a, p.b) if o.missing]
-        else:
-            found.append(p)
-    return found, list(dict.fromkeys(why))
-
-
-def pair(
-    a: Side, b: Side, probe: Probe, ia: Mapping[str, Any], ib: Mapping[str, Any],
-    joint: Sequence[str | None],
-) -> Pair:  # fmt: skip
-    """Both sides on one probe, and how what they gave differs."""
-    if probe.dtype == "float64":
-        # One that computes in less, whatever it is given, is compared in that.
-        probe = replace(probe, dtype=min(a.computes, b.computes, key=_digits) or probe.dtype)
-    found = Pair(probe, ia, ib, a.on(probe, ia, joint), b.on(probe, ib, joint))
-    return _judged(a, b, replace(found, slopes=tuple(_slopes(a, b, found, joint))))
-
-
-def _digits(dtype: str) -> float:
-    return -CLOSE.get(dtype, 0.0)
-
-
-def _slopes(
-    a: Side, b: Side, p: Pair, joint: Sequence[str | None]
-) -> Iterator[tuple[str, Any, Any]]:
-    """The gradients in those inputs that both are given in the same terms."""
-    names = zip(a.signature.inputs, b.signature.inputs, strict=False)
-    for place, (x, y) in enumerate(names):
-        if joint[place] is not None and x in p.a.gradients and y in p.b.gradients:
-            ga, gb = _defined(p.inputs, x, p.a), _defined(p.other, y, p.b)
-            yield x, _plainly(a.signature, x, ga), _plainly(b.signature, y, gb)
-
-
-def _judged(a: Side, b: Side, p: Pair) -> Pair:
-    """A pair, with how what its sides gave differs."""
-    status, where = _status(a, b, p)
-    return replace(p, status=status, where=where)
-
-
-def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
-    oa, ob, probe = p.a, p.b, p.probe
-    if oa.missing or ob.missing:
-        return "missing", ()
-    if oa.raised or ob.raised:
-        return "equal" if oa.raised and ob.raised else "raises", ()
-    if (oa.unreduced and not oa.size) or (ob.unreduced and not ob.size):
-        return "equal", ()  # a mean over nothing would be ours
-    dtype = min((probe.dtype, a.computes, b.computes), key=_digits)
-    close, tiny = CLOSE[dtype], TINY[dtype]
-    if not close_to(oa.value, ob.value, close, tiny):
-        if probe.group in ("edges", "kinks") and dtype in ("float64", "float32"):
-            noise = max(_noise(a, probe, p.inputs, oa), _noise(b, probe, p.other, ob))
-            # What the largest input's last digit is, no sum with it holds.
-            inputs = (*p.inputs.values(), *p.other.values())
-            noise = max(noise, *(_last_digit(x, dtype) for x in inputs))
-            if abs(oa.value - ob.value) <= NOISE * noise:
-                return "equal", ()
-        if probe.group in USUAL and close_to(oa.value, ob.value, SLIGHT, SLIGHT):
-            return "slight", ()
-        return "value", ()
-    if not np.isfinite(oa.value):
-        return "equal", ()  # nobody trains on the gradient of a NaN or an infinite loss
-    # Away from ordinary points a gradient may be a difference that cancels: of large arguments.
-    largest = max((abs(n) for x in (a, b) for n in _arguments_of(x)), default=0.0)
-    cancels = max(1e-13, 2.0 * EPSILON["float64"] * largest)
-    floor = tiny if probe.group == "inside" else max(tiny, cancels)
-    where = tuple(n for n, ga, gb in p.slopes if not close_to(ga, gb, 10.0 * close, floor))
-    if not where:
-        return "equal", ()
-    if probe.group in USUAL and all(
-        close_to(ga, gb, 10.0 * SLIGHT, tiny) for _, ga, gb in p.slopes
-    ):
-        return "slight", ()
-    return "gradient", where
-
-
-def _arguments_of(x: Side) -> list[float]:
-    """The numbers that a side was made with."""
-    values = (p.value for spec in x.specs[:1] for p in spec.params.values())
-    return [float(v) for v in values if isinstance(v, float | int) and math.isfinite(v)]
-
-
-def _defined(inputs: Mapping[str, Any], name: str, outcome: Outcome) -> Any:
-    """A gradient, without the components where an input is infinite or NaN."""
-    found = np.asarray(outcome.gradients[name])
-    for x in inputs.values():
-        if np.asarray(x).dtype.kind == "f" and np.shape(x) == found.shape:
-            found = np.where(np.isfinite(x), found, 0.0)
-    return found
-
-
-def _plainly(signature: Signature, name: str, gradient: Any) -> Any:
-    """A gradient with its class axis last."""
-    place = signature.place(signature.inputs[name])
-    if np.ndim(gradient) < 2:
-        return gradient
-    return np.moveaxis(gradient, min(place, np.ndim(gradient) - 1), -1)
-
-
-def _last_digit(x: Any, dtype: str) -> float:
-    x = np.asarray(x)
-    if x.dtype.kind != "f":
-        return 0.0
-    return float(np.abs(np.where(np.isfinite(x), x, 0.0)).max(initial=0.0)) * EPSILON[dtype]
-
-
-def _noise(x: Side, probe: Probe, inputs: Mapping[str, Any], found: Outcome) -> float:
-    """How much a value changes when its inputs are rounded anew."""
-    if found.noise is not None:
-        return found.noise
-    step = 2.0 * EPSILON[x.computes or probe.dtype]
-    worst = 0.0
-    rng = np.random.default_rng(5)
-    for _ in range(2):
-        moved = {
-            n: i * (1.0 + step * rng.uniform(-1.0, 1.0, np.shape(i)))
-            if np.asarray(i).dtype.kind == "f" else i
-            for n, i in inputs.items()
-        }  # fmt: skip
-        again = x.on(probe, moved)
-        if not again.raised and np.isfinite(again.value) and np.isfinite(found.value):
-            worst = max(worst, float(abs(again.value - found.value)))
-    return worst
-
-
-def close_to(x: Any, y: Any, close: float, tiny: float = 0.0) -> bool:
-    """Equal up to a part of the largest finite component; NaN and inf at the same places."""
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.shape != y.shape:
-        return False
-    finite = np.isfinite(x) & np.isfinite(y)
-    same = finite | (x == y) | (np.isnan(x) & np.isnan(y))
-    if not same.all():
-        return False
-    u, v = np.where(finite, x, 0.0), np.where(finite, y, 0.0)
-    size = max(float(np.abs(u).max(initial=0.0)), float(np.abs(v).max(initial=0.0)))
-    return bool((np.abs(u - v) <= close * size + tiny).all())
 
 
 # --- deciding ------------------------------------------------------------------------------------
@@ -910,15 +578,13 @@ def _scaled(a: Side, b: Side, p: Pair, factor: float) -> Pair:
         return p
     slopes = tuple((n, ga * factor, gb) for n, ga, gb in p.slopes)
     value = replace(p.a, value=p.a.value * factor, noise=0.0)
-    found = _judged(a, b, replace(p, a=value, slopes=slopes))
+    found = judged(a, b, replace(p, a=value, slopes=slopes))
     if found.status == "value" and p.probe.group in ("edges", "kinks"):
-        value = replace(value, noise=abs(factor) * _noise(a, p.probe, p.inputs, p.a))
-        found = _judged(a, b, replace(found, a=value))
+        value = replace(value, noise=abs(factor) * noise_of(a, p.probe, p.inputs, p.a))
+        found = judged(a, b, replace(found, a=value))
     return replace(found, a=p.a)
 
 
-USUAL = ("inside", "compiled", "precision", "weights", "masks")
-"""The groups whose inputs are ordinary numbers."""
 FURTHER = (
     "kinks", "edges", "empty", "ignored", "weights", "masks", "compiled", "precision",
 )  # fmt: skip
@@ -987,7 +653,7 @@ def _shown(outcome: Outcome) -> dict[str, Any]:
     if outcome.raised:
         return {"raises": outcome.error}
     return {
-        "value": _number(outcome.value),
+        "value": number(outcome.value),
         "gradients": {n: _numbers(g) for n, g in outcome.gradients.items()},
     }
 
@@ -996,10 +662,11 @@ def _numbers(x: Any) -> Any:
     x = np.asarray(x)
     if x.dtype.kind != "f":
         return x.tolist()
-    return _number(float(x)) if x.ndim == 0 else [_numbers(row) for row in x]
+    return number(float(x)) if x.ndim == 0 else [_numbers(row) for row in x]
 
 
-def _number(x: Any) -> Any:
+def number(x: Any) -> Any:
+    """A float as JSON has it: what is not finite as text."""
     value = float(x)
     return value if math.isfinite(value) else str(value)
 
@@ -1036,7 +703,7 @@ def _exact(a: Side, chosen: Pair) -> dict[str, Any] | None:
         return None
     value = np.asarray(found["value"].float64())
     return {
-        "value": _number(value.mean()) if value.size else None,
+        "value": number(value.mean()) if value.size else None,
         "gradients": {
             n.removeprefix("gradient_"): _numbers(r.float64())
             for n, r in found.items() if n.startswith("gradient_")

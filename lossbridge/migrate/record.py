@@ -25,9 +25,10 @@ from lossbridge.catalogue import catalogue
 from lossbridge.errors import ArgumentError, LossbridgeError, RecordError, SpecError, shown
 from lossbridge.files import save
 from lossbridge.kinds import Kind
-from lossbridge.migrate import judge, standalone
+from lossbridge.migrate import alignment, judge, standalone
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native
+from lossbridge.migrate.pairs import pairs_of
 from lossbridge.migrate.probes import (
     CLASSES,
     SHAPES,
@@ -230,7 +231,7 @@ def record(
     x = side(loss, inputs=inputs, platform=platform, classes=classes)
     if isinstance(x, Recorded):
         raise ArgumentError(f"{x.label} is a record already")
-    why = judge._unable(x)
+    why = judge.unable(x)
     if why:
         raise ArgumentError(why)
     found = document(x, x.overloads(), peers())
@@ -339,7 +340,7 @@ def _check(form: Form) -> None:
         len(d) != len(form.inputs) for d in (form.domains, *(a.domains for a in form.asked))
     ):
         raise RecordError("it needs one domain for each of its inputs")
-    ranks = () if signature.sequence else judge._ranks(signature, signature)
+    ranks = () if signature.sequence else alignment.ranks_of(signature, signature)
     some = [next(probes(rank)) for rank in ranks] or [next(sequence_probes(True))]
     for asked in form.asked:
         try:
@@ -391,9 +392,9 @@ def _agrees(x: Recorded) -> bool:
     recorded = x.overloads()[0]
     meant = of_spec(x.specs[0], None)
     meant.signature = replace(recorded.signature, axis=meant.signature.axis)
-    ranks = judge._ranks(recorded.signature, recorded.signature)
-    own = judge._domains(recorded.signature)
-    found = judge._pairs(recorded, meant, own, ranks, groups=("inside",))
+    ranks = alignment.ranks_of(recorded.signature, recorded.signature)
+    own = alignment.domains_of(recorded.signature)
+    found = pairs_of(recorded, meant, own, ranks, groups=("inside",))
     return all(p.status == "equal" or p.a.raised for p in found)
 
 

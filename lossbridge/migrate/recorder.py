@@ -19,16 +19,15 @@ import numpy as np
 
 from lossbridge.errors import ArgumentError, listed, shown, suggestion
 from lossbridge.kinds import Kind
-from lossbridge.migrate.judge import (
-    _domains,
-    _ignored,
-    _in_domain,
-    _joint,
-    _noise,
-    _number,
-    _provenance,
-    _ranks,
+from lossbridge.migrate.alignment import (
+    domains_of,
+    ignored_labels,
+    in_domains,
+    joint_domains,
+    ranks_of,
 )
+from lossbridge.migrate.judge import number, provenance
+from lossbridge.migrate.pairs import noise_of
 from lossbridge.migrate.probes import (
     CLASSES,
     VERSION,
@@ -55,7 +54,7 @@ def terms(signature: Signature, peers: Sequence[Any]) -> dict[tuple[str, ...], b
     side: ``peers`` holds a dtype and a domain for each input of every loss that is known. With
     each, whether labels may be ignored.
     """
-    own = tuple(_domains(signature))
+    own = tuple(domains_of(signature))
     found = {own: "index" in own}
     for peer in peers if not signature.sequence else ():
         if len(peer) != len(own):
@@ -64,8 +63,8 @@ def terms(signature: Signature, peers: Sequence[Any]) -> dict[tuple[str, ...], b
             {str(k): Kind(KINDS_OF[dtype]) for k, (dtype, _) in enumerate(peer)},
             domains=tuple(domain for _, domain in peer),
         )
-        joint = _joint(signature, other)
-        left, right = (_in_domain(s, joint).domains for s in (signature, other))
+        joint = joint_domains(signature, other)
+        left, right = (in_domains(s, joint).domains for s in (signature, other))
         found[left] = found.get(left, False) or "index" in left + right
     return found
 
@@ -76,8 +75,8 @@ def asked(x: Any, labelled: bool, soft: bool) -> Iterator[Probe]:
     if x.signature.sequence:
         yield from sequence_probes(True)
         return
-    ignored = tuple(dict.fromkeys((*LABELS, *_ignored(x, x)))) if labelled else ()
-    for rank in _ranks(x.signature, x.signature):
+    ignored = tuple(dict.fromkeys((*LABELS, *ignored_labels(x, x)))) if labelled else ()
+    for rank in ranks_of(x.signature, x.signature):
         for probe in probes(
             rank, weights=x.takes_weights, ignored=ignored, masks=x.takes_mask,
             classes=x.classes or CLASSES,
@@ -109,8 +108,8 @@ def answers(x: Any, peers: Sequence[Any]) -> dict[str, Any]:
         rows.append({"domains": list(domains), "answers": found})
     return {
         "inputs": {n: str(k) for n, k in signature.inputs.items()},
-        "domains": list(_domains(signature)), "axis": signature.axis, "asked": rows,
-        "provenance": [_clean(text) for text in _provenance(x)],
+        "domains": list(domains_of(signature)), "axis": signature.axis, "asked": rows,
+        "provenance": [_clean(text) for text in provenance(x)],
     }  # fmt: skip
 
 
@@ -121,16 +120,16 @@ def _answer(x: Any, probe: Probe, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if found.missing:
         return {"error": _clean(found.missing)}
     row: dict[str, Any] = {
-        "value": _number(found.value),
+        "value": number(found.value),
         "gradients": {
-            n: {"shape": list(np.shape(g)), "numbers": [_number(e) for e in np.ravel(g)]}
+            n: {"shape": list(np.shape(g)), "numbers": [number(e) for e in np.ravel(g)]}
             for n, g in found.gradients.items()
         },
     }
     if found.unreduced:
         row["unreduced"] = found.size
     if probe.group in ("edges", "kinks") and probe.dtype == "float64":
-        row["noise"] = _noise(x, probe, inputs, found)
+        row["noise"] = noise_of(x, probe, inputs, found)
     return row
 
 

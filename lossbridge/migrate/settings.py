@@ -14,7 +14,7 @@ from lossbridge.migrate.live import Native, same, short
 from lossbridge.migrate.sides import Side, available, calls_of, with_arguments
 
 if TYPE_CHECKING:
-    from lossbridge.migrate.judge import Pair
+    from lossbridge.migrate.pairs import Pair
 
 # Arguments that say nothing of what is computed.
 SILENT = ("name", "dtype", "device", "size_average", "reduce", "options")

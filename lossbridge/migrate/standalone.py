@@ -41,10 +41,12 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "_of_native", "signature_of", "overload", "available", "CASTS", "casts", "_plain",
         "classes_of", "_of_callable", "title", "_repeats", "_called_on", "UncallableError",
     )),
-    ("migrate.judge", (
-        "NARROW", "UNSIGNED", "EPSILON", "_domains", "_in_domain", "_joint", "_ranks", "_fixed",
-        "_ignored", "_provenance", "_noise", "close_to", "_number",
+    ("migrate.alignment", (
+        "NARROW", "UNSIGNED", "domains_of", "in_domains", "joint_domains", "ranks_of",
+        "fixed_axes", "ignored_labels",
     )),
+    ("migrate.pairs", ("EPSILON", "noise_of", "close_to")),
+    ("migrate.judge", ("provenance", "number")),
     ("migrate.recorder", ALL),
     ("migrate.elsewhere", ALL),
 )  # fmt: skip

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lossbridge.migrate import judge
-from lossbridge.migrate.judge import Pair, compare
+from lossbridge.migrate import alignment
+from lossbridge.migrate.judge import compare
+from lossbridge.migrate.pairs import Pair, pair, pairs_of
 from lossbridge.migrate.probes import seen, sequence_probes
 from lossbridge.migrate.sides import PLATFORMS, Side, side
 from lossbridge.plan import Options, plan
@@ -80,16 +81,16 @@ def original(name: str) -> Side:
 
 def every(a: Side, b: Side) -> Iterator[Pair]:
     """Both sides on every probe that each of them can be asked."""
-    for x, y in judge._overloads(a, b):
-        joint = judge._joint(x.signature, y.signature)
+    for x, y in alignment.overloads_of(a, b):
+        joint = alignment.joint_domains(x.signature, y.signature)
         if x.signature.sequence:
-            left, right = (judge._in_domain(s.signature, joint) for s in (x, y))
+            left, right = (alignment.in_domains(s.signature, joint) for s in (x, y))
             for probe in sequence_probes(len(x.signature.inputs) > 2):
-                yield judge.pair(x, y, probe, seen(probe, left), seen(probe, right), joint)
+                yield pair(x, y, probe, seen(probe, left), seen(probe, right), joint)
             continue
-        for rank in judge._ranks(x.signature, y.signature):
+        for rank in alignment.ranks_of(x.signature, y.signature):
             weighted = x.takes_weights and y.takes_weights
-            found = list(judge._pairs(x, y, joint, (rank,), weighted))
+            found = list(pairs_of(x, y, joint, (rank,), weighted))
             # Shapes that the original refuses are not its business.
             if not all(p.a.raised for p in found if p.probe.group == "inside"):
                 yield from found

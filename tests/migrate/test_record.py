@@ -25,7 +25,7 @@ import lossbridge
 from lossbridge.cli import main
 from lossbridge.errors import ArgumentError, LossbridgeError, RecordError
 from lossbridge.kinds import Kind
-from lossbridge.migrate import judge, probes, record, recorder
+from lossbridge.migrate import alignment, probes, record, recorder
 from lossbridge.migrate.sides import side
 
 Peers = tuple[tuple[tuple[str, str], ...], ...]
@@ -64,7 +64,9 @@ def kinds(text: str) -> Peers:
     return tuple(
         tuple(
             (k.dtype, d)
-            for k, d in zip(s.signature.inputs.values(), judge._domains(s.signature), strict=True)
+            for k, d in zip(
+                s.signature.inputs.values(), alignment.domains_of(s.signature), strict=True
+            )
         )
         for s in side(text).overloads()
     )
@@ -167,8 +169,8 @@ def test_a_record_holds_what_any_known_loss_may_ask() -> None:
     for (a, x), (b, y) in itertools.product(zip(known, held, strict=True), repeat=2):
         if len(a.inputs) != len(b.inputs):
             continue
-        joint = judge._joint(a, b)
-        left, right = judge._in_domain(a, joint).domains, judge._in_domain(b, joint).domains
+        joint = alignment.joint_domains(a, b)
+        left, right = alignment.in_domains(a, joint).domains, alignment.in_domains(b, joint).domains
         labelled = "index" in left + right
         assert (left in x) and (right in y)
         assert not labelled or (x[left] and y[right])
