@@ -21,7 +21,7 @@ from lossbridge.errors import (
 from lossbridge.frontdoor import Bound, Calls
 from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, Weight
-from lossbridge_torch.fused import ordinary, transformed
+from lossbridge_torch.engine import ordinary, transformed
 
 Lengths: TypeAlias = Mapping[str, Sequence["int | None"]]
 

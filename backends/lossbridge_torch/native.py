@@ -51,7 +51,7 @@ from lossbridge_torch.arguments import (
     selected,
     stretched,
 )
-from lossbridge_torch.fused import (
+from lossbridge_torch.engine import (
     KERNEL,
     NAMES,
     OWNERS,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lossbridge.errors import ArgumentError, ShapeError, shown
 from lossbridge_torch.arguments import Lengths
-from lossbridge_torch.fused import Outside, dual_level, transformed
+from lossbridge_torch.engine import Outside, dual_level, transformed
 
 
 def outside(
