@@ -1,4 +1,4 @@
-"""The engine, from graphs to differentiable functions: what a module runs once its arguments are in order.
+"""The engine: from graphs to differentiable functions, what a module runs on ordered arguments.
 
 :class:`Stage` is a graph that can be differentiated any number of times by the graph's own
 derivative. The fused function of a loss computes the value and the gradients that somebody needs
