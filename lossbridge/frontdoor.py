@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
 from lossbridge.errors import (
     ArgumentError,
@@ -251,6 +253,22 @@ def settings_of(bound: Bound) -> dict[str, Any]:
     if bound.form.has_axis:
         found["axis"] = bound.axis
     return {**found, "empty": bound.specs[0].empty}
+
+
+def settled(bound: Bound, arrays: Mapping[str, Any]) -> Spec:
+    """The first specification, with a loss's settings as its defaults: compiled, it is that loss.
+
+    ``arrays`` holds those of its parameters that are arrays, as nested lists.
+    """
+    spec = bound.specs[0]
+    values = {**dict(bound.numbers[0]), **arrays}
+    params = {
+        n: p if n not in values else msgspec.structs.replace(p, value=values[n])
+        for n, p in spec.params.items()
+    }
+    reduction = Reduction(bound.reduction, bound.normalizer)
+    axis = bound.axis if "axis" in bound.given else spec.axis
+    return msgspec.structs.replace(spec, params=params, reduction=reduction, axis=axis)
 
 
 def refuse_setting(form: str, name: str, known: Any, value: Any) -> None:

@@ -143,7 +143,7 @@ class Loss(metaclass=_Meta):
 
     def __reduce__(self) -> tuple[Any, ...]:
         settings = dict(self._bound.given)
-        return _restored, (type(self) if type(self).form else self.spec, settings)
+        return _restored, (type(self) if type(self).form else self._bound.specs[0], settings)
 
     def __getattr__(self, name: str) -> Any:
         """A setting, as it was given to the constructor."""
@@ -158,8 +158,11 @@ class Loss(metaclass=_Meta):
 
     @property
     def spec(self) -> Spec:
-        """The definition, as data; of several (chosen by the inputs' dtypes) the first."""
-        return self._bound.specs[0]
+        """The loss as data, settings included; of several (chosen by dtypes) the first."""
+        arrays = self._bound.arrays
+        return frontdoor.settled(
+            self._bound, {n: np.asarray(x).tolist() for n, x in arrays.items()}
+        )
 
     @property
     def source(self) -> str:
@@ -614,7 +617,7 @@ class CombinedLoss(Loss):
         return {**found, "children": children} if children else found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound, spec, name = self._bound, self.spec, type(self).__name__
+        bound, spec, name = self._bound, self._bound.specs[0], type(self).__name__
         if args:
             raise ArgumentError(
                 f"{name} takes its inputs by name, such as "

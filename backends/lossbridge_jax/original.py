@@ -46,12 +46,12 @@ class Original(Loss):
         return loss._original_call(inputs, others)
 
     def _original_call(self, inputs: dict[str, Any], others: Mapping[str, Any]) -> Any:
-        witness, first = self._witness, next(iter(self.spec.inputs))
+        witness, first = self._witness, next(iter(self.bound.specs[0].inputs))
         calls = witness.calls
         for name in calls.optional:
             if inputs.get(name) is None and inputs.get(first) is not None:
                 inputs[name] = jnp.zeros_like(inputs[first])
-        if len(inputs) == len(self.spec.inputs):
+        if len(inputs) == len(self.bound.specs[0].inputs):
             if calls.channel:
                 _add_channel(inputs)
             if calls.broadcast:
@@ -139,7 +139,7 @@ def _built(
     loss._settle(form, (), arrays)
     ports = {
         n: jnp.vectorize(settings[n], signature=_of_one_sample(port))
-        for n, port in loss.spec.ports.items()
+        for n, port in loss.bound.specs[0].ports.items()
         if settings.get(n) is not None
     }
     kept = {

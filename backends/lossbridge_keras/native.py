@@ -103,8 +103,11 @@ class _Compiled:
 
     @property
     def spec(self) -> Spec:
-        """The specification this object was compiled from (the first, of several overloads)."""
-        return self._bound.specs[0]
+        """The loss as data, settings included (the first, of several overloads)."""
+        arrays = self._bound.arrays
+        return frontdoor.settled(
+            self._bound, {n: np.asarray(x).tolist() for n, x in arrays.items()}
+        )
 
     @property
     def source(self) -> str:
@@ -218,7 +221,7 @@ class Loss(_Compiled, keras.losses.Loss):
         super().__init__(
             name=name or _snake(form.name),
             reduction="none",
-            dtype=dtype or self.spec.numerics.dtype,
+            dtype=dtype or self.bound.specs[0].numerics.dtype,
         )
         self.reduction = reduction
         self._fast: dict[Any, Any] = {}
@@ -375,7 +378,7 @@ class LossLayer(_Compiled, keras.layers.Layer):
         self._step: Any = None
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
-        for key, weight in self.spec.weights.items():
+        for key, weight in self.bound.specs[0].weights.items():
             shape = [_size(self.bound, size) for size in weight.sizes.values()]
             self._weight(key, shape, weight.init)
         self.built = True
@@ -402,7 +405,7 @@ class LossLayer(_Compiled, keras.layers.Layer):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if args and _called_by_keras():
             raise _not_for_compile(self.bound.form.name)
-        if "training" not in self.spec.inputs:
+        if "training" not in self.bound.specs[0].inputs:
             kwargs.pop("training", None)  # a functional model tells every layer
         call = frontdoor.bind_call(self.bound, "keras", args, kwargs)
         given: dict[str, Any] = {**call.inputs, **call.ports}
@@ -412,7 +415,7 @@ class LossLayer(_Compiled, keras.layers.Layer):
         return super().__call__(**given)
 
     def _evaluate(self, given: Mapping[str, Any]) -> Any:
-        spec = self.spec
+        spec = self.bound.specs[0]
         call = Call(
             {n: given[n] for n in spec.inputs},
             given.get("sample_weight"),
@@ -546,7 +549,7 @@ class CombinedLayer(LossLayer):
         return keras.layers.Layer.__call__(self, given=kwargs if whole else _Held(kwargs))
 
     def _evaluate(self, given: Mapping[str, Any]) -> Any:
-        children, spec, name = self._children.value, self.spec, type(self).__name__
+        children, spec, name = self._children.value, self.bound.specs[0], type(self).__name__
         by_place: dict[str, tuple[Any, ...]] = dict.fromkeys(children, ())
         by_name: dict[str, dict[str, Any]] = {n: {} for n in children}
         own: dict[str, Any] = {}
@@ -605,7 +608,7 @@ class CombinedLayer(LossLayer):
             "dtype": self._dtype_given,
             "add_loss": self._adds_loss,
             "trainable": self.trainable,
-            "specs": [dumps(self.spec, indent=None)],
+            "specs": [dumps(self.bound.specs[0], indent=None)],
             "losses": {n: save(x) for n, x in self._children.value.items()},
             "settings": dict(self._settings),
         }
@@ -835,11 +838,12 @@ class WithLoss(keras.Model):
         self.model = model
         self.endpoint = loss
         self._ports = _Held(dict(ports or {}))
-        unknown = [p for p in self._ports.value if p not in loss.spec.ports]
-        missing = [p for p in loss.spec.ports if p not in self._ports.value]
+        ports = loss.bound.specs[0].ports
+        unknown = [p for p in self._ports.value if p not in ports]
+        missing = [p for p in ports if p not in self._ports.value]
         if unknown or missing:
             raise ArgumentError(
-                f"{loss.bound.form.name} has the ports {', '.join(loss.spec.ports) or 'none'}, but "
+                f"{loss.bound.form.name} has the ports {', '.join(ports) or 'none'}, but "
                 f"ports={{{', '.join(self._ports.value)}}} was given"
             )
 
@@ -858,7 +862,7 @@ class WithLoss(keras.Model):
         given = self._named(y, y_pred)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
-        if self.endpoint.spec.step and self.optimizer is not None:
+        if self.endpoint.bound.specs[0].step and self.optimizer is not None:
             given["step"] = self.optimizer.iterations
         own = self.endpoint(**given, **self._ports.value)
         if self._compile_loss is not None or self.losses:
@@ -869,7 +873,7 @@ class WithLoss(keras.Model):
         """What the model gives and the targets, under the loss's own names."""
         if isinstance(self.endpoint, CombinedLayer):
             return self._for_each(y, y_pred)
-        names = list(self.endpoint.spec.inputs)
+        names = list(self.endpoint.bound.specs[0].inputs)
         given: dict[str, Any] = {}
         for value in (y_pred, y):
             if value is None:
@@ -889,7 +893,7 @@ class WithLoss(keras.Model):
 
     def _for_each(self, y: Any, y_pred: Any) -> dict[str, Any]:
         """The outputs and targets of each of the losses in a combination, by its name."""
-        children, inputs = self.endpoint._children.value, self.endpoint.spec.inputs
+        children, inputs = self.endpoint._children.value, self.endpoint.bound.specs[0].inputs
         given: dict[str, Any] = {}
         for values in (y, y_pred):  # as Keras's losses take them
             if values is None:
@@ -917,7 +921,7 @@ class WithLoss(keras.Model):
 
     def _targets(self, name: str, x: Any) -> Any:
         """Without the trailing 1 that ``fit`` adds to vectors."""
-        kind = self.endpoint.spec.inputs[name]
+        kind = self.endpoint.bound.specs[0].inputs[name]
         fixed = [a for a in kind.axes if not is_star(a)]
         shape = tuple(x.shape)
         if kind.dtype == "int" and shape[1:] == (1,) and len(fixed) <= 1:

@@ -332,8 +332,9 @@ class Loss(nn.Module):
     # what it says of itself
     @property
     def spec(self) -> Spec:
-        """The specification (the first, where the dtypes of the inputs decide between several)."""
-        return self.bound.specs[0]
+        """The loss as data, settings included (the first, where dtypes decide between several)."""
+        arrays = {n: getattr(self, n).detach().double().tolist() for n in self.bound.arrays}
+        return frontdoor.settled(self.bound, arrays)
 
     @property
     def specs(self) -> tuple[Spec, ...]:
@@ -365,7 +366,7 @@ class Loss(nn.Module):
 
     def advance(self, steps: int = 1) -> None:
         """Move the schedule; a forward never does."""
-        if not self.spec.step:
+        if not self.bound.specs[0].step:
             raise ArgumentError(f"{type(self).__name__} has no schedule to advance")
         step = self.get_buffer("step")
         step += steps

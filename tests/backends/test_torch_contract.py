@@ -1409,3 +1409,32 @@ def test_hf_outputs_as_a_tuple_and_what_is_no_loss() -> None:
         run(object(), y)
     with pytest.raises(ArgumentError, match=r"L.as_hf\(L.CrossEntropyLoss\(\)\)"):
         L.as_hf(L.CrossEntropyLoss)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        L.HuberLoss(delta=0.5, reduction="sum"),
+        L.CrossEntropyLoss(weight=[1.0, 2.0, 0.5], label_smoothing=0.1, normalizer="batch"),
+        L.CrossEntropyLoss(axis=-1, ignore_index=1, empty="zero"),
+        L.WeightedLoss({"a": L.MSELoss(), "b": L.L1Loss()}, {"a": 0.25}),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_the_specification_of_a_loss_holds_its_settings(loss: L.Loss, tmp_path: Path) -> None:
+    from lossbridge import dump
+
+    dump(loss.spec, tmp_path / "loss.json")
+    again = L.compile(tmp_path / "loss.json")
+    x = torch.linspace(-1, 2, 15).reshape(5, 3)
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    inputs = {
+        n: labels if kind.dtype == "int" else x * (1 + 0.5 * place)
+        for place, (n, kind) in enumerate(loss.spec.inputs.items())
+    }
+    given = inputs
+    if loss.combination is not None:
+        a, b, c, d = inputs.values()
+        given = {"a": (a, b), "b": (c, d)}
+    torch.testing.assert_close(again(**inputs), loss(**given), rtol=3e-7, atol=0)
+    assert again.spec == loss.spec
