@@ -188,9 +188,10 @@ def test_j4_no_call_retraces() -> None:
         from lossbridge_jax.engine import compiled
 
         before = compiled.cache_info().misses
+        bound = L.FocalLoss(1.25).bound
         run = compiled(
-            L.FocalLoss(1.25).spec,
-            L.FocalLoss(1.25).bound.numbers[0],
+            bound.specs[0],
+            bound.numbers[0],
             Options("mean", "elements"),
             jnp.dtype("float32"),
             jnp.dtype("float32"),
