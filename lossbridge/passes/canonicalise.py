@@ -212,8 +212,6 @@ def _pow(v: Expr) -> Expr | None:
         return _same_axes(x, v)
     if is_const(y, 2.0):
         return x * x
-    if is_const(y, 3.0):
-        return x * x * x
     if is_const(y, 0.5):
         return ops.sqrt(x)
     if is_const(y, -1.0):

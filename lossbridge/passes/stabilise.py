@@ -301,7 +301,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "power_of_sigmoid",
         "sigmoid(v) ** g",
-        "exp(-g * softplus(-v))",
+        # The slope is stated, so that g does not meet a large factor before it meets a small one:
+        # 2.5 * 3e38 overflows, and infinity times sigmoid(-3e38) is NaN.
+        "attach_gradient(attach_gradient(stop_gradient(exp(-g * softplus(-v))), "
+        "v, g * (exp(-g * softplus(-v)) * sigmoid(-v))), "
+        "g, -(exp(-g * softplus(-v)) * softplus(-v)))",
         "the derivative of 0 ** 0.5 is infinite, times 0 is NaN",
         kinds=(("v", "real[n]"), ("g", "positive")),
         guard=_not_small_integer,
