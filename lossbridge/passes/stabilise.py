@@ -481,6 +481,14 @@ RULES: tuple[Rule, ...] = (
         guard=_small_const,
     ),
     Rule(
+        "scale_before_square_over",
+        "a * (b + u * (u / v))",
+        "a * b + a * u * (u / v)",
+        "0.5 * 2.5e19**2 overflows float32 before it is halved",
+        kinds=(("a", "= 0.5"), ("b", "real[n]"), ("u", "real[n]"), ("v", "positive[n]")),
+        guard=lambda binding: _below_one("a", binding),
+    ),
+    Rule(
         "over_twice",
         "u / v / v",
         "u / v * (1 / v)",

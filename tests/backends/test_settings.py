@@ -113,3 +113,24 @@ def binary_focal(gamma: Any) -> Truth:
 def test_binary_focal(gamma: float) -> None:
     loss = L.BinaryFocalLoss(gamma=gamma, reduction="none")
     all_of([judge(loss, binary_focal(gamma), (x, y)) for x in FAR for y in (0.0, 0.25, 1.0)])
+
+
+def gaussian(mean: Any, target: Any, var: Any) -> Any:
+    v = max(var, mpf(1e-6))
+    return (mp.log(v) + (mean - target) ** 2 / v) / 2
+
+
+def test_gaussian_nll() -> None:
+    loss = L.GaussianNLLLoss(reduction="none")
+    points = [
+        (3e38, 0.0, 3e38),
+        (2e38, -1e38, 3e38),
+        (2.5e19, 0.0, 1.0),
+        (1e19, -1.5e19, 1.0),
+        (1e20, 0.0, 1e30),
+        (1e25, 0.0, 3e13),
+        (1e-25, 0.0, 1e-3),
+        (1.0, 2.0, 0.5),
+        (3.0, -1.0, 1e20),
+    ]
+    all_of([judge(loss, gaussian, point) for point in points])
