@@ -5,8 +5,21 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+from lossbridge.catalogue import divergence
 from lossbridge.ir import Expr
-from lossbridge.ops import compare, cosh, exp, log, log1p, maximum, restate, where, xlogy
+from lossbridge.ops import (
+    attach_gradient,
+    compare,
+    cosh,
+    exp,
+    kl_phi,
+    log,
+    log1p,
+    maximum,
+    restate,
+    stop_gradient,
+    where,
+)
 from lossbridge.trace import define, flag, non_negative, positive
 
 Real = Annotated[Expr, "real[*batch]"]
@@ -59,6 +72,23 @@ def log_cosh(prediction: Real, target: Real) -> Expr:
     return log(cosh(prediction - target))
 
 
+def deviance(rate: Expr, target: Expr) -> Expr:
+    """target log(target / rate) - target + rate, whose terms cancel where the two are close."""
+    x, y = stop_gradient(rate), stop_gradient(target)
+    excess, ratio = (y - x) / x, y / x
+    # Up to where rate times the function of the ratio would be a product of inf and 0.
+    moderate = excess < 1e30
+    log_ratio = where(ratio == math.inf, log(y) - log(x), log(ratio))
+    value = where(moderate, x * kl_phi(where(moderate, excess, 0.0)), y * log_ratio + (x - y))
+    close = abs(excess) < 0.5
+    slope = where(
+        close,
+        log1p(where(close, (target - rate) / rate, 0.0)),
+        attach_gradient(attach_gradient(log_ratio, target, 1.0 / target), rate, -1.0 / rate),
+    )
+    return attach_gradient(attach_gradient(value, rate, 1.0 - target / rate), target, slope)
+
+
 @define(
     "poisson_nll@1",
     name="PoissonNLLLoss",
@@ -81,15 +111,18 @@ def poisson_nll(
 
     Edges: the value is -inf or inf where the exponential or the product overflows.
     """
-    rate = where(log_input, exp(prediction), prediction)
-    log_rate = where(log_input, prediction, log(prediction + eps))
-    stirling = where(
-        target > 1.0,
-        xlogy(target, target) - target + 0.5 * log(2.0 * math.pi * maximum(target, 1.0)),
-        0.0,
+    shifted = prediction + eps
+    nll = where(
+        log_input, exp(prediction) - target * prediction, prediction - target * log(shifted)
     )
-    nll = rate - target * log_rate
-    return where(full, nll + stirling, nll)
+    # Stirling's target log(target) - target cancels against the rest where the rate is right.
+    above: Expr = where(
+        log_input,
+        divergence.generalized_kl_div.function(prediction, target),
+        deviance(shifted, target) - eps,
+    )
+    whole = above + (0.5 * log(maximum(target, 1.0)) + 0.5 * math.log(2.0 * math.pi))
+    return where(full & (target > 1.0), whole, nll)
 
 
 @define(

@@ -134,3 +134,41 @@ def test_gaussian_nll() -> None:
         (3.0, -1.0, 1e20),
     ]
     all_of([judge(loss, gaussian, point) for point in points])
+
+
+def poisson(rate: Any, target: Any, eps: Any = mpf(torch.tensor(1e-8).item())) -> Any:
+    nll = rate - target * mp.log(rate + eps)
+    more = target * mp.log(target) - target + mp.log(2 * mp.pi * target) / 2 if target > 1 else 0
+    return nll + more
+
+
+def test_poisson_nll_in_full() -> None:
+    loss = L.PoissonNLLLoss(full=True, log_input=False, reduction="none")
+    points = [
+        (710.0, 710.0),
+        (710.0, 711.0),
+        (1e10, 1e10),
+        (1e10, 1.0001e10),
+        (3e38, 3e38),
+        (3e38, 1e38),
+        (1e38, 3e38),
+        (5.0, 3.0),
+        (0.5, 0.25),
+        (0.5, 7.0),
+        (1e-20, 2.0),
+        (1.5, 0.75),
+        (1e-5, 1e36),
+        (0.0, 2.0),
+        (710.0, 3.5e5),
+        (3.5e5, 710.0),
+        (2e20, 3.0),
+    ]
+    all_of([judge(loss, poisson, point) for point in points])
+    loss = L.PoissonNLLLoss(full=True, reduction="none")
+    points = [(math.log(710.0), 710.0), (6.0, 710.0), (23.0, 1e10), (88.0, 1e38), (-5.0, 2.0)]
+    points += [(-1e37, 3.0), (2.0, 3.0), (-0.5, 0.25), (0.0, 0.5), (87.5, 2e38), (5.0, 0.5)]
+
+    def of_logarithm(x: Any, y: Any) -> Any:
+        return poisson(mp.exp(x), y, mpf(0))
+
+    all_of([judge(loss, of_logarithm, point) for point in points])
