@@ -14,6 +14,7 @@ from lossbridge.ops import (
     expm1,
     indicator,
     iota,
+    kl_phi,
     log,
     log_softmax,
     maximum,
@@ -356,8 +357,15 @@ def poly_cross_entropy(logits: Logits, target: Distribution, *, epsilon: Expr) -
 
     Edges: exact however confident the logits are; ``epsilon=0`` is cross-entropy.
     """
-    nll = expected_nll(log_softmax(logits, "classes"), target, "classes")
-    return poly(nll, softmax(logits, "classes"), target, epsilon, "classes")
+    log_p, p = log_softmax(logits, "classes"), softmax(logits, "classes")
+    likely, q = p > 0.5, 1.0 - p
+    # With epsilon near -1 the first terms of the two series cancel where 1 - p is small. Without
+    # them, -log(p) is p kl_phi(q / p) + q.
+    rest = p * kl_phi(where(likely, q / where(likely, p, 1.0), 0.0))
+    value = where(likely, rest + (1.0 + epsilon) * q, epsilon * q - log_p)
+    slope = where(likely, (1.0 + epsilon) - epsilon * q, 1.0 + epsilon * p)
+    shrunk = attach_gradient(-stop_gradient(value), log_p, slope)
+    return expected_nll(shrunk, target, "classes")
 
 
 @define(
