@@ -838,12 +838,12 @@ class WithLoss(keras.Model):
         self.model = model
         self.endpoint = loss
         self._ports = _Held(dict(ports or {}))
-        ports = loss.bound.specs[0].ports
-        unknown = [p for p in self._ports.value if p not in ports]
-        missing = [p for p in ports if p not in self._ports.value]
+        declared = loss.bound.specs[0].ports
+        unknown = [p for p in self._ports.value if p not in declared]
+        missing = [p for p in declared if p not in self._ports.value]
         if unknown or missing:
             raise ArgumentError(
-                f"{loss.bound.form.name} has the ports {', '.join(ports) or 'none'}, but "
+                f"{loss.bound.form.name} has the ports {', '.join(declared) or 'none'}, but "
                 f"ports={{{', '.join(self._ports.value)}}} was given"
             )
 
