@@ -478,7 +478,8 @@ TABLE: dict[str, Any] = {
     "minimum": _tensors("tf.minimum({0}, {1})"),
     "and": "({0} & {1})",
     "or": "({0} | {1})",
-    "not": "(~{0})",
+    # Not `~`: a graph makes ~(a < b) into a >= b, which is another answer to a NaN.
+    "not": "tf.equal({0}, False)",
     "where": _lower_where,
     "clip": _tensors("tf.maximum(tf.minimum({0}, {2}), {1})"),
     "indicator": "tf.cast({0}, dt)",

@@ -202,3 +202,20 @@ def test_a_wrong_row_would_be_seen() -> None:
     planted = [-given[0], *given[1:]]
     with pytest.raises(AssertionError):
         _compare(function(*map(tf.constant, planted)), wanted, graph)
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+def test_a_nan_is_not_less_in_any_mode(how: str) -> None:
+    """TensorFlow's optimizer makes ``~(x < a)`` into ``x >= a``, which is false of a NaN."""
+    import lossbridge.keras as L
+    from lossbridge import loads
+
+    spec = loads(
+        '{"lossbridge": 1, "loss": "me/outside@1", "yields": "per_element",'
+        ' "inputs": {"prediction": "real[*batch]", "target": "real[*batch]"},'
+        ' "body": ["value = where(target > 0.0 and not (prediction < 1.0), target, 0.0)"]}'
+    )
+    run = L.compile(spec, reduction="none")
+    call = run if how == "eager" else tf.function(run, jit_compile=how == "xla")
+    found = call(tf.ones(3), tf.constant([np.nan, 0.0, 2.0]))
+    np.testing.assert_array_equal(found, [1.0, 0.0, 1.0])
