@@ -28,7 +28,7 @@ from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.kinds import moved_axis as moved_axis
 from lossbridge.plan import Numbers, Options, Plan, index_sources, plan
-from lossbridge.spec import Reduction, Spec
+from lossbridge.spec import Reduction, Spec, with_values
 from lossbridge.trace import Definition
 
 CLASS_AXIS = "classes"
@@ -260,15 +260,10 @@ def settled(bound: Bound, arrays: Mapping[str, Any]) -> Spec:
 
     ``arrays`` holds those of its parameters that are arrays, as nested lists.
     """
-    spec = bound.specs[0]
-    values = {**dict(bound.numbers[0]), **arrays}
-    params = {
-        n: p if n not in values else msgspec.structs.replace(p, value=values[n])
-        for n, p in spec.params.items()
-    }
+    spec = with_values(bound.specs[0], {**dict(bound.numbers[0]), **arrays})
     reduction = Reduction(bound.reduction, bound.normalizer)
     axis = bound.axis if "axis" in bound.given else spec.axis
-    return msgspec.structs.replace(spec, params=params, reduction=reduction, axis=axis)
+    return msgspec.structs.replace(spec, reduction=reduction, axis=axis)
 
 
 def refuse_setting(form: str, name: str, known: Any, value: Any) -> None:

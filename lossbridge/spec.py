@@ -754,6 +754,15 @@ def _depth(spec: Spec) -> int:
     return 1 + max((_depth(used) for used in spec.uses.values()), default=0)
 
 
+def with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:
+    """A specification with these values as the defaults of its parameters."""
+    params = {
+        n: msgspec.structs.replace(p, value=values[n]) if n in values else p
+        for n, p in spec.params.items()
+    }
+    return msgspec.structs.replace(spec, params=params)
+
+
 def replace_body(spec: Spec, body: Iterable[str]) -> Spec:
     """The same declarations with another body."""
     return msgspec.structs.replace(spec, body=tuple(body))

@@ -339,11 +339,6 @@ def generalized_cross_entropy(logits: Logits, labels: Labels, *, q: Expr) -> Exp
 Distribution = Annotated[Expr, "simplex(classes)[*batch, classes]"]
 
 
-def poly(nll: Expr, p: Expr, target: Expr, epsilon: Operand, *axes: str) -> Expr:
-    """Cross-entropy, and ``epsilon`` times what is missing of the probability."""
-    return nll + epsilon * sum(target * (1.0 - p), *axes)
-
-
 @define(
     "poly_cross_entropy@1",
     params={"epsilon": real(2.0)},

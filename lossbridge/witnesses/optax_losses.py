@@ -381,7 +381,7 @@ def poly_loss_cross_entropy(*, epsilon: float = 2.0, axis: Axis = -1, where: Any
     def body(logits: Expr, target: Expr, epsilon: Expr, included: Mask = None) -> Expr:
         p = softmax(kept(included, logits, -math.inf), *over)
         nll = entropy(logits, target, included, over)
-        return classification.poly(nll, p, kept(included, target, 0.0), epsilon, *over)
+        return nll + epsilon * sum(kept(included, target, 0.0) * (1.0 - p), *over)
 
     return unreduced(body, epsilon=epsilon, included=where)
 

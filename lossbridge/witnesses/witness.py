@@ -26,7 +26,7 @@ from lossbridge import ops
 from lossbridge.errors import ArgumentError, LossbridgeError, OptionError, listed, shown, suggestion
 from lossbridge.frontdoor import Calls, Form, Original, as_form, has_class_axis
 from lossbridge.ir import Expr
-from lossbridge.spec import Param, Reduction, Spec, Weight
+from lossbridge.spec import Param, Reduction, Spec, Weight, with_values
 from lossbridge.trace import Definition
 
 FRAMEWORKS: Mapping[str, str] = {
@@ -305,11 +305,7 @@ def _stored(spec: Spec, given: Mapping[str, Any]) -> Spec:
     numbers = {n: v for n, v in values.items() if not isinstance(v, tuple)}
     # Refuses what is outside a parameter's domain, by the parameter's name.
     spec.bind(**{n: _LATER for n, p in spec.params.items() if p.value is None} | numbers)
-    params = {
-        n: p if n not in values else msgspec.structs.replace(p, value=values[n])
-        for n, p in spec.params.items()
-    }
-    return msgspec.structs.replace(spec, params=params)
+    return with_values(spec, values)
 
 
 def stored_value(value: Any, param: Param | None = None) -> Any:
