@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import checkify
 
-from lossbridge import frontdoor
+from lossbridge import fitting, frontdoor
 from lossbridge.combine import Combination
 from lossbridge.errors import (
     ArgumentError,
@@ -202,7 +202,7 @@ class Loss(metaclass=_Meta):
         shapes = {key: values[key].shape for key in kinds}
         was = {k: np.shape(inputs[k]) for k in spec.inputs}
         lengths = frontdoor.axis_lengths(
-            kinds, shapes, name, lambda: frontdoor.advice(bound, "jax", which, was)
+            kinds, shapes, name, lambda: fitting.advice(bound, "jax", which, was)
         )
         index = _index(spec, lengths)
         for key, param in spec.params.items():
@@ -258,7 +258,7 @@ class Loss(metaclass=_Meta):
                 ]
                 raise DTypeError(
                     f"{name}: {key} is {kind}, but {x.dtype} was given; pass "
-                    f"{key}.astype('float32'){frontdoor.swapped(self._bound, 'jax', dtypes)}"
+                    f"{key}.astype('float32'){fitting.swapped(self._bound, 'jax', dtypes)}"
                 )
             x = x.astype(jnp.float32)  # such as labels 0 and 1; exact up to 2**24
         if kind.dtype == "bool" and x.dtype != jnp.bool_:

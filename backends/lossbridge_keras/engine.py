@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lossbridge import emit, frontdoor
+from lossbridge import emit, fitting, frontdoor
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
@@ -398,7 +398,7 @@ class Engine:
             raise DTypeError(
                 f"{self.name}: {first} is {spec.inputs[first]}, but "
                 f"{dtype.name} was given; pass tf.cast({first}, 'float32')"
-                f"{frontdoor.swapped(self.bound, 'keras', _dtype_names(raw))}"
+                f"{fitting.swapped(self.bound, 'keras', _dtype_names(raw))}"
             )
         compute, out = self.dtypes(spec, dtype)
         given = self._same_rank(spec, given)
@@ -409,7 +409,7 @@ class Engine:
         shapes = {n: tuple(values[n].shape) for n in kinds}
         was = {n: tuple(raw[m].shape) for n, m in zip(spec.inputs, raw, strict=True)}
         lengths = frontdoor.axis_lengths(
-            kinds, shapes, self.name, lambda: frontdoor.advice(self.bound, "keras", which, was)
+            kinds, shapes, self.name, lambda: fitting.advice(self.bound, "keras", which, was)
         )
         for name, param in spec.params.items():
             if name in self.bound.arrays:

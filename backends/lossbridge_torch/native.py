@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lossbridge import frontdoor
+from lossbridge import fitting, frontdoor
 from lossbridge.combine import Combination
 from lossbridge.emit import emit
 from lossbridge.errors import (
@@ -508,7 +508,7 @@ class Loss(nn.Module):
                 key,
                 kind.dtype,
                 cast(spec, kind, inputs[key]),
-                advise=lambda: frontdoor.swapped(bound, "torch", _dtype_names(bound, call)),
+                advise=lambda: fitting.swapped(bound, "torch", _dtype_names(bound, call)),
             )
             if bound.form.has_axis:
                 inputs[key] = moved(kind, inputs[key], bound.axis)
@@ -525,7 +525,7 @@ class Loss(nn.Module):
             spec.inputs,
             shapes,
             name,
-            lambda: frontdoor.advice(bound, "torch", which, _shapes(bound, which, call)),
+            lambda: fitting.advice(bound, "torch", which, _shapes(bound, which, call)),
         )
         first = inputs[next(iter(spec.inputs))]
         for key in spec.weights:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lossbridge import frontdoor
+from lossbridge import fitting, frontdoor
 from lossbridge.errors import ArgumentError, DomainError, ShapeError
 
 FORMS = frontdoor.forms()
@@ -186,35 +186,35 @@ def test_advice_says_what_would_fit(
 ) -> None:
     loss = bound(name, **settings)
     given = dict(zip(loss.specs[which].inputs, shapes, strict=True))
-    assert says in frontdoor.advice(loss, "torch", which, given)
+    assert says in fitting.advice(loss, "torch", which, given)
 
 
 def test_advice_is_in_the_words_of_the_platform() -> None:
     loss = bound("CrossEntropyLoss", "keras")
-    said = frontdoor.advice(loss, "keras", 0, {"logits": (None, 3), "labels": (None, 1)})
+    said = fitting.advice(loss, "keras", 0, {"logits": (None, 3), "labels": (None, 1)})
     assert said.endswith("pass tf.reshape(labels, -1)")
-    assert "tf.cast(target, 'int64')" in frontdoor.advice(
+    assert "tf.cast(target, 'int64')" in fitting.advice(
         loss, "keras", 1, {"logits": (5, 3), "target": (5,)}
     )
     loss = bound("CrossEntropyLoss", "jax")
-    assert "labels.astype('float32')" in frontdoor.advice(
+    assert "labels.astype('float32')" in fitting.advice(
         loss, "jax", 0, {"logits": (5, 3), "labels": (5, 3)}
     )
 
 
 def test_advice_is_silent_where_nothing_would_fit() -> None:
-    assert frontdoor.advice(bound("MSELoss"), "torch", 0, {"prediction": (), "target": (2,)}) == (
+    assert fitting.advice(bound("MSELoss"), "torch", 0, {"prediction": (), "target": (2,)}) == (
         "; target of shape () would fit"
     )
     loss = bound("InfoNCELoss")
-    assert frontdoor.advice(loss, "torch", 0, {"query": (3,), "key": (4,)}) == ""
+    assert fitting.advice(loss, "torch", 0, {"query": (3,), "key": (4,)}) == ""
 
 
 def test_inputs_that_were_swapped_are_told_by_their_dtypes() -> None:
     loss = bound("CrossEntropyLoss")
-    assert "write loss(logits, labels)" in frontdoor.swapped(loss, "torch", ["int", "real"])
-    assert frontdoor.swapped(loss, "torch", ["int", "int"]) == ""
-    assert "write loss(labels, logits)" in frontdoor.swapped(loss, "keras", ["int", "real"])
+    assert "write loss(logits, labels)" in fitting.swapped(loss, "torch", ["int", "real"])
+    assert fitting.swapped(loss, "torch", ["int", "int"]) == ""
+    assert "write loss(labels, logits)" in fitting.swapped(loss, "keras", ["int", "real"])
 
 
 def test_a_setting_given_at_the_call_belongs_to_the_constructor() -> None:
