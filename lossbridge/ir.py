@@ -9,8 +9,9 @@ graph is being built; authors of losses write ordinary arithmetic on it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 from lossbridge.errors import ShapeError, SpecError
@@ -54,6 +55,18 @@ class Graph:
     layout: tuple[str, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[tuple[str, int], ...]
+
+    def __hash__(self) -> int:
+        # Kept: a graph is the key of every cache of forms and of functions.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.layout, self.nodes, self.outputs))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without what is kept: another process hashes text differently.
+        return Graph, (self.layout, self.nodes, self.outputs)
 
     def output(self, name: str) -> int:
         for key, index in self.outputs:
@@ -114,12 +127,14 @@ def encode_const(value: float | int | bool) -> str:
 
 def const_value(node: Node) -> float | int | bool:
     """The Python value of a ``const`` row."""
-    text: str = node.attr("value")
-    if node.type.dtype == "bool":
+    return _decoded(node.attrs[0][1], node.type.dtype)
+
+
+@lru_cache(maxsize=4096)
+def _decoded(text: str, dtype: str) -> float | int | bool:
+    if dtype == "bool":
         return text == "true"
-    if node.type.dtype == "int":
-        return int(text)
-    return float.fromhex(text)
+    return int(text) if dtype == "int" else float.fromhex(text)
 
 
 # --- axes ------------------------------------------------------------------------------------
@@ -173,6 +188,13 @@ def restrict(graph: Graph) -> Graph:
 Operand: TypeAlias = "Expr | float | int | bool"
 
 
+@lru_cache(maxsize=1)
+def _table() -> Mapping[str, Any]:
+    from lossbridge.ops import OPS  # which is made of what is defined here
+
+    return OPS
+
+
 class Builder:
     """Adds rows, gives equal rows the same number, and infers types from the table of ops."""
 
@@ -184,6 +206,8 @@ class Builder:
         self.captures: list[tuple[Expr, Expr]] = []  # (outer value, inner input), scan bodies only
         self.ports: dict[str, tuple[str, ...]] = {}  # axes of what each port returns
         self._index: dict[tuple[Any, ...], int] = {}
+        self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.intervals: dict[int, tuple[float, float]] = {}  # what is proved of rows, once asked
 
     # rows
     def row(
@@ -223,14 +247,22 @@ class Builder:
 
     def op(self, op: str, /, *args: Operand, **attrs: Attr) -> Expr:
         """Add one operation; operands may be numbers, or values of an enclosing builder."""
-        from lossbridge.ops import OPS
-
-        row = OPS[op]
-        operands = [self.lift(arg) for arg in args]
+        row = _table()[op]
+        operands = [
+            arg if isinstance(arg, Expr) and arg.builder is self else self.lift(arg) for arg in args
+        ]
         operands = row.coerce(self, operands)
-        type_ = row.infer(self, tuple(o.type for o in operands), attrs)
-        packed = tuple(sorted((k, v) for k, v in attrs.items() if v is not None))
-        return self.row(op, tuple(o.index for o in operands), packed, type_)
+        type_ = row.infer(self, tuple([o.type for o in operands]), attrs)
+        packed = tuple(sorted((k, v) for k, v in attrs.items() if v is not None)) if attrs else ()
+        return self.row(op, tuple([o.index for o in operands]), packed, type_)
+
+    def copy(self, node: Node, args: Sequence[Expr], types: Sequence[Type]) -> Expr:
+        """The row of another graph of this layout, whose operands there had ``types``."""
+        for arg, type_ in zip(args, types, strict=True):
+            if arg.type != type_:
+                return self.op(node.op, *args, **dict(node.attrs))
+        # The same operation on the same types: what it gives is known.
+        return self.row(node.op, tuple([a.index for a in args]), node.attrs, node.type)
 
     def lift(self, value: Operand) -> Expr:
         """A number becomes a constant; a value of an enclosing graph is captured."""
@@ -255,6 +287,13 @@ class Builder:
     # axes
     def order(self, axes: Iterable[str]) -> tuple[str, ...]:
         """These axes in layout order; an axis the layout does not know is an error."""
+        key = tuple(axes)
+        known = self._orders.get(key)
+        if known is None:
+            known = self._orders[key] = self._ordered(key)
+        return known
+
+    def _ordered(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         wanted = set(axes)
         unknown = wanted.difference(self.layout)
         if unknown:
@@ -270,6 +309,7 @@ class Builder:
         if axis not in self.layout:
             where = self.layout.index(after) + 1 if after in self.layout else len(self.layout)
             self.layout.insert(where, axis)
+            self._orders.clear()
             if self.parent is not None:
                 self.parent.add_axis(axis, after)
 
@@ -302,7 +342,9 @@ class Builder:
 def inline(builder: Builder, graph: Graph, inputs: dict[str, Expr]) -> list[Expr]:
     """Add a graph's rows to a builder, with some inputs replaced; one handle per row."""
     values: list[Expr] = []
-    for node in graph.nodes:
+    nodes = graph.nodes
+    same = tuple(builder.layout) == graph.layout
+    for node in nodes:
         if node.op == "input":
             name = node.attr("name")
             values.append(
@@ -310,6 +352,9 @@ def inline(builder: Builder, graph: Graph, inputs: dict[str, Expr]) -> list[Expr
             )
         elif node.op == "const":
             values.append(builder.row("const", (), node.attrs, node.type))
+        elif same:
+            args = [values[a] for a in node.args]
+            values.append(builder.copy(node, args, [nodes[a].type for a in node.args]))
         else:
             # Types are inferred anew, since the replacements may carry other axes.
             values.append(builder.op(node.op, *(values[a] for a in node.args), **dict(node.attrs)))

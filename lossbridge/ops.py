@@ -75,6 +75,10 @@ class Op:
             if "axis" in self.attrs and len(args) > 1 and _is_integer_const(args[1]):
                 return [args[0], _as_int(b, args[1]), *args[2:]]  # a literal index
             return args
+        if self.operands in ("real", "same", "arithmetic") and all(
+            [a.type.dtype == "real" for a in args]
+        ):
+            return args
         if self.operands in (
             "same",
             "arithmetic",
@@ -136,7 +140,11 @@ def _as_real(b: Builder, e: Expr, op: str) -> Expr:
 
 
 def _union(b: Builder, types: Sequence[Type]) -> tuple[str, ...]:
-    return b.order(axis for t in types for axis in t.axes)
+    first = types[0].axes if types else ()
+    for t in types[1:]:
+        if t.axes and t.axes != first:
+            return b.order([axis for t in types for axis in t.axes])
+    return b.order(first)
 
 
 def _elementwise(dtype: str) -> Infer:

@@ -230,11 +230,15 @@ class Plan:
     calls: tuple[PortCall, ...]
     piece: Graph  # what is left after the calls, before any pass
     native: frozenset[str]
-    fired: tuple[str, ...]
 
     @cached_property
     def stable(self) -> Graph:
-        return _prepare(self.piece)
+        return _prepare(self.piece)[0]
+
+    @cached_property
+    def fired(self) -> tuple[str, ...]:
+        """The names of the rules that changed the value's graph."""
+        return _prepare(self.piece)[1]
 
     @cached_property
     def plain(self) -> Graph:
@@ -310,8 +314,10 @@ class Plan:
 
 
 @lru_cache(maxsize=4096)
-def _prepare(graph: Graph) -> Graph:
-    return verify(stabilise(canonicalise(verify(graph))))
+def _prepare(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    fired: list[str] = []
+    stable = verify(stabilise(canonicalise(verify(graph)), fired))
+    return stable, tuple(fired)
 
 
 def _polish(graph: Graph) -> Graph:
@@ -334,9 +340,7 @@ def plan(
     written = canonicalise(bind(reduced_graph(spec, options), dict(numbers)))
     written = _drop_bound(written, {name for name, _ in numbers})
     calls, piece = cut_ports(written)
-    fired: list[str] = []
-    stabilise(piece, fired)
-    return Plan(spec, numbers, options, written, calls, piece, native, tuple(fired))
+    return Plan(spec, numbers, options, written, calls, piece, native)
 
 
 @lru_cache(maxsize=1024)
@@ -348,7 +352,7 @@ def _scaled(
         return None
     graph = canonicalise(bind(reduced_graph(spec, options, parts=True), dict(numbers)))
     _, piece = cut_ports(_drop_bound(graph, {name for name, _ in numbers}))
-    piece = _prepare(piece)
+    piece, _ = _prepare(piece)
     if set(wrt) & _reaches(piece, piece.output("divisor")):
         return None
     graph = differentiate(piece, "total", wrt)

@@ -21,7 +21,7 @@ import tensorflow as tf
 from lossbridge.emit import STATIC_ARITHMETIC, CompactEmitter, Emitter, Lowering
 from lossbridge.ir import Builder, Expr, Graph, Node, const_value, is_star
 from lossbridge.ops import where
-from lossbridge.rewrite import rewrite
+from lossbridge.rewrite import Steps, rewrite
 
 # --- helpers: what emitted code calls, and `eject` copies ----------------------------------------
 
@@ -576,8 +576,11 @@ def _shared_choices(graph: Graph) -> Graph:
     return b.finish(**{name: values[index] for name, index in graph.outputs})
 
 
+_CHOSEN_ONCE = Steps({"where": (_chosen_once,)})
+
+
 def _writer(graph: Graph, lowering: Lowering) -> Emitter:
-    chosen = rewrite(graph, {"where": (_chosen_once,)})
+    chosen = rewrite(graph, _CHOSEN_ONCE)
     return TensorFlowEmitter(_shared_choices(chosen), lowering)
 
 
@@ -647,8 +650,11 @@ def _counted(count: Expr) -> Iterator[str]:
         yield count.node.attr("axis") if plain else ""
 
 
+_AS_MEAN = Steps({"div": (_as_mean,)})
+
+
 def _eager_writer(graph: Graph, lowering: Lowering) -> Emitter:
-    return _writer(rewrite(graph, {"div": (_as_mean,)}), lowering)
+    return _writer(rewrite(graph, _AS_MEAN), lowering)
 
 
 def _count_now(x: Any, start: int, stop: int | None, dt: Any) -> int:

@@ -8,10 +8,11 @@ value and gradient.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from lossbridge.ir import Expr, Graph, const_value, is_const
-from lossbridge.passes.canonicalise import drop_broadcast, fold, simplify
-from lossbridge.rewrite import Binding, Rule, rewrite
+from lossbridge.passes.canonicalise import TIDY
+from lossbridge.rewrite import Binding, Rule, Steps, rewrite
 
 
 def _not_small_integer(binding: Binding) -> bool:
@@ -542,7 +543,12 @@ RULES = tuple(rule for rule in RULES if rule.name not in ("over_twice", "cosine_
 
 def stabilise(graph: Graph, log: list[str] | None = None) -> Graph:
     """Apply every rule to a fixpoint; the names of those that fired go into ``log``."""
-    steps: dict[str, list[Rule]] = {}
+    return rewrite(graph, _steps(), log)
+
+
+@lru_cache(maxsize=1)
+def _steps() -> Steps:
+    table: dict[str, list[Rule]] = {}
     for rule in RULES:
-        steps.setdefault(rule.head, []).append(rule)
-    return rewrite(graph, steps, log, anything=(fold, drop_broadcast, simplify))
+        table.setdefault(rule.head, []).append(rule)
+    return Steps(table, TIDY)
