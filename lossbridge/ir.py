@@ -12,13 +12,14 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from lossbridge.errors import ShapeError, SpecError
 
 Attr: TypeAlias = Any  # str, int, bool, tuple of those, or a nested Graph; always hashable
 
 MAX_NODES = 4096  # a graph larger than this is a denial of service, not a loss (numerics.md §4)
+MAX_DERIVED = 4 * MAX_NODES  # rows that a pass may make on its way, gradients included
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,22 @@ class Graph:
     @cached_property
     def _hash(self) -> int:
         return hash((self.layout, self.nodes, self.outputs))
+
+    @cached_property
+    def weight(self) -> int:
+        """How many rows it has, those of the bodies of its recursions counted."""
+        return sum(1 + (n.attr("body").weight if n.op == "scan" else 0) for n in self.nodes)
+
+    @cached_property
+    def axes(self) -> frozenset[str]:
+        """The axes that some row has, those of the bodies of its recursions counted."""
+        inner = (n.attr("body").axes for n in self.nodes if n.op == "scan")
+        return frozenset(a for n in self.nodes for a in n.type.axes).union(*inner)
+
+    @property
+    def verified(self) -> bool:
+        """Whether it has been found well-formed already."""
+        return "_verified" in self.__dict__
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without what is kept: another process hashes text differently.
@@ -170,17 +187,13 @@ def restrict(graph: Graph) -> Graph:
     """The graph without the inputs and the axes that nothing needs."""
     used = {a for node in graph.nodes for a in node.args} | {i for _, i in graph.outputs}
     keep = [i for i, node in enumerate(graph.nodes) if i in used]
-    axes = {a for i in keep for a in graph.nodes[i].type.axes}
     numbers = {old: new for new, old in enumerate(keep)}
     nodes = tuple(
         Node(n.op, tuple(numbers[a] for a in n.args), n.attrs, n.type)
         for n in (graph.nodes[i] for i in keep)
     )
-    return Graph(
-        tuple(a for a in graph.layout if a in axes),
-        nodes,
-        tuple((name, numbers[i]) for name, i in graph.outputs),
-    )
+    slim = Graph(graph.layout, nodes, tuple((name, numbers[i]) for name, i in graph.outputs))
+    return Graph(tuple(a for a in graph.layout if a in slim.axes), slim.nodes, slim.outputs)
 
 
 # --- building --------------------------------------------------------------------------------
@@ -195,13 +208,27 @@ def _table() -> Mapping[str, Any]:
     return OPS
 
 
+@lru_cache(maxsize=1)
+def _fit_scan() -> Any:
+    from lossbridge.ops import fit_scan
+
+    return fit_scan
+
+
 class Builder:
     """Adds rows, gives equal rows the same number, and infers types from the table of ops."""
 
-    def __init__(self, layout: Sequence[str] = (), parent: Builder | None = None) -> None:
+    def __init__(
+        self,
+        layout: Sequence[str] = (),
+        parent: Builder | None = None,
+        limit: int = MAX_DERIVED,
+    ) -> None:
         self.layout: list[str] = list(layout)
+        self.limit = limit if parent is None else parent.limit
         self.nodes: list[Node] = []
         self.parent = parent
+        self.nested = 0  # rows in the bodies of recursions
         self.scan_axis: str | None = None
         self.captures: list[tuple[Expr, Expr]] = []  # (outer value, inner input), scan bodies only
         self.ports: dict[str, tuple[str, ...]] = {}  # axes of what each port returns
@@ -216,19 +243,29 @@ class Builder:
         key = (op, args, attrs, type_)
         index = self._index.get(key)
         if index is None:
-            if self.size() >= MAX_NODES:
-                raise SpecError(
-                    f"this loss expands to more than {MAX_NODES} graph rows",
-                    phase="semantic",
-                    code="too_many_nodes",
-                )
+            if self.size() >= self.limit:
+                self._too_many()
             index = len(self.nodes)
             self.nodes.append(Node(op, args, attrs, type_))
+            if op == "scan":
+                self.nested += self.nodes[index].attr("body").weight
             self._index[key] = index
         return Expr(self, index)
 
+    def _too_many(self) -> NoReturn:
+        written = self.limit <= MAX_NODES
+        raise SpecError(
+            f"this loss expands to more than {self.limit} graph rows"
+            + ("" if written else ", its gradients included")
+            + "; compute over an axis, with sum or scan, instead of term by term",
+            phase="semantic" if written else "compile",
+            code="too_many_nodes",
+        )
+
     def size(self) -> int:
-        return len(self.nodes) + (self.parent.size() if self.parent is not None else 0)
+        """How many rows this loss has so far, those of its recursions counted."""
+        own = len(self.nodes) + self.nested
+        return own + self.parent.size() if self.parent is not None else own
 
     def input(self, name: str, type_: Type, kind: str = "real") -> Expr:
         axes = self.order(type_.axes)
@@ -252,17 +289,21 @@ class Builder:
             arg if isinstance(arg, Expr) and arg.builder is self else self.lift(arg) for arg in args
         ]
         operands = row.coerce(self, operands)
+        if op == "scan":
+            operands, attrs = _fit_scan()(self, operands, attrs)
         type_ = row.infer(self, tuple([o.type for o in operands]), attrs)
         packed = tuple(sorted((k, v) for k, v in attrs.items() if v is not None)) if attrs else ()
         return self.row(op, tuple([o.index for o in operands]), packed, type_)
 
     def copy(self, node: Node, args: Sequence[Expr], types: Sequence[Type]) -> Expr:
         """The row of another graph of this layout, whose operands there had ``types``."""
-        for arg, type_ in zip(args, types, strict=True):
-            if arg.type != type_:
+        numbers = tuple([a.index for a in args])
+        for number, type_ in zip(numbers, types, strict=True):
+            found = self.nodes[number].type
+            if found is not type_ and found != type_:
                 return self.op(node.op, *args, **dict(node.attrs))
         # The same operation on the same types: what it gives is known.
-        return self.row(node.op, tuple([a.index for a in args]), node.attrs, node.type)
+        return self.row(node.op, numbers, node.attrs, node.type)
 
     def lift(self, value: Operand) -> Expr:
         """A number becomes a constant; a value of an enclosing graph is captured."""
@@ -295,6 +336,15 @@ class Builder:
 
     def _ordered(self, axes: tuple[str, ...]) -> tuple[str, ...]:
         wanted = set(axes)
+        scanned = wanted.intersection(self.scanned())
+        if scanned:
+            raise SpecError(
+                f"inside a step of a scan along {', '.join(sorted(scanned))}, a value is seen one "
+                "step at a time and lacks that axis; compute what needs the whole axis before the "
+                "scan",
+                phase="semantic",
+                code="scanned_axis",
+            )
         unknown = wanted.difference(self.layout)
         if unknown:
             raise SpecError(
@@ -304,6 +354,19 @@ class Builder:
                 code="unknown_axis",
             )
         return tuple(a for a in self.layout if a in wanted)
+
+    def scanned(self) -> frozenset[str]:
+        """The axes that the steps this is part of run along."""
+        if self.parent is None:
+            return frozenset()
+        return self.parent.scanned() | {a for a in (self.scan_axis,) if a is not None}
+
+    def root(self) -> Builder:
+        """The builder of the whole loss, of which this may be a step."""
+        found = self
+        while found.parent is not None:
+            found = found.parent
+        return found
 
     def add_axis(self, axis: str, after: str | None = None) -> None:
         if axis not in self.layout:
@@ -330,12 +393,15 @@ class Builder:
                     stack.append((index, True))
                     stack.extend((a, False) for a in reversed(self.nodes[index].args))
         numbers = {old: new for new, old in enumerate(order)}
-        nodes = tuple(
-            Node(n.op, tuple(numbers[a] for a in n.args), n.attrs, n.type)
-            for n in (self.nodes[old] for old in order)
-        )
+        nodes: list[Node] = []
+        for old in order:
+            node = self.nodes[old]
+            args = tuple([numbers[a] for a in node.args])
+            nodes.append(node if args == node.args else Node(node.op, args, node.attrs, node.type))
         return Graph(
-            tuple(self.layout), nodes, tuple((k, numbers[v.index]) for k, v in outputs.items())
+            tuple(self.layout),
+            tuple(nodes),
+            tuple((k, numbers[v.index]) for k, v in outputs.items()),
         )
 
 
@@ -468,6 +534,8 @@ class Expr:
 def innermost(args: Iterable[Operand]) -> Builder:
     """The builder an operation on these operands belongs to: the most deeply nested one."""
     builders = [a.builder for a in args if isinstance(a, Expr)]
+    if len(builders) == 1:
+        return builders[0]
     if not builders:
         raise SpecError(
             "this operation has no operand from the loss; write the number it gives instead",

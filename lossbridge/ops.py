@@ -36,6 +36,8 @@ Infer: TypeAlias = Callable[[Builder, "tuple[Type, ...]", "Mapping[str, Attr]"],
 Expand: TypeAlias = Callable[..., Expr]
 Bounds: TypeAlias = Callable[..., "tuple[float, float]"]
 
+MAX_SCANS = 8  # inside each other: a gradient of n of them has some 4**n bodies
+
 INF = math.inf
 LOG2 = math.log(2.0)
 
@@ -193,6 +195,20 @@ def _keep(name: str) -> Infer:
         return types[0]
 
     return rule
+
+
+def _shifted(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    _need_axes("shift", types[0], (attrs["axis"],))
+    fill, dtype = attrs["fill"], types[0].dtype
+    fits = {"real": True, "int": float(fill).is_integer(), "bool": fill in (0.0, 1.0)}
+    if not fits[dtype]:
+        wanted = "an integer" if dtype == "int" else "0 or 1, for false or true"
+        raise SpecError(
+            f"shift fills a {dtype} value with {wanted}, not with {fill}",
+            phase="semantic",
+            code="literal",
+        )
+    return types[0]
 
 
 def _dot(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
@@ -631,6 +647,39 @@ def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     return result
 
 
+def fit_scan(
+    b: Builder, args: list[Expr], attrs: Mapping[str, Attr]
+) -> tuple[list[Expr], dict[str, Attr]]:
+    """A recursion on operands of other axes than its body was made for.
+
+    A step inside another is replayed for all of the outer's steps at once, in the derivative: what
+    it reads has the outer's axis then, and so has its carry.
+    """
+    body: Graph = attrs["body"]
+    axis: str = attrs["axis"]
+    rows = dict(body.inputs())
+    wanted = {
+        f"c{k}": Type(c.type.dtype, tuple(a for a in c.axes if a != axis))
+        for k, c in enumerate(args[1:])
+    }
+    carry = body.nodes[body.output("carry")].type
+    whole = set(args[0].axes) <= set(carry.axes)
+    if whole and all(body.nodes[rows[name]].type == t for name, t in wanted.items()):
+        return args, dict(attrs)
+    axes = b.order({*args[0].axes, *(a for a in carry.axes)})
+    while True:
+        inner = Builder(b.layout)
+        inputs = {"carry": inner.input("carry", Type("real", axes), "carry")}
+        for name, type_ in wanted.items():
+            inputs[name] = inner.input(name, type_, "capture")
+        result = inline(inner, body, inputs)[body.output("carry")]
+        if set(result.axes) <= set(axes):
+            break
+        axes = b.order({*axes, *result.axes})
+    fitted = inner.finish(carry=broadcast(result, *axes))
+    return [broadcast(args[0], *axes), *args[1:]], {**attrs, "body": fitted}
+
+
 def _input_row(graph: Graph, name: str) -> int:
     for key, index in graph.inputs():
         if key == name:
@@ -814,16 +863,20 @@ def _x_reject(x: Expr, u: Expr, axes: tuple[str, ...]) -> Expr:
 
 def _apart(x: Expr, y: Expr) -> Expr:
     """x - y without what both are made of: (a - b + e) - (a - c + e) as c - b."""
-    a, b = ([Expr(v.builder, k) for k in v.node.args] for v in (x, y))
-    if x.node.op == y.node.op == "add":
-        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            if a[i].index == b[j].index:
-                return _apart(a[1 - i], b[1 - j])
-    if x.node.op == y.node.op == "sub":
-        if a[0].index == b[0].index:
-            return _apart(b[1], a[1])
-        if a[1].index == b[1].index:
-            return _apart(a[0], b[0])
+    while x.node.op == y.node.op and x.node.op in ("add", "sub"):
+        a, b = ([Expr(v.builder, k) for k in v.node.args] for v in (x, y))
+        if x.node.op == "add":
+            pairs = ((i, j) for i in (0, 1) for j in (0, 1) if a[i].index == b[j].index)
+            shared = next(pairs, None)
+            if shared is None:
+                break
+            x, y = a[1 - shared[0]], b[1 - shared[1]]
+        elif a[0].index == b[0].index:
+            x, y = b[1], a[1]
+        elif a[1].index == b[1].index:
+            x, y = a[0], b[0]
+        else:
+            break
     return x - y
 
 
@@ -1411,7 +1464,7 @@ _ROWS = (
     Op(
         "shift",
         ("value", "axis", "integer", "number"),
-        _keep("shift"),
+        _shifted,
         "x[k - by] along an axis, `fill` outside",
         _d_shift,
         attrs=("axis", "by", "fill"),
@@ -1843,12 +1896,12 @@ def attach_gradient(value: Operand, x: Operand, gradient: Operand) -> Expr:
 
 def size(like: Operand, axis: str) -> Expr:
     """The length of an axis, as a real number; ``like`` is any value of the loss."""
-    return innermost((like,)).op("size", axis=axis)
+    return innermost((like,)).root().op("size", axis=axis)
 
 
 def iota(like: Operand, axis: str) -> Expr:
     """0, 1, 2, ... along an axis; ``like`` is any value of the loss."""
-    return innermost((like,)).op("iota", axis=axis)
+    return innermost((like,)).root().op("iota", axis=axis)
 
 
 def range_(axis: str, n: Operand) -> Expr:
@@ -1859,23 +1912,57 @@ def range_(axis: str, n: Operand) -> Expr:
 def scan(axis: str, init: Operand, step: Callable[[Expr], Expr], like: Expr) -> Expr:
     """All carries of ``carry = step(carry)`` along ``axis``, starting from ``init``.
 
-    Inside ``step`` a value that has ``axis`` is seen one step at a time. ``like`` has the axes of
-    the carry (``init`` may be broadcast to it).
+    Inside ``step`` a value that has ``axis`` is seen one step at a time; ``iota(like, axis)`` is
+    the number of the step. ``like`` has the axes of the carry (``init`` may be broadcast to it). A
+    step may hold a scan of its own, along another axis.
     """
     b = innermost((init, like))
+    if _STEPS and b.root() is _STEPS[-1].root():
+        b = _STEPS[-1]  # a scan inside a step belongs to it, also where it starts from outside
     start = b.lift(init)
-    axes = [a for a in like.axes if a != axis]
-    inner = Builder(b.layout, parent=b)
-    inner.scan_axis = axis
-    carry = inner.input("carry", Type("real", b.order([*start.axes, *axes])), "carry")
-    result = step(carry)
-    if result.axes != carry.axes:
+    axes = b.order([*start.axes, *(a for a in like.axes if a != axis)])
+    return trace_scan(b, axis, broadcast(start, *axes), step)
+
+
+_STEPS: list[Builder] = []  # the steps being traced, the innermost last
+
+
+def trace_scan(b: Builder, axis: str, start: Expr, step: Callable[[Expr], Expr]) -> Expr:
+    """A recursion whose carry has the axes of ``start``; ``step`` is traced once."""
+    b.order((axis,))
+    if axis in start.axes:
         raise SpecError(
-            f"scan: the carry has axes {carry.axes}, but a step gives {result.axes}",
+            f"scan along {axis}: the carry starts with that axis, but it is one step's; start it "
+            "from a value without the axis",
             phase="semantic",
             code="carry_type",
         )
-    return _make_scan(b, inner, axis, broadcast(start, *carry.axes), carry, result, reverse=False)
+    if len(_STEPS) >= MAX_SCANS:
+        raise SpecError(
+            f"scans stand inside each other more than {MAX_SCANS} deep; run one scan over an axis "
+            "that a reshaped input has",
+            phase="semantic",
+            code="too_deep",
+        )
+    inner = Builder(b.layout, parent=b)
+    inner.scan_axis = axis
+    start = _as_real(b, start, "scan")
+    carry = inner.input("carry", Type("real", start.axes), "carry")
+    _STEPS.append(inner)
+    try:
+        result = inner.lift(step(carry))
+    finally:
+        _STEPS.pop()
+    result = _as_real(inner, result, "scan")
+    if not set(result.axes) <= set(carry.axes):
+        raise SpecError(
+            f"scan: the carry starts with axes {', '.join(carry.axes) or '(none)'}, but a step "
+            f"gives {', '.join(result.axes)}; broadcast the start",
+            phase="semantic",
+            code="carry_type",
+        )
+    result = broadcast(result, *carry.axes)
+    return _make_scan(b, inner, axis, start, carry, result, reverse=False)
 
 
 def apply(port: str, *args: Operand) -> Expr:
@@ -1901,6 +1988,13 @@ def map_sizes(like: Operand, port: str) -> Expr:
 
 def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...] | None) -> Expr:
     b = innermost(args)
+    if b.parent is not None:
+        raise SpecError(
+            f"{op} of {port} stands inside a step of a scan, but a user's function is called once, "
+            "for whole arrays; call it before the scan",
+            phase="semantic",
+            code="port_in_scan",
+        )
     ports = b.ports
     if port not in ports:
         raise SpecError(

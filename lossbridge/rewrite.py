@@ -334,7 +334,8 @@ def rewrite(graph: Graph, steps: Steps, log: list[str] | None = None) -> Graph:
             continue
         value = b.copy(node, [values[a] for a in node.args], [nodes[a].type for a in node.args])
         values.append(_settled(b, value, memo, steps, log))
-    return b.finish(**{name: values[index] for name, index in graph.outputs})
+    found = b.finish(**{name: values[index] for name, index in graph.outputs})
+    return graph if found == graph else found
 
 
 def _settled(

@@ -4,6 +4,7 @@ text of a specification becomes a graph."""
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import sys
 import typing
@@ -14,8 +15,9 @@ from types import FrameType
 from typing import Any
 
 from lossbridge import ops, text
-from lossbridge.errors import SpecError
+from lossbridge.errors import SpecError, suggestion
 from lossbridge.ir import (
+    MAX_NODES,
     Builder,
     Expr,
     Graph,
@@ -23,6 +25,7 @@ from lossbridge.ir import (
     Operand,
     Type,
     const_value,
+    innermost,
     merge_layout,
 )
 from lossbridge.kinds import Kind
@@ -75,13 +78,13 @@ def port_axes(port: Port) -> tuple[str, ...]:
 
 def build_graph(spec: Spec) -> Graph:
     """The graph of a specification as written, before any pass."""
-    b = Builder(spec_layout(spec))
+    b = Builder(spec_layout(spec), limit=MAX_NODES)
     b.ports = {name: port_axes(port) for name, port in spec.ports.items()}
     values: dict[str, Expr] = declare(b, spec)
     reader = _Reader(b, spec)
     results: dict[str, Expr] = {}
     for assignment in text.parse_body(spec.body):
-        value = reader.read(assignment.expr, values)
+        value = reader.value(assignment.expr, values)
         if assignment.name in ("value", "count"):
             results[assignment.name] = value
         if assignment.name in values:
@@ -131,33 +134,44 @@ class _Reader:
         self.b = b
         self.spec = spec
 
-    def read(self, tree: text.Expression, names: Mapping[str, Expr]) -> Expr:
-        b = self.b
+    def value(self, tree: text.Expression, names: Mapping[str, Expr]) -> Expr:
+        """A tree as a row."""
+        found = self.read(tree, names)
+        return found if isinstance(found, Expr) else self.b.const(found)
+
+    def op(self, name: str, *operands: Operand, **attrs: Any) -> Expr:
+        """A row where its operands are: what a step reads of outside is computed outside, for all
+        steps at once, as in a traced function."""
+        inside = any(isinstance(operand, Expr) for operand in operands)
+        return (innermost(operands) if inside else self.b).op(name, *operands, **attrs)
+
+    def read(self, tree: text.Expression, names: Mapping[str, Expr]) -> Operand:
         if isinstance(tree, text.Number):
-            return b.const(float(tree.value))
+            return float(tree.value)
         if isinstance(tree, text.Boolean):
-            return b.const(tree.value)
+            return tree.value
         if isinstance(tree, text.Name):
             if tree.name not in names:
                 raise SpecError(
-                    f"unknown name {tree.name}; known here: {', '.join(names)}",
+                    f"unknown name {tree.name}; known here: {', '.join(names)}"
+                    f"{suggestion(tree.name, names)}",
                     phase="semantic",
                     code="unknown_name",
                 )
-            return b.lift(names[tree.name])
+            return names[tree.name]
         if isinstance(tree, text.Unary):
-            return b.op(UNARY[tree.op], self.read(tree.x, names))
+            return self.op(UNARY[tree.op], self.read(tree.x, names))
         if isinstance(tree, text.Binary):
-            return b.op(BINARY[tree.op], self.read(tree.a, names), self.read(tree.b, names))
+            return self.op(BINARY[tree.op], self.read(tree.a, names), self.read(tree.b, names))
         if isinstance(tree, text.Index):
-            whole = self.read(tree.x, names)
+            whole = self.value(tree.x, names)
             if not whole.axes:
                 raise SpecError(
                     "[...] renames the first axis of a value, but this one has none",
                     phase="semantic",
                     code="unknown_axis",
                 )
-            return b.op("rename", whole, old=whole.axes[0], new=tree.axis)
+            return self.op("rename", whole, old=whole.axes[0], new=tree.axis)
         if isinstance(tree, text.Scan):
             return self._scan(tree, names)
         if isinstance(tree, text.Call):
@@ -167,21 +181,11 @@ class _Reader:
         )
 
     def _scan(self, tree: text.Scan, names: Mapping[str, Expr]) -> Expr:
-        b = self.b
-        init = self.read(tree.init, names)
-        inner = Builder(b.layout, parent=b)
-        inner.scan_axis = b.order((tree.axis,))[0]
-        carry = inner.input("carry", Type("real", init.axes), "carry")
-        reader = _Reader(inner, self.spec)
-        result = reader.read(tree.body, {**names, tree.carry: carry})
-        if result.axes != carry.axes:
-            raise SpecError(
-                f"scan: the carry starts with axes {', '.join(carry.axes)}, but a step gives "
-                f"{', '.join(result.axes)}; broadcast the start",
-                phase="semantic",
-                code="carry_type",
-            )
-        return ops._make_scan(b, inner, tree.axis, init, carry, result, reverse=False)
+        def step(carry: Expr) -> Expr:
+            return _Reader(carry.builder, self.spec).value(tree.body, {**names, tree.carry: carry})
+
+        start = self.b.lift(self.read(tree.init, names))
+        return ops.trace_scan(self.b, tree.axis, start, step)
 
     def _call(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
         if tree.name in self.spec.uses:
@@ -199,7 +203,6 @@ class _Reader:
             if what == "axes":
                 axes = tuple(_axis(a) for a in pending)
                 pending.clear()
-                self.b.order(axes)
                 attrs[free.pop(0)] = axes
                 continue
             if not pending:
@@ -221,8 +224,12 @@ class _Reader:
                     f"{tree.name} takes no keyword {key}", phase="semantic", code="keyword"
                 )
         if tree.name == "where":
+            if not any(isinstance(value, Expr) for value in values):
+                values[0] = self.b.lift(values[0])
             return ops.where(*values)
-        return self.b.op(tree.name, *values, **attrs)
+        if tree.name in ("size", "iota"):
+            return self.b.root().op(tree.name, **attrs)
+        return self.op(tree.name, *values, **attrs)
 
     def _port(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
         if not tree.args or not isinstance(tree.args[0], text.Name):
@@ -237,8 +244,8 @@ class _Reader:
             )
         if tree.name in ("segments", "map_sizes"):
             axes = ("pixels",) if tree.name == "segments" else ("maps",)
-            return self.b.op(tree.name, port=port, axes=axes)
-        values = [self.read(a, names) for a in tree.args[1:]]
+            return self.b.root().op(tree.name, port=port, axes=axes)
+        values = [self.value(a, names) for a in tree.args[1:]]
         if len(values) != len(known.inputs):
             raise _arity(tree, ops.OPS[tree.name])
         wrt: tuple[int, ...] = (0,)
@@ -256,7 +263,7 @@ class _Reader:
     def _use(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
         """The reduced value of another loss on these operands."""
         used = self.spec.uses[tree.name]
-        operands = [self.read(a, names) for a in tree.args]
+        operands = [self.value(a, names) for a in tree.args]
         given = dict(zip(used.inputs, operands, strict=False))
         declared = dict(declarations(used))
         for key, tree_of in tree.keywords:
@@ -266,7 +273,7 @@ class _Reader:
                     phase="semantic",
                     code="keyword",
                 )
-            given[key] = self.read(tree_of, names)
+            given[key] = self.value(tree_of, names)
         missing = [name for name in used.inputs if name not in given]
         if missing or len(operands) > len(used.inputs):
             raise SpecError(
@@ -282,7 +289,14 @@ class _Reader:
                     phase="semantic",
                     code="unknown_axis",
                 )
-        return self.b.op("use", *given.values(), name=tree.name, keys=tuple(given))
+        if innermost(given.values()).parent is not None:
+            raise SpecError(
+                f"{tree.name} stands inside a step of a scan, but a used loss is called once; call "
+                "it before the scan",
+                phase="semantic",
+                code="port_in_scan",
+            )
+        return self.op("use", *given.values(), name=tree.name, keys=tuple(given))
 
 
 def _map_axes(graph: Graph, given: Mapping[str, Expr]) -> Graph:
@@ -383,6 +397,8 @@ def to_body(graph: Graph, names: Mapping[int, str] | None = None) -> tuple[str, 
             uses[a] = uses.get(a, 0) + 1
     taken = {node.attr("name") for node in graph.nodes if node.op == "input"}
     taken |= {"value", "count"} | set(ops.OPS) | set(graph.layout)
+    carries = _carry_names(graph, taken)
+    taken.update(carries)
     results = {index: name for name, index in graph.outputs}
     fresh = (f"t{k}" for k in range(1, len(graph.nodes) + 2))
     lines: list[str] = []
@@ -396,7 +412,7 @@ def to_body(graph: Graph, names: Mapping[int, str] | None = None) -> tuple[str, 
         return name
 
     for index, node in enumerate(graph.nodes):
-        tree = _tree(graph, node, [trees[a] for a in node.args])
+        tree = _tree(graph, node, [trees[a] for a in node.args], carries)
         if (
             node.op not in ("input", "const")
             and index not in results
@@ -429,7 +445,23 @@ def _axis_tree(axis: str) -> text.Expression:
     return text.Star(axis[1:]) if axis.startswith("*") else text.Name(axis)
 
 
-def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Expression:
+def _carry_names(graph: Graph, taken: set[str]) -> tuple[str, ...]:
+    """What carries are called in text, the outermost first: a name for each depth, since one that
+    hid another could not be read beside it."""
+    depth = _scans(graph)
+    names = (f"carry{k}" if k else "carry" for k in (0, *range(2, depth + len(taken) + 3)))
+    return tuple(itertools.islice((name for name in names if name not in taken), depth))
+
+
+def _scans(graph: Graph) -> int:
+    """How many recursions stand inside each other."""
+    inner = (_scans(node.attr("body")) for node in graph.nodes if node.op == "scan")
+    return max((1 + depth for depth in inner), default=0)
+
+
+def _tree(
+    graph: Graph, node: Node, args: list[text.Expression], carries: tuple[str, ...] = ()
+) -> text.Expression:
     if node.op == "input":
         return text.Name(node.attr("name"))
     if node.op == "const":
@@ -446,7 +478,7 @@ def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Express
     if node.op == "to_real":
         return text.Call("to_real", (args[0],))
     if node.op == "scan":
-        return _scan_tree(node, args)
+        return _scan_tree(node, args, carries)
     if node.op == "use":
         return text.Call(node.attr("name"), (), tuple(zip(node.attr("keys"), args, strict=True)))
     if node.op in ("apply", "derivative", "segments", "map_sizes"):
@@ -472,18 +504,32 @@ def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Express
     return text.Call(node.op, tuple(items), keys)
 
 
-def _scan_tree(node: Node, args: list[text.Expression]) -> text.Expression:
+def _scan_tree(
+    node: Node, args: list[text.Expression], carries: tuple[str, ...]
+) -> text.Expression:
     body: Graph = node.attr("body")
     if node.attr("reverse"):
         raise ValueError("a reversed recursion arises in derivatives only and has no text")
+    carry, *inner = carries or ("carry",)
     trees: list[text.Expression] = []
-    for inner in body.nodes:
-        if inner.op == "input":
-            name = inner.attr("name")
-            trees.append(text.Name("carry") if name == "carry" else args[1 + int(name[1:])])
+    sizes: list[int] = []
+    for row in body.nodes:
+        if row.op == "input":
+            name = row.attr("name")
+            trees.append(text.Name(carry) if name == "carry" else args[1 + int(name[1:])])
         else:
-            trees.append(_tree(body, inner, [trees[a] for a in inner.args]))
-    return text.Scan(node.attr("axis"), "carry", args[0], trees[body.output("carry")])
+            trees.append(_tree(body, row, [trees[a] for a in row.args], tuple(inner)))
+        # A step is one expression, in which what is read twice is written twice.
+        sizes.append(1 + sum(sizes[a] for a in row.args))
+        if sizes[-1] > text.MAX_AST_NODES:
+            raise SpecError(
+                f"a step of the scan along {node.attr('axis')} has more than {text.MAX_AST_NODES} "
+                "operations, names and numbers, counted as often as they are read; read a value "
+                "once, or compute it before the scan",
+                phase="semantic",
+                code="too_many_nodes",
+            )
+    return text.Scan(node.attr("axis"), carry, args[0], trees[body.output("carry")])
 
 
 # --- Python -> specification ---------------------------------------------------------------------
@@ -549,7 +595,7 @@ class Definition:
             body=("value = 0",),
             **self.settings,
         )
-        b = Builder(spec_layout(head))
+        b = Builder(spec_layout(head), limit=MAX_NODES)
         b.ports = {name: port_axes(port) for name, port in head.ports.items()}
         values: dict[str, Any] = dict(declare(b, head))
         values.update((name, name) for name in head.ports)

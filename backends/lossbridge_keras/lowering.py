@@ -113,6 +113,17 @@ def _broadcast(x: Any, dt: Any, *like: Any) -> Any:
     return tf.broadcast_to(x, shape)
 
 
+def _dims(x: Any, start: int, stop: int) -> list[Any]:
+    """The lengths of some dimensions."""
+    return [_length(x, dim) for dim in range(start, stop)]
+
+
+def _repeated(x: Any, dt: Any, *lengths: Any) -> Any:
+    """x repeated to a shape, where no value at hand has that shape."""
+    x = x if isinstance(x, tf.Tensor) else tf.constant(x, dt)
+    return tf.broadcast_to(x, tf.convert_to_tensor(list(lengths), tf.int32))
+
+
 def _iota(n: Any) -> Any:
     """0, 1, 2, ... below a length."""
     return tf.range(tf.cast(n, tf.int32))
@@ -123,7 +134,7 @@ def _shift(x: Any, dim: int, by: int, fill: float) -> Any:
     rank = x.shape.rank
     pads = [[0, 0]] * rank
     pads[dim] = [max(by, 0), max(-by, 0)]
-    edge = _as(fill if x.dtype.is_floating else int(fill), x.dtype)
+    edge = _as(fill if x.dtype.is_floating else x.dtype.as_numpy_dtype(fill), x.dtype)
     padded = tf.pad(x, pads, constant_values=edge)
     window = [slice(None)] * rank
     window[dim] = slice(None, -by) if by > 0 else slice(-by, None)
@@ -241,6 +252,8 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     _positive,
     _insert,
     _broadcast,
+    _dims,
+    _repeated,
     _iota,
     _shift,
     _transpose,
@@ -265,13 +278,25 @@ class TensorFlowEmitter(CompactEmitter):
         name, axes = self.held(axis)
         return f"_length({name}, {self.place(axes, axis)})"
 
+    def lengths(self, axis: str) -> str:
+        """How long an axis is, or all the dimensions of a group."""
+        if not is_star(axis):
+            return self.length(axis)
+        name, axes = self.held(axis)
+        at = axes.index(axis)
+        return f"*_dims({name}, {at}, {at} + group)"
+
     def filled(self, name: str, index: int, node: Node) -> str:
         axes = node.type.axes
         if index not in self.static:
             name = self.expanded(name, self.axes(index), axes)
         held = {value: row for row, value in self.names.items()}
-        like = [self.expanded(v, self.axes(held[v]), axes) for v in self.like(axes)]
         dtype = {"real": "dt", "int": "tf.int32", "bool": "tf.bool"}[node.type.dtype]
+        try:
+            like = [self.expanded(v, self.axes(held[v]), axes) for v in self.like(axes)]
+        except AssertionError:
+            lengths = ", ".join(self.lengths(axis) for axis in axes)
+            return f"_repeated({name}, {dtype}, {lengths})"
         return f"_broadcast({name}, {dtype}, {', '.join(like)})"
 
     def row(self, index: int, node: Node) -> None:

@@ -210,6 +210,8 @@ def _range(emitter: Emitter, node: Node, x: list[str]) -> str:
 def _broadcast(emitter: Emitter, node: Node, x: list[str]) -> str:
     shapes = ", ".join(f"{v}.shape" for v in x[1:])
     shape = f"{x[1]}.shape" if len(x) == 2 else f"torch.broadcast_shapes({shapes})"
+    if len(x) == 1:
+        shape = emitter.shape(node.type.axes)
     if node.args[0] in emitter.static:
         return f"torch.full({shape}, {x[0]}, dtype={_dtype(node)}, device=device)"
     return f"{x[0]}.expand({shape})"
@@ -250,8 +252,9 @@ def _scan(emitter: Emitter, node: Node, x: list[str]) -> str:
     dim = emitter.dim(axis)
     carrier = emitter.carrier(axis)
     values = "".join(f"{c}, " for c in x[1:])
+    start = emitter.constant(node, x[0]) if node.args[0] in emitter.static else x[0]
     return (
-        f"recursion({name}, {x[0]}, ({values}), ({moving}), {carrier}.shape[{dim}], {dim}, "
+        f"recursion({name}, {start}, ({values}), ({moving}), {carrier}.shape[{dim}], {dim}, "
         f"{bool(node.attr('reverse'))})"
     )
 
