@@ -114,7 +114,7 @@ class Emitter:
 
     def shape(self, axes: Sequence[str]) -> str:
         """The shape of a value with these axes, from the lengths of values at hand."""
-        left, star, right = self._split()
+        left, _, right = self._split()
         parts: list[str] = []
         for axis in self.graph.layout:
             if not is_star(axis):

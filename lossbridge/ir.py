@@ -9,16 +9,21 @@ graph is being built; authors of losses write ordinary arithmetic on it.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn, TypeAlias
 
-from lossbridge.errors import ShapeError, SpecError
+from lossbridge.errors import ShapeError, SpecError, shown
+from lossbridge.words import NoAttributeError, converted, instead, misused
 
 Attr: TypeAlias = Any  # str, int, bool, tuple of those, or a nested Graph; always hashable
 
 MAX_NODES = 4096  # a graph larger than this is a denial of service, not a loss (numerics.md §4)
+OUTSIDE = ("apply", "derivative", "segments", "map_sizes", "use")
+"""Ops that call what stands outside the fused function: a user's function, or another loss."""
+
 MAX_DERIVED = 4 * MAX_NODES  # rows that a pass may make on its way, gradients included
 
 
@@ -228,10 +233,12 @@ class Builder:
         self.limit = limit if parent is None else parent.limit
         self.nodes: list[Node] = []
         self.parent = parent
+        self.early: set[str] | None = None  # axes named before they are made; None: not allowed
+        self.made: list[tuple[str, str | None]] = []  # axes that rows make, and after which
         self.nested = 0  # rows in the bodies of recursions
         self.scan_axis: str | None = None
         self.captures: list[tuple[Expr, Expr]] = []  # (outer value, inner input), scan bodies only
-        self.ports: dict[str, tuple[str, ...]] = {}  # axes of what each port returns
+        self.ports: Mapping[str, Any] = {}  # the functions that the loss is given, as declared
         self._index: dict[tuple[Any, ...], int] = {}
         self._orders: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.intervals: dict[int, tuple[float, float]] = {}  # what is proved of rows, once asked
@@ -308,7 +315,15 @@ class Builder:
     def lift(self, value: Operand) -> Expr:
         """A number becomes a constant; a value of an enclosing graph is captured."""
         if not isinstance(value, Expr):
-            return self.const(value)
+            number = _python_number(value)
+            if number is None:
+                raise SpecError(
+                    f"a value of the loss or a number is needed where {shown(value)} of type "
+                    f"{type(value).__name__} stands; arrays come in as inputs or parameters",
+                    phase="semantic",
+                    code="wrong_type",
+                )
+            return self.const(number)
         if value.builder is self:
             return value
         if self.parent is None:
@@ -368,13 +383,31 @@ class Builder:
             found = found.parent
         return found
 
+    def expect(self, axis: str) -> None:
+        """Take an axis that a later row makes, such as a renaming that is written further down.
+
+        Only while a loss is read. It stands last for now, and the loss is read once more.
+        """
+        root = self.root()
+        if axis in self.layout or root.early is None or axis in self.scanned():
+            return
+        root.early.add(axis)
+        builder: Builder | None = self
+        while builder is not None:
+            if axis not in builder.layout:
+                builder.layout.append(axis)
+                builder._orders.clear()
+            builder = builder.parent
+
     def add_axis(self, axis: str, after: str | None = None) -> None:
+        if self.parent is None and (axis not in self.layout or axis in (self.early or ())):
+            self.made.append((axis, after))
         if axis not in self.layout:
             where = self.layout.index(after) + 1 if after in self.layout else len(self.layout)
             self.layout.insert(where, axis)
             self._orders.clear()
-            if self.parent is not None:
-                self.parent.add_axis(axis, after)
+        if self.parent is not None:
+            self.parent.add_axis(axis, after)
 
     # finishing
     def finish(self, **outputs: Expr) -> Graph:
@@ -425,6 +458,33 @@ def inline(builder: Builder, graph: Graph, inputs: dict[str, Expr]) -> list[Expr
             # Types are inferred anew, since the replacements may carry other axes.
             values.append(builder.op(node.op, *(values[a] for a in node.args), **dict(node.attrs)))
     return values
+
+
+# NumPy's names of what its numbers do with a value beside them.
+_ARITHMETIC: Mapping[str, str] = {
+    "add": "add",
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "power": "pow",
+    "less": "lt",
+    "less_equal": "le",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "equal": "eq",
+    "not_equal": "ne",
+}
+
+
+def _python_number(value: Any) -> float | int | bool | None:
+    """A number of Python's or NumPy's as one of Python's."""
+    if isinstance(value, bool | int | float):
+        return value
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        found = value.item()
+        return found if isinstance(found, bool | int | float) else None
+    return None
 
 
 class Expr:
@@ -517,15 +577,114 @@ class Expr:
 
     def __getitem__(self, axis: str) -> Expr:
         """``x["i"]``: the same value with its first axis called ``i``."""
+        if not isinstance(axis, str):
+            raise misused(
+                f"x[{shown(axis)}]",
+                "x['i'] calls the first axis of x i; an entry is take(x, index, 'classes'), and "
+                "neighbours along an axis are shift(x, 'time', 1, 0.0)",
+            )
+        if not self.axes:
+            raise SpecError(
+                "[...] renames the first axis of a value, but this one has none",
+                phase="semantic",
+                code="unknown_axis",
+            )
         return self._op("rename", self, old=self.axes[0], new=axis)
 
+    # What Python and other libraries may try with a value; each names the word to write instead.
     def __bool__(self) -> bool:
         raise SpecError(
-            "a loss is traced once for all inputs, so a value cannot decide an `if`; "
-            "write where(condition, a, b)",
+            "a loss is traced once for all inputs, so a value cannot decide an `if`; write "
+            "where(condition, a, b); for `and`, `or`, `not` write &, |, ~ of conditions, and for "
+            "max(x, y) and min(x, y) write maximum(x, y) and minimum(x, y)",
             phase="semantic",
             code="branch_on_value",
         )
+
+    def __matmul__(self, other: object) -> Expr:
+        raise misused("x @ y", "write dot(x, y, 'features'), which names the axis summed over")
+
+    __rmatmul__ = __matmul__
+
+    def __mod__(self, other: object) -> Expr:
+        raise misused("x % n", "write mod(x, n), the remainder of non-negative integers")
+
+    __rmod__ = __mod__
+
+    def __floordiv__(self, other: object) -> Expr:
+        raise misused("x // n", "write intdiv(x, n), the quotient of non-negative integers")
+
+    __rfloordiv__ = __floordiv__
+
+    def __divmod__(self, other: object) -> Expr:
+        raise misused("divmod(x, n)", "write intdiv(x, n) and mod(x, n), of non-negative integers")
+
+    __rdivmod__ = __divmod__
+
+    def __pos__(self) -> Expr:
+        return self
+
+    def __float__(self) -> float:
+        raise converted(sys._getframe(1), "float(x)")
+
+    def __int__(self) -> int:
+        raise converted(sys._getframe(1), "int(x)")
+
+    def __index__(self) -> int:
+        raise misused(
+            "a value as an index of Python", "write take(table, x, 'classes') to look x up"
+        )
+
+    def __complex__(self) -> complex:
+        raise converted(sys._getframe(1), "complex(x)")
+
+    def __round__(self, digits: object = None) -> Expr:
+        raise misused("round(x)", "the language has no rounding, whose derivative is 0")
+
+    __trunc__ = __floor__ = __ceil__ = __round__
+
+    def __len__(self) -> int:
+        raise misused("len(x)", "the length of an axis is size(x, 'classes')")
+
+    def __iter__(self) -> Iterator[Expr]:
+        raise misused(
+            "iterating over x (also by the built-in sum, max, list or zip)",
+            "compute over an axis with sum(x, 'classes') from lossbridge.ops, or step along it "
+            "with scan",
+        )
+
+    def __contains__(self, value: object) -> bool:
+        raise misused("value in x", "write any_(x == value, 'classes')")
+
+    def __setitem__(self, key: object, value: object) -> None:
+        raise misused(
+            "x[...] = value", "write put(x, index, value, 'classes') or where(c, value, x)"
+        )
+
+    def __array__(self, *args: object, **kwargs: object) -> Any:
+        raise converted(sys._getframe(1), "an array of NumPy's made of x")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        # A number of NumPy's is a number like any other; it may stand on the left.
+        if method == "__call__" and ufunc.__name__ in _ARITHMETIC and not kwargs:
+            plain = [x if isinstance(x, Expr) else _python_number(x) for x in inputs]
+            if not any(x is None for x in plain):
+                return self._op(_ARITHMETIC[ufunc.__name__], *plain)
+        raise misused(f"np.{ufunc.__name__} of x", instead(ufunc.__name__))
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise misused(f"np.{func.__name__} of x", instead(func.__name__))
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "function")
+        raise misused(f"torch.{name} of x", instead(name))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        error = misused(f"x.{name}", instead(name))
+        raise NoAttributeError(error.message, phase=error.phase, code=error.code)
 
     def __repr__(self) -> str:
         return f"Expr(%{self.index} = {format_node(self.node)} : {self.type})"

@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from lossbridge.errors import SpecError
+from lossbridge.errors import SpecError, shown
 from lossbridge.ir import (
     Attr,
     Builder,
@@ -30,6 +30,10 @@ from lossbridge.ir import (
     innermost,
     is_const,
 )
+from lossbridge.kinds import axis_name, check_name
+
+if TYPE_CHECKING:
+    from lossbridge.spec import Port
 
 Vjp: TypeAlias = Callable[[list[Expr], Expr, Expr], "Sequence[Expr | None]"]
 Infer: TypeAlias = Callable[[Builder, "tuple[Type, ...]", "Mapping[str, Attr]"], Type]
@@ -78,7 +82,7 @@ class Op:
                 return [args[0], _as_int(b, args[1]), *args[2:]]  # a literal index
             return args
         if self.operands in ("real", "same", "arithmetic") and all(
-            [a.type.dtype == "real" for a in args]
+            a.type.dtype == "real" for a in args
         ):
             return args
         if self.operands in (
@@ -168,11 +172,21 @@ def _where(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Ty
 
 
 def _need_axes(name: str, type_: Type, axes: Sequence[str]) -> None:
+    have = ", ".join(type_.axes) or "(none)"
+    if not axes:
+        example = type_.axes[-1] if type_.axes else "classes"
+        raise SpecError(
+            f"{name} names no axis, and nothing is reduced unsaid; the value has axes {have}; "
+            f"write {name}(x, {example!r}), or in a file {name}(x, {example}); all values "
+            "together are what the reduction of the loss is for",
+            phase="semantic",
+            code="no_axis",
+        )
     missing = [a for a in axes if a not in type_.axes]
     if missing or len(set(axes)) != len(axes):
         raise SpecError(
-            f"{name} over {', '.join(axes)}: the value has axes "
-            f"{', '.join(type_.axes) or '(none)'}",
+            f"{name} over {', '.join(axes)}: the value has axes {have}"
+            + ("" if missing else ", each once"),
             phase="semantic",
             code="unknown_axis" if missing else "duplicate_axis",
         )
@@ -190,8 +204,7 @@ def _reduce(name: str, dtype: str | None = None) -> Infer:
 
 def _keep(name: str) -> Infer:
     def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
-        axes = attrs.get("axes") or ((attrs["axis"],) if "axis" in attrs else ())
-        _need_axes(name, types[0], axes)
+        _need_axes(name, types[0], (attrs["axis"],) if "axis" in attrs else attrs["axes"])
         return types[0]
 
     return rule
@@ -225,8 +238,13 @@ def _reduce_all(name: str) -> Infer:
     return rule
 
 
-def _keep_all(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
-    return Type("real", _union(b, types))
+def _keep_all(name: str) -> Infer:
+    def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+        union = Type("real", _union(b, types))
+        _need_axes(name, union, attrs["axes"])
+        return union
+
+    return rule
 
 
 def _take(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
@@ -260,16 +278,26 @@ def _rename(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> T
             phase="semantic",
             code="axis_group",
         )
+    _new_axis(b, new)
     b.add_axis(new, old)
     return Type(types[0].dtype, b.order(new if a == old else a for a in types[0].axes))
 
 
+def _new_axis(b: Builder, axis: str) -> None:
+    """An axis that a row makes has a name like any other."""
+    if axis not in b.layout:
+        check_name(axis_name(axis), "the axis", phase="semantic")
+
+
 def _broadcast(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    for axis in attrs["axes"]:
+        b.expect(axis)
     return Type(types[0].dtype, b.order([*types[0].axes, *attrs["axes"]]))
 
 
 def _axis_only(dtype: str, keeps: bool) -> Infer:
     def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+        b.expect(attrs["axis"])
         axes = b.order((attrs["axis"],))
         return Type(dtype, axes if keeps else ())
 
@@ -279,6 +307,7 @@ def _axis_only(dtype: str, keeps: bool) -> Infer:
 def _range(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
     if types[0].axes:
         raise SpecError("range(axis, n): n must be a single number", phase="semantic", code="type")
+    _new_axis(b, attrs["axis"])
     b.add_axis(attrs["axis"])
     return Type("int", (attrs["axis"],))
 
@@ -1369,7 +1398,7 @@ _ROWS = (
     Op(
         "reject",
         ("value", "value", "axes"),
-        _keep_all,
+        _keep_all("reject"),
         "what of x is across the unit vector u: x - u sum(x u)",
         _d_reject,
         attrs=("axes",),
@@ -1397,7 +1426,7 @@ _ROWS = (
     Op(
         "normalize_difference",
         ("value", "value", "axes"),
-        _keep_all,
+        _keep_all("normalize_difference"),
         "x / |x| - y / |y|, accurate where x and y share a term",
         _d_normalize_difference,
         attrs=("axes",),
@@ -1612,6 +1641,22 @@ def _apply(name: str, *args: Operand, **attrs: Attr) -> Expr:
     return innermost(args).op(name, *args, **attrs)
 
 
+def _described(value: object) -> str:
+    return f"a value of the loss ({value.type})" if isinstance(value, Expr) else shown(value)
+
+
+def _named(name: str, axes: Sequence[object]) -> None:
+    """Refuse what is no name of an axis, such as the numbers other libraries count axes by."""
+    wrong = next((a for a in axes if not isinstance(a, str)), None)
+    if wrong is not None:
+        raise SpecError(
+            f"{name}: {shown(wrong)} was given where an axis is named; axes have the names that "
+            f"the inputs declare, so write {name}(x, 'classes')",
+            phase="semantic",
+            code="axis",
+        )
+
+
 def abs_(x: Operand) -> Expr:
     """|x|; gradient 0 at 0."""
     return _apply("abs", x)
@@ -1761,81 +1806,97 @@ def intdiv(x: Operand, n: Operand) -> Expr:
 
 def sum(x: Operand, *axes: str) -> Expr:
     """Sum over axes."""
-    return _apply("sum", x, axes=axes) if axes else innermost((x,)).lift(x)
+    _named("sum", axes)
+    return _apply("sum", x, axes=axes)
 
 
 def mean(x: Operand, *axes: str) -> Expr:
     """Mean over axes."""
+    _named("mean", axes)
     return _apply("mean", x, axes=axes)
 
 
 def amax(x: Operand, *axes: str) -> Expr:
     """Largest value; ties split evenly."""
+    _named("amax", axes)
     return _apply("amax", x, axes=axes)
 
 
 def any_(x: Operand, *axes: str) -> Expr:
     """Whether any condition holds."""
+    _named("any_", axes)
     return _apply("any", x, axes=axes)
 
 
 def all_(x: Operand, *axes: str) -> Expr:
     """Whether all conditions hold."""
+    _named("all_", axes)
     return _apply("all", x, axes=axes)
 
 
 def dot(x: Operand, y: Operand, *axes: str) -> Expr:
     """Sum of products over axes."""
+    _named("dot", axes)
     return _apply("dot", x, y, axes=axes)
 
 
 def logsumexp(x: Operand, *axes: str) -> Expr:
     """Log of the sum of exponentials."""
+    _named("logsumexp", axes)
     return _apply("logsumexp", x, axes=axes)
 
 
 def softmax(x: Operand, *axes: str) -> Expr:
     """Exponentials that sum to 1."""
+    _named("softmax", axes)
     return _apply("softmax", x, axes=axes)
 
 
 def softmax_complement(x: Operand, *axes: str) -> Expr:
     """1 - softmax, accurate where one class dominates."""
+    _named("softmax_complement", axes)
     return _apply("softmax_complement", x, axes=axes)
 
 
 def log_softmax_complement(x: Operand, *axes: str) -> Expr:
     """Log of 1 - softmax, finite where one class dominates."""
+    _named("log_softmax_complement", axes)
     return _apply("log_softmax_complement", x, axes=axes)
 
 
 def log_softmax(x: Operand, *axes: str) -> Expr:
     """Log of softmax, accurate where one class dominates."""
+    _named("log_softmax", axes)
     return _apply("log_softmax", x, axes=axes)
 
 
 def norm(x: Operand, *axes: str) -> Expr:
     """Euclidean norm; gradient 0 at 0."""
+    _named("norm", axes)
     return _apply("norm", x, axes=axes)
 
 
 def normalize(x: Operand, *axes: str) -> Expr:
     """x / |x|, 0 at 0."""
+    _named("normalize", axes)
     return _apply("normalize", x, axes=axes)
 
 
 def p_norm(x: Operand, p: Operand, *axes: str) -> Expr:
     """Sum(|x| ** p) ** (1 / p); gradient 0 at 0."""
+    _named("p_norm", axes)
     return _apply("p_norm", x, p, axes=axes)
 
 
 def reject(x: Operand, u: Operand, *axes: str) -> Expr:
     """What of x is across the unit vector u: x - u sum(x u)."""
+    _named("reject", axes)
     return _apply("reject", x, u, axes=axes)
 
 
 def norm_difference(x: Operand, y: Operand, *axes: str) -> Expr:
     """|x| - |y|, where z is x - y computed more accurately."""
+    _named("norm_difference", axes)
     return _apply("norm_difference", x, y, axes=axes)
 
 
@@ -1846,41 +1907,67 @@ def restate(x: Operand, y: Operand) -> Expr:
 
 def rename(x: Operand, old: str, new: str) -> Expr:
     """The same value, an axis renamed."""
+    _named("rename", (old, new))
     return _apply("rename", x, old=old, new=new)
 
 
-def broadcast(x: Expr, *axes: str) -> Expr:
+def broadcast(x: Operand, *axes: str) -> Expr:
+    """x repeated along those of these axes that it lacks."""
+    _named("broadcast", axes)
+    if not isinstance(x, Expr):
+        return _apply("broadcast", x, axes=axes)
     missing = tuple(a for a in axes if a not in x.axes)
     return _apply("broadcast", x, axes=missing) if missing else x
 
 
 def shift(x: Operand, axis: str, by: int, fill: float) -> Expr:
-    """x[k - by] along an axis, `fill` outside."""
+    """x[k - by] along an axis, `fill` outside; ``by`` and ``fill`` are numbers."""
+    _named("shift", (axis,))
+    for what, number in (("by", by), ("fill", fill)):
+        if isinstance(number, bool) or not isinstance(number, int | float) or number != number:
+            raise SpecError(
+                f"shift: {what} is a number written into the loss, but {_described(number)} was "
+                "given; an entry at a place that depends on the data is take(x, index, axis)",
+                phase="semantic",
+                code="literal",
+            )
+    if int(by) != by:
+        raise SpecError(
+            f"shift: by is a whole number of places, but {by} was given",
+            phase="semantic",
+            code="literal",
+        )
+    by = int(by)
     return _apply("shift", x, axis=axis, by=by, fill=fill)
 
 
 def flip(x: Operand, axis: str) -> Expr:
     """An axis reversed."""
+    _named("flip", (axis,))
     return _apply("flip", x, axis=axis)
 
 
 def take(x: Operand, index: Operand, axis: str) -> Expr:
     """The entry at an integer index; NaN outside."""
+    _named("take", (axis,))
     return _apply("take", x, index, axis=axis)
 
 
 def pick(x: Operand, index: Operand, axis: str) -> Expr:
     """Take, where another term of the same sum makes the gradient NaN outside."""
+    _named("pick", (axis,))
     return _apply("pick", x, index, axis=axis)
 
 
 def put(x: Operand, index: Operand, value: Operand, axis: str) -> Expr:
     """x with the indexed entry replaced."""
+    _named("put", (axis,))
     return _apply("put", x, index, value, axis=axis)
 
 
 def softmax_others(x: Operand, index: Operand, axis: str) -> Expr:
     """Softmax over the entries other than the indexed one, which gets 0."""
+    _named("softmax_others", (axis,))
     return _apply("softmax_others", x, index, axis=axis)
 
 
@@ -1896,16 +1983,27 @@ def attach_gradient(value: Operand, x: Operand, gradient: Operand) -> Expr:
 
 def size(like: Operand, axis: str) -> Expr:
     """The length of an axis, as a real number; ``like`` is any value of the loss."""
+    _named("size", (axis,))
     return innermost((like,)).root().op("size", axis=axis)
 
 
 def iota(like: Operand, axis: str) -> Expr:
     """0, 1, 2, ... along an axis; ``like`` is any value of the loss."""
+    _named("iota", (axis,))
     return innermost((like,)).root().op("iota", axis=axis)
 
 
 def range_(axis: str, n: Operand) -> Expr:
-    """0 ... n-1 along a new axis of length ``n`` (a real number, e.g. from :func:`size`)."""
+    """0 ... n-1 along a new axis of length ``n``, made of :func:`size` and numbers."""
+    _named("range_", (axis,))
+    if not isinstance(n, Expr):
+        raise SpecError(
+            f"range_: the length {shown(n)} is a constant, and an axis of a constant length cannot "
+            "be made yet; make it of the length of an axis, such as range_('k', size(x, "
+            "'classes') + 1), or take an input that has the axis",
+            phase="semantic",
+            code="constant_length",
+        )
     return _apply("range", n, axis=axis)
 
 
@@ -1995,15 +2093,32 @@ def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...]
             phase="semantic",
             code="port_in_scan",
         )
-    ports = b.ports
-    if port not in ports:
+    known = b.ports.get(port)
+    if known is None:
         raise SpecError(
-            f"{op}: this loss has no port {port!r}; it has {', '.join(ports) or 'none'}",
+            f"{op}: this loss has no port {shown(port)}; it has {', '.join(b.ports) or 'none'}",
             phase="semantic",
             code="unknown_port",
         )
+    if len(args) != len(known.inputs):
+        raise SpecError(
+            f"{op}: {port} is declared as {known}, so it takes {len(known.inputs)} value(s), but "
+            f"was given {len(args)}",
+            phase="semantic",
+            code="arity",
+        )
+    for kind, arg in zip(known.inputs, args, strict=True):
+        axes = b.lift(arg).axes
+        if set(axes) != set(kind.axes):
+            raise SpecError(
+                f"{op}: {port} is declared to take {kind}, but is given a value with axes "
+                f"{', '.join(axes) or '(none)'}; declare the axes it is given, or rename or "
+                "broadcast the value",
+                phase="semantic",
+                code="port_axes",
+            )
     if wrt is None:
-        axes = b.order(ports[port])
+        axes = b.order(port_axes(known))
     else:
         if not wrt or not all(0 <= w < len(args) for w in wrt):
             raise SpecError(
@@ -2011,3 +2126,10 @@ def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...]
             )
         axes = b.lift(args[wrt[-1]]).axes
     return b.op(op, *args, port=port, axes=axes, wrt=wrt)
+
+
+def port_axes(port: Port) -> tuple[str, ...]:
+    """The axes of what a port returns; maps are concatenated along an axis ``pixels``."""
+    if port.output.name == "maps":
+        return (*port.output.axes, "pixels")
+    return port.output.axes

@@ -16,6 +16,7 @@ from lossbridge import ops
 from lossbridge.checks import NORMALIZERS, REDUCTIONS
 from lossbridge.errors import ArgumentError
 from lossbridge.ir import (
+    OUTSIDE,
     Builder,
     Expr,
     Graph,
@@ -59,22 +60,38 @@ def index_axes(spec: Spec) -> tuple[str, ...]:
     return graph.nodes[graph.output("value")].type.axes
 
 
+@lru_cache(maxsize=1024)
 def index_sources(spec: Spec) -> tuple[str, ...]:
     """For each axis of the unreduced value, that axis of an input which has its length.
 
     Another one only where an axis was renamed, as in a loss of all pairs of a batch.
     """
-    renamed = {
-        str(node.attr("new")): str(node.attr("old"))
-        for node in spec_graph(spec).nodes
-        if node.op == "rename"
-    }
-    found = []
-    for axis in index_axes(spec):
-        while axis in renamed:
-            axis = renamed[axis]
-        found.append(axis)
-    return tuple(found)
+    graph = spec_graph(spec)
+    return tuple(_source(graph, graph.output("value"), axis) for axis in index_axes(spec))
+
+
+def _source(graph: Graph, row: int, axis: str) -> str:
+    """The name an axis of a row has in the input that it comes from."""
+    stack, seen = [(row, axis)], {(row, axis)}
+    found = axis
+    while stack:
+        row, axis = stack.pop()
+        node = graph.nodes[row]
+        if node.op == "input":
+            return axis
+        found = axis
+        if node.op == "rename" and node.attr("new") == axis:
+            axis = node.attr("old")
+        below = [(a, axis) for a in node.args if axis in graph.nodes[a].type.axes]
+        stack.extend(step for step in reversed(below) if step not in seen)
+        seen.update(below)
+    # What counts along an axis, or repeats along it, has no operand with it: by its name then.
+    renamed = {n.attr("new"): n.attr("old") for n in graph.nodes if n.op == "rename"}
+    passed: set[str] = set()
+    while found in renamed and found not in passed:
+        passed.add(found)
+        found = renamed[found]
+    return found
 
 
 def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph:
@@ -129,7 +146,7 @@ def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph
     numerator = selected(times(value))
     if kind == "none":
         return b.finish(value=numerator)
-    total = ops.sum(numerator, *axes)
+    total = ops.sum(numerator, *axes) if axes else numerator
     if kind == "sum" or not axes:
         return b.finish(value=total)
     if normalizer == "external":
@@ -440,9 +457,6 @@ def trail(
 
 
 # --- ports ---------------------------------------------------------------------------------------
-
-
-OUTSIDE = ("apply", "derivative", "segments", "map_sizes", "use")
 
 
 def cut_ports(graph: Graph) -> tuple[tuple[PortCall, ...], Graph]:
