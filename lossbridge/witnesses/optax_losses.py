@@ -57,7 +57,15 @@ from lossbridge.trace import Definition, define, flag, integer, real
 from lossbridge.witnesses.keras_losses import places, summed
 from lossbridge.witnesses.kinks import undefined_at
 from lossbridge.witnesses.torch_nn import broken, torch_kl_div
-from lossbridge.witnesses.witness import Meaning, Witness, derived, meaning, option, witness
+from lossbridge.witnesses.witness import (
+    Meaning,
+    Witness,
+    derived,
+    index_meaning,
+    meaning,
+    option,
+    witness,
+)
 
 Axis = int | tuple[int, ...] | None
 Mask = Expr | None  # which elements are included: None is all
@@ -134,7 +142,7 @@ def rest(axes: str, over: tuple[str, ...]) -> str:
 
 def index(axes: str, over: tuple[str, ...]) -> str:
     """What a value is for that is left of these axes."""
-    return "per_sample" if rest(axes, over) else "scalar"
+    return index_meaning(axes, over)
 
 
 def masking(where: Any, axes: str) -> dict[str, Param]:
