@@ -188,6 +188,56 @@ def merge_layout(axes_lists: Iterable[Sequence[str]], *, groups: int = 1) -> tup
     return tuple(layout)
 
 
+def source_axis(nodes: Sequence[Node], row: int, axis: str) -> str:
+    """The name that an axis of a row has where it comes from: its own, unless it was renamed.
+
+    From it the length is known wherever the input is at hand, also where nothing renamed is left.
+    """
+    stack, seen = [(row, axis)], {(row, axis)}
+    while stack:
+        row, axis = stack.pop()
+        node = nodes[row]
+        if node.op == "input":
+            return axis
+        if node.op == "rename" and node.attr("new") == axis:
+            axis = node.attr("old")
+        below = [(a, axis) for a in node.args if axis in nodes[a].type.axes]
+        stack.extend(step for step in reversed(below) if step not in seen)
+        seen.update(below)
+    return axis
+
+
+def grounded(graph: Graph) -> Graph:
+    """The graph counting along renamed axes by the axes of the inputs that they come from.
+
+    A derivative may keep the count and nothing that was renamed, and then nothing would tell its
+    length.
+    """
+    declared = {a for _, i in graph.inputs() for a in graph.nodes[i].type.axes}
+    makers = {n.attr("new"): i for i, n in enumerate(graph.nodes) if n.op == "rename"}
+    origin = {a: source_axis(graph.nodes, i, a) for a, i in makers.items() if a not in declared}
+    origin = {a: source for a, source in origin.items() if source in declared}
+    if not origin:
+        return graph
+    b = Builder(graph.layout)
+    values: list[Expr] = []
+    for node in graph.nodes:
+        if node.op in ("input", "const"):
+            values.append(b.row(node.op, (), node.attrs, node.type))
+            continue
+        args = [values[a] for a in node.args]
+        axis = node.attr("axis")
+        if node.op == "size" and axis in origin:
+            values.append(b.op("size", **{**dict(node.attrs), "axis": origin[axis]}))
+        elif node.op == "iota" and axis in origin:
+            values.append(
+                b.op("rename", b.op("iota", axis=origin[axis]), old=origin[axis], new=axis)
+            )
+        else:
+            values.append(b.copy(node, args, [graph.nodes[a].type for a in node.args]))
+    return b.finish(**{name: values[index] for name, index in graph.outputs})
+
+
 def restrict(graph: Graph) -> Graph:
     """The graph without the inputs and the axes that nothing needs."""
     used = {a for node in graph.nodes for a in node.args} | {i for _, i in graph.outputs}

@@ -29,6 +29,7 @@ from lossbridge.ir import (
     inline,
     innermost,
     is_const,
+    source_axis,
 )
 from lossbridge.kinds import axis_name, check_name
 
@@ -354,8 +355,14 @@ def total(x: Expr, axes: Sequence[str], like: Expr) -> Expr:
         x = sum(x, *have)
     for axis in axes:
         if axis not in have and axis in like.axes:
-            x = x * x.builder.op("size", axis=axis)
+            x = x * _length(like, axis)
     return x
+
+
+def _length(like: Expr, axis: str) -> Expr:
+    """The length of an axis of a value."""
+    source = source_axis(like.builder.nodes, like.index, axis)
+    return like.builder.op("size", axis=axis if source in like.builder.scanned() else source)
 
 
 def total_missing(g: Expr, arg: Expr, out: Expr) -> Expr:
@@ -448,7 +455,7 @@ def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 
 def _d_mean(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
-    return (g / count(out.builder, out.node.attr("axes")),)
+    return (g / count(args[0], out.node.attr("axes")),)
 
 
 def _d_amax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -753,16 +760,16 @@ def _make_scan(
 # --- expansions of composites ------------------------------------------------------------------
 
 
-def count(b: Builder, axes: Sequence[str]) -> Expr:
-    """How many elements axes have together."""
-    n = b.const(1.0)
+def count(like: Expr, axes: Sequence[str]) -> Expr:
+    """How many elements axes of a value have together."""
+    n = like.builder.const(1.0)
     for axis in axes:
-        n = n * b.op("size", axis=axis)
+        n = n * _length(like, axis)
     return n
 
 
 def _x_mean(x: Expr, axes: tuple[str, ...]) -> Expr:
-    return sum(x, *axes) / count(x.builder, axes)
+    return sum(x, *axes) / count(x, axes)
 
 
 def _x_sigmoid(x: Expr) -> Expr:

@@ -22,9 +22,11 @@ from lossbridge.ir import (
     Graph,
     Type,
     const_value,
+    grounded,
     inline,
     is_const,
     restrict,
+    source_axis,
 )
 from lossbridge.passes.canonicalise import bind, canonicalise
 from lossbridge.passes.differentiate import differentiate, push_forward
@@ -67,31 +69,8 @@ def index_sources(spec: Spec) -> tuple[str, ...]:
     Another one only where an axis was renamed, as in a loss of all pairs of a batch.
     """
     graph = spec_graph(spec)
-    return tuple(_source(graph, graph.output("value"), axis) for axis in index_axes(spec))
-
-
-def _source(graph: Graph, row: int, axis: str) -> str:
-    """The name an axis of a row has in the input that it comes from."""
-    stack, seen = [(row, axis)], {(row, axis)}
-    found = axis
-    while stack:
-        row, axis = stack.pop()
-        node = graph.nodes[row]
-        if node.op == "input":
-            return axis
-        found = axis
-        if node.op == "rename" and node.attr("new") == axis:
-            axis = node.attr("old")
-        below = [(a, axis) for a in node.args if axis in graph.nodes[a].type.axes]
-        stack.extend(step for step in reversed(below) if step not in seen)
-        seen.update(below)
-    # What counts along an axis, or repeats along it, has no operand with it: by its name then.
-    renamed = {n.attr("new"): n.attr("old") for n in graph.nodes if n.op == "rename"}
-    passed: set[str] = set()
-    while found in renamed and found not in passed:
-        passed.add(found)
-        found = renamed[found]
-    return found
+    row = graph.output("value")
+    return tuple(source_axis(graph.nodes, row, axis) for axis in index_axes(spec))
 
 
 def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph:
@@ -121,7 +100,7 @@ def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph
         raise ArgumentError(
             f"normalizer={normalizer!r} was given; it is one of {', '.join(map(repr, NORMALIZERS))}"
         )
-    graph = spec_graph(spec)
+    graph = grounded(spec_graph(spec))
     b = Builder(graph.layout)
     axes = graph.nodes[graph.output("value")].type.axes
     weight = mask = None

@@ -210,7 +210,12 @@ def instantiate(template: text.Expression, binding: Binding, b: Builder) -> Expr
         axes = binding[axis_names[0]]
         assert isinstance(axes, tuple)
         if template.name == "size":
-            return ops.count(b, axes)
+            return ops.count(
+                next(
+                    x for x in binding.values() if isinstance(x, Expr) and set(axes) <= set(x.axes)
+                ),
+                axes,
+            )
         attrs = {"axes": axes} if "axes" in ops.OPS[template.name].attrs else {"axis": axes[0]}
     return b.op(template.name, *operands, **attrs)
 

@@ -55,6 +55,11 @@ def replace(x: Tensor, index: Tensor, value: Tensor | float, dim: int) -> Tensor
     return x.scatter(dim, safe, value)
 
 
+def whole(x: Tensor, rank: int) -> Tensor:
+    """``x`` with all its leading singletons, which broadcasting does without."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)
+
+
 def largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """The largest along ``dims``; of nothing -inf, for which torch raises an error."""
     if x.numel():
@@ -169,7 +174,11 @@ def _dot(emitter: Emitter, node: Node, x: list[str]) -> str:
 
     def tight(name: str, axes: Sequence[str]) -> str:
         missing = tuple(i for i in emitter.graph.layout if i not in axes and not is_star(i))
-        return f"{name}.squeeze({emitter.dims(missing)})" if missing else name
+        if not missing:
+            return name
+        if emitter.rank is not None and not any(is_star(i) for i in axes):
+            name = f"whole({name}, {emitter.rank})"
+        return f"{name}.squeeze({emitter.dims(missing)})"
 
     # A group that an operand lacks still has its dimensions there, each of length 1.
     left, right, result = (
@@ -202,9 +211,13 @@ def _iota(emitter: Emitter, node: Node, x: list[str]) -> str:
 
 
 def _range(emitter: Emitter, node: Node, x: list[str]) -> str:
-    axis = node.attr("axis")
-    after = -emitter.dim(axis) - 1
-    return f"torch.arange(int({x[0]}), device=device).reshape((-1,) + (1,) * {after})"
+    axis, layout = node.attr("axis"), emitter.graph.layout
+    named = sum(not is_star(a) for a in layout)
+    places = (
+        f"*(1,) * ({emitter.rank} - {named})" if is_star(a) else "-1" if a == axis else "1"
+        for a in layout
+    )
+    return f"torch.arange(int({x[0]}), device=device).reshape(({', '.join(places)},))"
 
 
 def _broadcast(emitter: Emitter, node: Node, x: list[str]) -> str:
@@ -329,7 +342,7 @@ LOWERING = Lowering(
     table=TABLE,
     imports=("import torch", "from torch import Tensor"),
     namespace={"torch": torch, "Tensor": Tensor, "math": math},
-    helpers=(gather, replace, largest, moved, counted, recursion),
+    helpers=(gather, replace, whole, largest, moved, counted, recursion),
     native=frozenset({"put", "sigmoid"}),
     literal=_literal,
     prologue=lambda first: (f"dt, device = {first}.dtype, {first}.device",),
