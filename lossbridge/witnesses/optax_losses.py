@@ -507,7 +507,7 @@ def ranking(where: Any, weights: Any) -> Definition:
 
     @optax(
         "ranking_softmax",
-        "per_sample",
+        index(axes, ("classes",)),
         pair(axes, "logits"),
         empty="zero",
         mask=masking(where, axes),
@@ -691,7 +691,7 @@ def dice(
 
     @optax(
         "dice",
-        "per_sample",
+        index(axes, over),
         pair(axes),
         weights=real(1.0, "classes"),
         smooth=real(1.0),
@@ -813,7 +813,9 @@ def triplet_margin_loss(
         """No norm where p is odd: differences below 0 count below 0."""
         return (sum((u - v) ** p, *over) + eps) ** (1.0 / p)
 
-    @optax("triplet_margin", "per_sample", kinds, p=real(2.0), margin=real(1.0), eps=real(1e-6))
+    rates = {"p": real(2.0), "margin": real(1.0), "eps": real(1e-6)}
+
+    @optax("triplet_margin", index(axes, over), kinds, **rates)
     def body(**given: Expr) -> Any:
         return metric.triplet_margin.function(**given, swap=False, distance=distance)
 
