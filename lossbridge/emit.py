@@ -51,6 +51,7 @@ class Lowering:
     native: frozenset[str] = frozenset()
     literal: Callable[[float | int | bool], str] = repr
     prologue: Callable[[str], tuple[str, ...]] = lambda first: ()
+    whole_prologue: Callable[[str], tuple[str, ...]] | None = None  # where no input is real
     transpose: str = "{0}.transpose({1})"
     squeeze: str = "{0}.squeeze({1})"
     reshape_like: str = "{0}.reshape({1}.shape)"
@@ -557,7 +558,8 @@ def emit_rows(emitter: Emitter, arguments: Mapping[str, str]) -> None:
             real_first = arguments[name]
         if star is not None and star in node.type.axes and emitter.rank is None:
             emitter.measure(arguments[name], node)
-    for line in lowering.prologue(real_first or "x0"):
+    prologue = lowering.prologue if real_first is not None else lowering.whole_prologue
+    for line in (prologue or lowering.prologue)(real_first or "x0"):
         emitter.write(line)
     for name, index in graph.inputs():
         expression = emitter.align(arguments[name], graph.nodes[index])

@@ -608,6 +608,15 @@ def rename_inputs(bound: Bound, which: int, inputs: Mapping[str, Any]) -> dict[s
 Shape = Sequence["int | None"]
 
 
+def dtype_source(spec: Spec) -> str | None:
+    """The input or trainable weight in whose dtype the value is given; None: float32.
+
+    That is the prediction, which comes first. Where labels alone come in, it is what is trained.
+    """
+    real = (name for name, kind in spec.inputs.items() if kind.dtype == "real")
+    return next(real, next(iter(spec.weights), None))
+
+
 def axis_lengths(
     kinds: Mapping[str, Kind],
     shapes: Mapping[str, Shape],

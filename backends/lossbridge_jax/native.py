@@ -222,7 +222,8 @@ class Loss(metaclass=_Meta):
                 )
             values["step"] = _scalar(name, "step", call.step)
         _check_labels(bound, which, inputs, values, lengths, report)
-        out = next(values[k].dtype for k, kind in spec.inputs.items() if kind.dtype == "real")
+        source = frontdoor.dtype_source(spec)
+        out = jnp.dtype(jnp.float32) if source is None else values[source].dtype
         compute = functools.reduce(
             jnp.promote_types,
             [values[k].dtype for k in kinds if jnp.issubdtype(values[k].dtype, jnp.floating)],

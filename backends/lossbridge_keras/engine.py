@@ -392,9 +392,11 @@ class Engine:
         which = self.bound.select(self._dtype_kinds(raw), [x.shape.rank for x in raw.values()])
         spec = self.bound.specs[which]
         given = cast(spec, frontdoor.rename_inputs(self.bound, which, raw))
-        first = next(iter(spec.inputs))
-        dtype = given[first].dtype
-        if not dtype.is_floating:
+        first = frontdoor.dtype_source(spec)
+        dtype = tf.float32
+        if first is not None:
+            dtype = given[first].dtype if first in given else _dtype_of(weights[first])
+        if first is not None and not dtype.is_floating:
             raise DTypeError(
                 f"{self.name}: {first} is {spec.inputs[first]}, but "
                 f"{dtype.name} was given; pass tf.cast({first}, 'float32')"
@@ -681,6 +683,10 @@ def check_labels(
     if wrong.any():
         rule = frontdoor.label_rule(loss, name, kind, size, ignored)
         raise LabelError(f"{rule}; {int(found[wrong].flat[0])} was given")
+
+
+def _dtype_of(weight: Any) -> DType:
+    return tf.as_dtype(weight.dtype)
 
 
 def _dtype_names(raw: Mapping[str, Tensor]) -> list[str]:

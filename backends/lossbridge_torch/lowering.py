@@ -44,6 +44,9 @@ def replace(x: Tensor, index: Tensor, value: Tensor | float, dim: int) -> Tensor
     """``x`` with the entry at ``index`` replaced; an index out of range replaces any entry, since
     the whole row is NaN then."""
     safe = index.long().clamp(0, max(x.shape[dim] - 1, 0))
+    rank = max(x.ndim, safe.ndim)  # a table without the index's axes has fewer dimensions
+    x = x.reshape((1,) * (rank - x.ndim) + x.shape)
+    safe = safe.reshape((1,) * (rank - safe.ndim) + safe.shape)
     shape = list(x.shape)
     shape[dim] = 1
     # The entry's place may differ along axes that the row itself lacks.
@@ -346,6 +349,7 @@ LOWERING = Lowering(
     native=frozenset({"put", "sigmoid"}),
     literal=_literal,
     prologue=lambda first: (f"dt, device = {first}.dtype, {first}.device",),
+    whole_prologue=lambda first: (f"dt, device = torch.float32, {first}.device",),
     transpose="{0}.permute({1})",
 )
 

@@ -161,7 +161,8 @@ def _dtypes(
     spec: Spec, inputs: Mapping[str, Tensor], original: Original | None
 ) -> tuple[torch.dtype, torch.dtype]:
     """What is computed in, and what is given back."""
-    out = inputs[next(iter(spec.inputs))].dtype
+    source = frontdoor.dtype_source(spec)
+    out = torch.float32 if source is None else inputs[source].dtype
     if original is not None:
         names = original.calls.result or spec.inputs
         out = promoted(inputs[n] for n in names if inputs[n].is_floating_point())
@@ -538,6 +539,11 @@ class Loss(nn.Module):
             for axis, n in zip(spec.weights[key].kind.axes, inputs[key].shape, strict=True):
                 lengths.setdefault(axis, (n,))
         in_range = check_labels(name, spec, dict(bound.numbers[which]), inputs, lengths)
+        source = frontdoor.dtype_source(spec)
+        if source is not None:
+            first = inputs[source]
+        elif not first.is_floating_point():
+            first = first.new_empty((), dtype=torch.float32)  # numbers beside labels are real
         for key in bound.arrays:
             if key in spec.params:
                 inputs[key] = parameter(
