@@ -22,6 +22,7 @@ from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, dumps, loads
+from lossbridge_keras.attached import all_of, layer_mask
 from lossbridge_keras.engine import (
     BACKEND,
     PACKAGE,
@@ -33,6 +34,8 @@ from lossbridge_keras.engine import (
     check_labels,
     gradient_types,
     kernel,
+    refuse_activated,
+    same_rank,
 )
 
 if BACKEND == "tensorflow":
@@ -79,7 +82,7 @@ class _Compiled:
         if dtype is not None and not isinstance(dtype, str):
             dtype = getattr(dtype, "compute_dtype", None) or keras.backend.standardize_dtype(dtype)
         self._settings, self._dtype_given, self._bound = settings, dtype, bound
-        self._engine = Engine(bound, dtype) if BACKEND == "tensorflow" else _Foreign(bound)
+        self._engine = Engine(bound, dtype) if BACKEND == "tensorflow" else _Foreign(bound, dtype)
 
     def __getattr__(self, name: str) -> Any:
         """A setting, as it was given to the constructor."""
@@ -263,7 +266,7 @@ class Loss(_Compiled, keras.losses.Loss):
         if not y_pred.dtype.is_floating:
             return
         given = frontdoor.rename_inputs(bound, which, raw)
-        same = engine._same_rank(spec, given)
+        same = same_rank(spec, given)
         seen = cast(spec, given)
         if any(same[n] is not given[n] or seen[n].dtype != given[n].dtype for n in given):
             return
@@ -427,7 +430,7 @@ class LossLayer(_Compiled, keras.layers.Layer):
             {n: given[n] for n in spec.ports},
         )
         if isinstance(call.mask, list | tuple | dict):  # the masks that Keras found on a nest
-            call.mask = next((m for m in keras.tree.flatten(call.mask) if m is not None), None)
+            call.mask = all_of(m for m in keras.tree.flatten(call.mask) if m is not None)
         if call.step is None and self._step is not None:
             call.step = self._step.value
         weights = {name: self.weight(name) for name in spec.weights}
@@ -633,8 +636,9 @@ class CombinedLayer(LossLayer):
 class _Foreign:
     """Keras on PyTorch or JAX: that framework's own lowering of the same specification."""
 
-    def __init__(self, bound: Bound) -> None:
+    def __init__(self, bound: Bound, dtype: str | None) -> None:
         self.bound = bound
+        self.dtype = dtype or bound.specs[0].numerics.dtype
         make: Any
         try:
             if BACKEND == "torch":
@@ -667,31 +671,67 @@ class _Foreign:
         inner = self.inner
         if not reduce:
             inner = self._unreduced = self._unreduced or self._make("none")
-        masks = [
-            m
-            for m in (getattr(x, "_keras_mask", None) for x in call.inputs.values())
-            if m is not None
-        ]
-        given: dict[str, Any] = {**call.inputs, **call.ports}
-        kinds = self.bound.specs[0].inputs
-        trees = [k for k, kind in kinds.items() if kind.name == "tree"]
-        given = {k: self._leaves(x) if k in trees else self._fit(x) for k, x in given.items()}
-        for key in ("sample_weight", "normalizer_count", "step"):
+        given, out = self._inputs(call)
+        given.update(call.ports)
+        for key in ("normalizer_count", "step"):
             if getattr(call, key) is not None:
                 given[key] = getattr(call, key)
-        mask = call.mask if call.mask is not None else masks[0] if masks else None
-        if mask is not None:
-            given["mask"] = mask
-        given = self._ranked(given)
         if not weights:
-            return inner(**given)
-        # Keras trains and saves its own variables; the other framework's object only reads them.
-        values = {k: w.value if isinstance(w, keras.Variable) else w for k, w in weights.items()}
-        if BACKEND == "jax":
-            return inner(**given, params=values)
-        import torch
+            value = inner(**given)
+        else:
+            # Keras trains and saves its own variables; the other framework's object reads them.
+            values = {
+                k: w.value if isinstance(w, keras.Variable) else w for k, w in weights.items()
+            }
+            if BACKEND == "jax":
+                value = inner(**given, params=values)
+            else:
+                import torch
 
-        return torch.func.functional_call(inner, values, (), given)
+                value = torch.func.functional_call(inner, values, (), given)
+        if out is None:
+            return value
+        return keras.tree.map_structure(lambda x: keras.ops.cast(x, out), value)
+
+    def _inputs(self, call: Call) -> tuple[dict[str, Any], str | None]:
+        """What is computed with, and the result's dtype, by Keras's rules on every backend.
+
+        The prediction alone decides the dtype to compute in, at least float32; targets and sample
+        weights of any dtype are brought to it. The result of a half-precision prediction is
+        float32.
+        """
+        kinds = self.bound.specs[0].inputs
+        if any(kind.name == "tree" for kind in kinds.values()):
+            given = {n: self._leaves(x) for n, x in call.inputs.items()}
+            given.update(
+                (key, getattr(call, key))
+                for key in ("sample_weight", "mask")
+                if getattr(call, key) is not None
+            )
+            return given, self.dtype
+        refuse_activated(self.bound, call)
+        mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
+        given = {n: self._fit(x) for n, x in call.inputs.items()}
+        first = given[next(n for n in kinds)]
+        dtype = keras.backend.standardize_dtype(first.dtype)
+        if not dtype.startswith(("float", "bfloat")):
+            return self._ranked(given), None  # for the loss itself to refuse
+        compute = "float64" if "float64" in (dtype, self.dtype) and _has_float64() else "float32"
+        for place, (name, kind) in enumerate(kinds.items()):
+            found = keras.backend.standardize_dtype(given[name].dtype)
+            real = any(list(s.inputs.values())[place].dtype == "real" for s in self.bound.specs)
+            if found.startswith(("float", "bfloat")):
+                if real:
+                    given[name] = keras.ops.cast(given[name], compute)
+            # Where integers choose another of several losses, they stay what they are.
+            elif kind.dtype == "real" and len(self.bound.specs) == 1 and found[:7] != "complex":
+                given[name] = keras.ops.cast(given[name], compute)
+        given = self._ranked(given)
+        if call.sample_weight is not None:
+            given["sample_weight"] = keras.ops.cast(self._fit(call.sample_weight), compute)
+        if mask is not None:
+            given["mask"] = self._fit(mask)
+        return given, compute if self.dtype in (None, "float64") else self.dtype
 
     def _leaves(self, x: Any) -> Any:
         """The parameters of a model, or of any nest, as the framework's own tensors."""
@@ -706,17 +746,16 @@ class _Foreign:
     def _ranked(self, given: dict[str, Any]) -> dict[str, Any]:
         """Keras's trailing 1, which ``fit`` makes of a vector of targets."""
         spec = self.bound.specs[0]
-        if len(spec.inputs) != 2 or not set(spec.inputs) <= set(given):
-            return given
-        (first, kind), (second, other) = spec.inputs.items()
-        expected = len(kind.axes) - len(other.axes)
-        prediction, target = given[first], given[second]
-        off = len(prediction.shape) - len(target.shape) - expected
-        if off == -1 and target.shape[-1] == 1:
-            given[second] = keras.ops.squeeze(target, -1)
-        elif off == 1 and expected == 0 and prediction.shape[-1] == 1:
-            given[second] = keras.ops.expand_dims(target, -1)
-        return given
+        return given | same_rank(spec, given) if set(spec.inputs) <= set(given) else given
+
+
+def _has_float64() -> bool:
+    """Whether this backend computes in float64 when asked to: JAX does with jax_enable_x64."""
+    if BACKEND != "jax":
+        return True
+    import jax
+
+    return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
 
 # --- classes and functions -----------------------------------------------------------------------
@@ -800,7 +839,7 @@ def reduce(
         yields="per_element",
     )
     bound = frontdoor.bind(spec, "keras", {"reduction": reduction, "normalizer": normalizer})
-    engine = Engine(bound, None) if BACKEND == "tensorflow" else _Foreign(bound)
+    engine = Engine(bound, None) if BACKEND == "tensorflow" else _Foreign(bound, None)
     return engine.run(Call({"values": values}, sample_weight, mask, normalizer_count), {})
 
 
