@@ -546,32 +546,6 @@ class Engine:
         wanted = list(index) if None not in index else _running_shape(spec, kinds, values)
         return tf.broadcast_to(x, wanted)
 
-    # --- combinations
-    def combined(
-        self,
-        parts: Mapping[str, Tensor],
-        own: Mapping[str, Any],
-        step: Any,
-        weights: Mapping[str, Any],
-    ) -> Tensor:
-        """The value of a combination, from those of its losses."""
-        spec, numbers = self.bound.specs[0], self.bound.numbers[0]
-        given = tf.float64 if any(p.dtype == tf.float64 for p in parts.values()) else tf.float32
-        compute, out = self.dtypes(spec, given)
-        options = self.options(True, False, False)
-        found = kernel(spec, numbers, options)
-        values = {n: self._input(n, spec.inputs[n], _tensor(x), compute) for n, x in own.items()}
-        frontdoor.axis_lengths(
-            {n: spec.inputs[n] for n in own}, {n: tuple(values[n].shape) for n in own}, self.name
-        )
-        values.update((n, _tensor(w)) for n, w in weights.items())
-        values.update((n, _as_float(_tensor(x), compute)) for n, x in self.bound.arrays.items())
-        if step is not None:
-            values["step"] = tf.cast(_tensor(step), compute)
-        # Each part is scaled for the replicas already, where it is a mean.
-        values.update((call.name, parts[call.port]) for call in found.plan.calls)
-        return found([values[n] for n in found.names], compute, out)
-
     # --- trees
     def _over_tree(self, call: Call) -> Tensor:
         """A penalty on parameters: over the variables of a model, or any nest of tensors."""

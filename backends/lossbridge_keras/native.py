@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from lossbridge import frontdoor
-from lossbridge.combine import Combination
+from lossbridge.combine import Combination, of_values
 from lossbridge.errors import ArgumentError, BackendUnavailable, ShapeError, listed, shown
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.ir import is_star
@@ -82,7 +82,7 @@ class _Compiled:
         if dtype is not None and not isinstance(dtype, str):
             dtype = getattr(dtype, "compute_dtype", None) or keras.backend.standardize_dtype(dtype)
         self._settings, self._dtype_given, self._bound = settings, dtype, bound
-        self._engine = Engine(bound, dtype) if BACKEND == "tensorflow" else _Foreign(bound, dtype)
+        self._engine = _engine(bound, dtype)
 
     def __getattr__(self, name: str) -> Any:
         """A setting, as it was given to the constructor."""
@@ -514,11 +514,6 @@ class CombinedLayer(LossLayer):
         **settings: Any,
     ) -> None:
         made = type(self).combination
-        if BACKEND != "tensorflow":
-            raise BackendUnavailable(
-                f"{made.name} combines Keras losses on TensorFlow only, and KERAS_BACKEND is "
-                f"{BACKEND!r}; set KERAS_BACKEND=tensorflow, or train with lossbridge.{BACKEND}"
-            )
         given = dict(zip(made.arguments[1:], args, strict=False), **settings)
         unknown = [k for k in given if k not in made.arguments]
         if unknown:
@@ -536,6 +531,8 @@ class CombinedLayer(LossLayer):
             **bound.given,
         )
         self._settings = given
+        outer, self._places = of_values(bound)
+        self._outer = _engine(outer, self._dtype_given)
         self._children = _Held(dict(losses))
         # Layers among them are tracked, so that their weights are trained and saved.
         self._layers_below = [x for x in losses.values() if isinstance(x, keras.layers.Layer)]
@@ -599,7 +596,10 @@ class CombinedLayer(LossLayer):
         if missing:
             raise ArgumentError(f"{name} was called without {', '.join(missing)}")
         parts = {n: child(*by_place[n], **by_name[n]) for n, child in children.items()}
-        value = self._engine.combined(parts, own, step, {n: self.weight(n) for n in spec.weights})
+        widest = keras.backend.result_type(*(x.dtype for x in parts.values()))
+        values = {self._places[n]: keras.ops.cast(x, widest) for n, x in parts.items()}
+        call = Call(values | own, step=step)
+        value = self._outer.run(call, {n: self.weight(n) for n in spec.weights})
         if self._adds_loss:
             self.add_loss(value)
         return value
@@ -634,6 +634,11 @@ class CombinedLayer(LossLayer):
 
 
 # --- another framework under Keras ---------------------------------------------------------------
+
+
+def _engine(bound: Bound, dtype: str | None) -> Any:
+    """What computes a loss on this process's backend."""
+    return Engine(bound, dtype) if BACKEND == "tensorflow" else _Foreign(bound, dtype)
 
 
 class _Foreign:
@@ -842,8 +847,9 @@ def reduce(
         yields="per_element",
     )
     bound = frontdoor.bind(spec, "keras", {"reduction": reduction, "normalizer": normalizer})
-    engine = Engine(bound, None) if BACKEND == "tensorflow" else _Foreign(bound, None)
-    return engine.run(Call({"values": values}, sample_weight, mask, normalizer_count), {})
+    return _engine(bound, None).run(
+        Call({"values": values}, sample_weight, mask, normalizer_count), {}
+    )
 
 
 def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:
