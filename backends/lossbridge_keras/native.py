@@ -648,16 +648,16 @@ class _Foreign:
         self.bound = bound
         self.dtype = dtype or bound.specs[0].numerics.dtype
         make: Any
+        if BACKEND not in ("torch", "jax"):
+            raise BackendUnavailable(
+                f"lossbridge.keras runs on TensorFlow, JAX and PyTorch, but KERAS_BACKEND is "
+                f"{BACKEND!r}; set KERAS_BACKEND=tensorflow, jax or torch"
+            )
         try:
             if BACKEND == "torch":
                 from lossbridge_torch.native import compile as make
-            elif BACKEND == "jax":
-                from lossbridge_jax.native import compile as make
             else:
-                raise BackendUnavailable(
-                    f"lossbridge.keras runs on TensorFlow, PyTorch and JAX, but KERAS_BACKEND is "
-                    f"{BACKEND!r}; set KERAS_BACKEND=tensorflow"
-                )
+                from lossbridge_jax.native import compile as make
         except ImportError as error:
             raise BackendUnavailable(
                 f"KERAS_BACKEND is {BACKEND!r}, and lossbridge's backend for it cannot be imported "
