@@ -241,10 +241,11 @@ def torch_bce_with_logits(
     pos_weight: Expr,
 ) -> Expr:
     """Cross-entropy of the logit of a yes-or-no probability, with a weight for each element."""
-    nll: Expr = classification.bce_with_logits.function(logits, target, pos_weight=pos_weight)
-    lost = (logits == -math.inf) | (
-        (logits == math.inf) & (target == 1.0)
-    )  # inf - inf, 0 times inf
+    nll: Expr = classification.bce_with_logits.function(
+        logits, target, weight=1.0, pos_weight=pos_weight
+    )
+    infinite = abs_(logits) == math.inf
+    lost = infinite & ((logits < 0.0) | (target == 1.0))  # inf - inf, and 0 times inf
     return weight * (nll + where(lost, math.nan, 0.0))
 
 
