@@ -698,12 +698,6 @@ def _agree(a: Shape, b: Shape) -> bool:
     )
 
 
-def label_rule(name: str, key: str, kind: Kind, size: int, ignored: float | None) -> str:
-    """What labels have to be."""
-    ignores = "" if ignored is None else f" or is ignore_index={int(ignored)}"
-    return f"{name}: {key} is {kind}, so it lies from 0 to {size - 1}{ignores}"
-
-
 def index_shape(spec: Spec, lengths: Mapping[str, Shape]) -> tuple[int | None, ...]:
     """The shape of the unreduced value: what sample weights and masks line up with."""
     return tuple(n for axis in index_sources(spec) for n in lengths.get(axis, (None,)))
