@@ -104,7 +104,7 @@ GENERATED: tuple[Row, ...] = (
     ("backends/lossbridge_keras/__init__.pyi", _stub("keras")),
     ("backends/lossbridge_jax/__init__.pyi", _stub("jax")),
     ("docs/call-forms.md", _call_forms),
-    ("lossbridge/schema/record-v1.json", _record_schema),
+    ("lossbridge/schema/record-v2.json", _record_schema),
     ("lossbridge/schema/spec-v1.json", _spec_schema),
     ("conformance/lossbridge_conformance/schema/results-v1.json", _results_schema),
     *_differences(),

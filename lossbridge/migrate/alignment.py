@@ -97,13 +97,13 @@ def laid_out(a: Side, b: Side) -> tuple[Side, Side] | None:
     plain = set(widest) >= {*itertools.chain(*own)} and not layout.fixed
     if plain and (layout.canonical == widest or not named.recorded):
         # By place, as where no axis has a name.
-        moved = replace(layout, canonical=widest)
-        named = replace(named, signature=replace(named.signature, layout=moved))
+        placed = replace(layout, canonical=widest)
+        named = replace(named, signature=replace(named.signature, layout=placed))
     elif other.recorded:
         return None
     else:
-        moved = replace(layout, orders=own)
-        other = replace(other, signature=replace(other.signature, layout=moved))
+        placed = replace(layout, orders=own)
+        other = replace(other, signature=replace(other.signature, layout=placed))
     return (named, other) if la is not None else (other, named)
 
 

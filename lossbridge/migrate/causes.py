@@ -110,7 +110,7 @@ class _OfSetting:
     power: float
 
     def __call__(self, p: Pair) -> float:
-        return self.value**self.power
+        return float(self.value**self.power)
 
     def moves(self, a: Side, b: Side, pairs: Sequence[Pair]) -> bool:
         """Whether another number there makes the factor that number's: on its side, or on both."""
@@ -421,9 +421,8 @@ def of_difference(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     found = list(_unused(a, b, pairs))
     if not found:
         found = [*_of_soft_targets(pairs), *_shift(pairs)]
-        one = a.native is not None and b.native is not None
-        if one and a.native.witness.name == b.native.witness.name:
-            found += of_settings(a, b)
+        if a.native is not None and b.native is not None:
+            found += settings.of_one_built_in(a.native, b.native)
     if not found:
         found = list(settings.that_would_do(a, b, pairs))
     if not found:

@@ -594,11 +594,11 @@ def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Co
     finite = [p for p in inside if p.finite and p.probe.group == "inside"]
     whole = [p for p in inside if p.probe.group == "inside"]
     if ran and (len(finite) < FEWEST or 2 * len(finite) < len(whole)):
-        why = (
+        few = (
             f"{len(finite)} of {len(whole)} ordinary probes give finite values on both sides; it "
             f"takes {FEWEST} and half of them: describe what the inputs are, such as positive"
         )
-        return _comparison("undecided", a, b, pairs, [], (why,))
+        return _comparison("undecided", a, b, pairs, [], (few,))
     if not ran:
         which = next((p for p in inside if p.a.raised or p.b.raised), None)
         said = "" if which is None else which.a.error or which.b.error

@@ -631,9 +631,9 @@ def sequence_probes(lengths: bool) -> Iterator[Probe]:
     scores = np.round(rng.normal(0.0, 1.0, (3, 5, 4)) * 16.0) / 16.0
     full = np.full(3, 5.0)
     rng = np.random.default_rng((577, 1))
-    for k, labels in enumerate(([[2, 1], [1, 0], [3, 2]], [[3, 1], [2, 3], [1, 0]])):
+    for k, rows in enumerate(([[2, 1], [1, 0], [3, 2]], [[3, 1], [2, 3], [1, 0]])):
         again = np.round(rng.normal(0.0, 1.0, (3, 5, 4)) * 16.0) / 16.0
-        yield Probe(f"3/inside again {k}", "inside", 3, (again, full), np.array(labels), again)
+        yield Probe(f"3/inside again {k}", "inside", 3, (again, full), np.array(rows), again)
     for dtype in ("float32", "float64"):
         yield Probe(
             f"3/{dtype}, compiled", "compiled", 3, (scores, full),

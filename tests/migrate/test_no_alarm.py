@@ -224,7 +224,7 @@ def test_built_ins_of_one_meaning_are_the_same(a: str, b: str) -> None:
     for text in (a, b):
         head = text.partition(".")[0]
         pytest.importorskip({"torch": "torch", "keras": "tensorflow"}.get(head, "optax"))
-    found = compare(a, b)
+    found = compare(a, b, profile="strict")
     if found.verdict == "edges_differ" and "reduction" in a + b:
         # A sum of one number is its mean, but not with weights; and how to average what a mask
         # leaves is ours, where a side gives no mean itself.
