@@ -459,7 +459,7 @@ def _unused(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
         if {first, second} == {True, False}:
             name, other, n = ("b", "a", y) if first else ("a", "b", x)
             yield Cause(
-                f"{name} does not use {n}: another draw of it alone changes {other}, and not {name}",
+                f"{name} does not use {n}: another draw of it changes {other} and not {name}",
                 f"use {n} in {name}",
             )
 

@@ -573,7 +573,9 @@ def _mixed(mask: Array) -> Array:
 def unequal(signature: Signature) -> tuple[Probe, dict[str, Array]] | None:
     """Predictions of shape (N, 1) beside targets of shape (N,), for two inputs of one shape."""
     kinds = list(signature.inputs.values())
-    if len(kinds) != 2 or kinds[0].axes != kinds[1].axes or kinds[0].axes[:1] != ("*batch",):
+    if len(kinds) != 2 or kinds[0].axes != kinds[1].axes:
+        return None
+    if kinds[0].axes[:1] != ("*batch",) and not (signature.described and len(kinds[0].axes) == 1):
         return None
     # All pairs have another mean error, square and Huber loss than those that belong together.
     x, y = np.array([[0.25], [0.5], [3.75]]), np.array([1.0, 0.0, 3.0])
