@@ -375,6 +375,8 @@ class LossLayer(_Compiled, keras.layers.Layer):
         )
         self._settle(form, args, settings, dtype)
         self._adds_loss = add_loss
+        # The mask is an argument of ours; without this Keras warns that the layer destroys it.
+        self.supports_masking = True
         self._step: Any = None
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
@@ -433,6 +435,9 @@ class LossLayer(_Compiled, keras.layers.Layer):
         if self._adds_loss:
             self.add_loss(value)
         return value
+
+    def compute_mask(self, *inputs: Any, **masks: Any) -> None:
+        """None: a loss has used up the mask of what it was given."""
 
     def compute_output_shape(self, *shapes: Any, **named: Any) -> Any:
         """A number, unless the values are wanted one by one."""
