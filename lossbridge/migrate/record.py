@@ -356,7 +356,7 @@ def _check(form: Form) -> None:
     if unknown:
         raise RecordError(f"{shown(unknown[0])} says nothing of what an input is")
     ranks = () if signature.sequence else alignment.ranks_of(signature, signature)
-    some = [next(probes(rank)) for rank in ranks] or [next(sequence_probes(True))]
+    some = [_first(rank) for rank in ranks] or [next(sequence_probes(True))]
     for asked in form.asked:
         try:
             for probe in some:
@@ -372,6 +372,11 @@ def _check(form: Form) -> None:
             for g in answer.gradients.values():
                 if len(g.numbers) != int(np.prod(g.shape, dtype=np.int64)):
                     raise RecordError(f"{len(g.numbers)} numbers have no shape {g.shape}")
+
+
+@lru_cache(maxsize=4)
+def _first(rank: int) -> Probe:
+    return next(probes(rank))
 
 
 def _never(given: Any, weights: Any, mask: Any = None) -> Any:
