@@ -559,22 +559,24 @@ def of_gradient(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
 
 
 def _jumps(x: Side, first: bool, p: Pair) -> bool:
-    """Whether the gradient of a side is another on both sides of a point; assumed of a record."""
+    """Whether the gradient of a side jumps at a point, however near; assumed of a record."""
     if x.recorded:
         return True
     inputs = p.inputs if first else p.other
     places = list(p.inputs)
     for name in p.where:
         own = list(inputs)[places.index(name)]
-        found = []
-        for step in (-KINK, KINK):
-            at = {**inputs, own: np.asarray(inputs[own], np.float64) + step}
-            outcome = x.on(p.probe, at, wrt=(own,))
-            if outcome.raised or own not in outcome.gradients:
-                return True
-            found.append(np.asarray(outcome.gradients[own]))
-        size = max(map(_size, found))
-        if _size(found[0] - found[1]) > 20.0 * KINK * size:
+        jumps = []
+        for width in (KINK, KINK / 16.0):
+            found = []
+            for step in (-width, width):
+                at = {**inputs, own: np.asarray(inputs[own], np.float64) + step}
+                outcome = x.on(p.probe, at, wrt=(own,))
+                if outcome.raised or own not in outcome.gradients:
+                    return True
+                found.append(np.asarray(outcome.gradients[own]))
+            jumps.append(_size(found[0] - found[1]))
+        if jumps[1] > 0.5 * jumps[0] > 0.0:  # of a smooth one, a sixteenth is left
             return True
     return False
 
