@@ -83,12 +83,12 @@ class Layout:
         further = sorted({n for order in self.orders for n in order} - {*found})
         own = (n for n in OWN_LENGTHS if n not in shape)
         for name in further:
-            twin = name.removesuffix(TWIN)
+            twin = name.replace(TWIN, "")
             if name not in self.fixed and twin not in found:
                 found[name] = shape[-1] if square else next(own)
         for name in further:
             if name not in found and name not in self.fixed:
-                found[name] = found[name.removesuffix(TWIN)]
+                found[name] = found[name.replace(TWIN, "")]
         return {**found, **self.fixed}
 
 
@@ -158,7 +158,7 @@ class Signature:
         def place(axis: str) -> tuple[int, str]:
             if axis in FIRST:
                 return 0, axis
-            last = 3 if axis in fixed else 2 if axis in classes else 1 + (axis in LAST)
+            last = 4 if axis in classes else 3 if axis in fixed else 1 + (axis in LAST)
             return last, axis
 
         canonical = tuple(sorted(widest, key=place))
@@ -221,8 +221,7 @@ def kind_of(text: str) -> Kind:
         seen_axes.append(name)
     if not seen_axes:
         return Kind.parse(text)
-    lengths = [int(a.removeprefix(FIXED).removesuffix(TWIN)) for a in seen_axes
-               if re.fullmatch(f"{FIXED}[0-9]+(?:{TWIN})?", a)]  # fmt: skip
+    lengths = [int(x[1]) for a in seen_axes if (x := re.match(f"{FIXED}([0-9]+)", a, re.ASCII))]
     if math.prod(lengths) > MOST_LENGTH**2:
         raise ArgumentError(f"{shown(text)} has more than {MOST_LENGTH**2} numbers a sample")
     return Kind.parse(f"{head}[{', '.join(seen_axes)}]{after}")
@@ -292,7 +291,7 @@ def probes(
     def three(scale: float = 1.0, size: tuple[int, ...] = shape) -> tuple[Array, ...]:
         return tuple(draw(place, scale, size) for place in range(3))
 
-    def others(count: int, size: tuple[int, ...]) -> Iterator[Array]:
+    def others(beside: np.random.Generator, count: int, size: tuple[int, ...]) -> Iterator[Array]:
         for place in range(PLACES - count, PLACES):
             halves = np.clip(np.round(beside.normal(0.0, 2.0, size)), -7.0, 7.0) / 2.0
             row = np.arange(halves.size).reshape(size)
@@ -301,10 +300,12 @@ def probes(
     def further(probe: Probe) -> Probe:
         """With arrays for the inputs after the third, and labels and signs for every input."""
         latent, wide = list(probe.latent), probe.latent[0].shape
+        # Of its own, so that no probe depends on what else is asked.
+        beside = np.random.default_rng([2718 + rank, 9, *probe.id.encode()])
         if probe.id.endswith(("/zeros", "/empty")):
             latent += [latent[0].copy() for _ in range(PLACES - len(latent))]
         else:
-            latent += others(PLACES - len(latent), wide)
+            latent += others(beside, PLACES - len(latent), wide)
         if probe.id.endswith("/ties"):
             latent[3], latent[5] = latent[2].copy(), latent[4].copy()
         rows: list[tuple[Array, Array]] = []
@@ -326,8 +327,6 @@ def probes(
             taken_signs.append(signs)
             rows.append((labels, signs))
         return replace(probe, latent=tuple(latent), beside=tuple(rows))
-
-    beside = np.random.default_rng((2718 + rank, 9))
 
     def probe(
         name: str, group: str, latent: tuple[Array, ...], labels: Array | None = None, **more: Any

@@ -594,7 +594,7 @@ def test_class_weights_in_a_proportion_are_said_to_be_so() -> None:
     )  # fmt: skip
     found = compare(a, b)
     assert (found.verdict, found.factor) == ("same_up_to_factor", pytest.approx(2.0))
-    assert found.causes[0].text == "the weights of b are 2 times those of a"
+    assert found.causes[0].fix == "pass weight=[1.0, 4.0, 2.5] to a"
 
 
 def test_what_divides_by_the_sum_of_the_weights_is_told_to_whom_it_concerns() -> None:
