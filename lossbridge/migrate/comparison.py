@@ -203,7 +203,7 @@ def _whole(x: Any) -> str:
 
 MOST: Final = 800
 LINES: Final = 12
-NOTICED: Final = ("predictions of shape", "it is called", "it computes in", "it takes float32")
+NOTICED: Final = ("predictions of shape",)
 """How notes begin that say more of a comparison than of a built-in."""
 
 
