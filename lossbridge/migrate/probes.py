@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lossbridge.errors import ArgumentError, shown
-from lossbridge.kinds import Kind, moved_axis
+from lossbridge.kinds import KINDS, Kind, moved_axis
 
 VERSION = 3
 """Changes with every change of a probe: records of another version are not comparable."""
@@ -712,7 +712,7 @@ _DOMAINS: Mapping[str, Any] = {
 
 def domains_known() -> tuple[str, ...]:
     """Every word that says in which terms an input is given."""
-    return (*_DOMAINS, "index", "labels", "integer", "sign", "binary", "one_hot")
+    return (*_DOMAINS, *KINDS, "labels", "one_hot")
 
 
 @lru_cache(maxsize=4)
