@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from lossbridge.checks import as_number
 from lossbridge.errors import ArgumentError, SpecError, listed, shown
 from lossbridge.frontdoor import Bound, as_form, bind
 from lossbridge.kinds import Kind, check_name
 from lossbridge.spec import Param, Reduction, Spec, Weight
+from lossbridge.text import Call
 
 MAX_LOSSES = 32
 
@@ -40,8 +43,6 @@ class Combination:
 
 def _used(name: str, child: Bound) -> tuple[Spec, dict[str, Kind]]:
     """A loss with its settings as defaults, under an id of its own, and its inputs' new kinds."""
-    import msgspec
-
     if child.reduction == "none":
         raise ArgumentError(
             f"{name} has reduction='none', but a combination adds single numbers; construct it "
@@ -246,6 +247,37 @@ def attention_weighted(losses: Any, temperature: float = 1.0) -> Bound:
         references=("Bahdanau, Cho and Bengio 2015, eq. 6, on losses",),
     )
     return bind(spec, "", {"temperature": temperature})
+
+
+def of_values(bound: Bound) -> tuple[Bound, dict[str, str]]:
+    """A combination as a loss of its losses' values, and which input is the value of which loss.
+
+    Where each loss is called as the object it is, this is what remains to be computed.
+    """
+    spec = bound.specs[0]
+    places: dict[str, str] = {}
+    body: list[str] = []
+    for line, assignment in zip(spec.body, spec.assignments, strict=True):
+        used = assignment.expr.name if isinstance(assignment.expr, Call) else ""
+        if used in spec.uses:
+            places[used] = assignment.name
+        else:
+            body.append(line)
+    own = {n: k for n, k in spec.inputs.items() if not _belongs(n, spec.uses)}
+    remaining = msgspec.structs.replace(
+        spec,
+        inputs={place: Kind("real") for place in places.values()} | own,
+        uses={},
+        body=tuple(body),
+        # Its one number is neither divided by a count of samples nor by that of replicas.
+        reduction=Reduction("sum", spec.reduction.normalizer),
+    )
+    return bind(remaining, "", bound.given), places
+
+
+def _belongs(name: str, losses: Mapping[str, Spec]) -> bool:
+    """Whether an input is that of one of the losses."""
+    return any(name == f"{loss}_{own}" for loss, spec in losses.items() for own in spec.inputs)
 
 
 COMBINATIONS: Mapping[str, Combination] = {
