@@ -192,6 +192,21 @@ def signature(form: Form, extra: Sequence[inspect.Parameter] = ()) -> inspect.Si
 
 
 @dataclass(frozen=True)
+class Combined:
+    """What a loss made of losses is made of.
+
+    ``names`` are the losses' own, in order; ``uses`` gives the name for each identifier that the
+    specification has for one; ``inputs`` are the combination's own. ``coefficients`` are losses
+    too: what each term is multiplied with.
+    """
+
+    names: tuple[str, ...]
+    uses: Mapping[str, str]
+    inputs: tuple[str, ...]
+    coefficients: Mapping[str, Spec]
+
+
+@dataclass(frozen=True)
 class Bound:
     """A loss with its settings: all that a call does not decide."""
 
@@ -204,6 +219,7 @@ class Bound:
     normalizer: str
     axis: int | None
     sizes: Mapping[str, int] = field(compare=False)
+    combined: Combined | None = field(default=None, compare=False)
 
     def plan(self, which: int, options: Options, native: frozenset[str]) -> Plan:
         """The plan of one of the specs, with this reduction."""
@@ -594,6 +610,14 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
             "with normalizer='external'"
         )
     return call
+
+
+def no_terms(name: str, what: str) -> str:
+    """Why a loss that is not made of others has no terms."""
+    return (
+        f"{name} is one loss, so it has no {what}; of losses by name, "
+        "L.WeightedLoss({'depth': ..., 'label': ...}), it has"
+    )
 
 
 def rename_inputs(bound: Bound, which: int, inputs: Mapping[str, Any]) -> dict[str, Any]:

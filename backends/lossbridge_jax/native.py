@@ -20,7 +20,12 @@ from jax import lax
 from jax.experimental import checkify
 
 from lossbridge import fitting, frontdoor
-from lossbridge.combine import Combination
+from lossbridge.combine import (
+    Combination,
+    CombinedCall,
+    bind_combined,
+    coefficient_inputs,
+)
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
@@ -185,6 +190,14 @@ class Loss(metaclass=_Meta):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._evaluate(frontdoor.bind_call(self._bound, "jax", args, kwargs), _refuse)
+
+    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """The values of the losses in a combination; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "terms"))
+
+    def term_coefficients(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the terms of a combination are multiplied with; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "term_coefficients"))
 
     def _evaluate(self, call: Call, report: Callable[[str, Any], None]) -> Any:
         bound = self._bound
@@ -577,22 +590,9 @@ class CombinedLoss(Loss):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         made = type(self).combination
-        if made is None or len(args) > len(made.arguments):
-            raise ArgumentError(f"{type(self).__name__} was given {len(args)} positional arguments")
-        given = dict(zip(made.arguments, args, strict=False))
-        for name, value in kwargs.items():
-            if name in given or name not in made.arguments:
-                raise ArgumentError(
-                    f"{made.name} was given {shown(name)} "
-                    + ("twice" if name in given else "which it does not take")
-                    + f"; its arguments are {listed(made.arguments)}"
-                )
-            given[name] = value
-        if "losses" not in given:
-            raise ArgumentError(
-                f"{made.name} needs losses=, such as "
-                "{'depth': L.HuberLoss(), 'label': L.CrossEntropyLoss()}"
-            )
+        if made is None:
+            raise ArgumentError("write L.WeightedLoss(...), or another class of a combination")
+        given = made.settings(args, kwargs)
         bound = made.build(**given)
         object.__setattr__(self, "_children", dict(given["losses"]))
         object.__setattr__(self, "_given", given)
@@ -616,70 +616,99 @@ class CombinedLoss(Loss):
         }
         return {**found, "children": children} if children else found
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound, spec, name = self._bound, self._bound.specs[0], type(self).__name__
-        if args:
-            raise ArgumentError(
-                f"{name} takes its inputs by name, such as "
-                f"{next(iter(self._children))}=(prediction, target)"
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._evaluated(args, kwargs, None)
+
+    def terms(self, /, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """The value of each loss in a combination, by its name, at the call as ``loss`` takes it.
+
+        The values are reduced, as each loss alone gives them, before its coefficient. The terms of
+        a combination inside this one come under its name, as ``outer/inner``, beside ``outer``.
+        """
+        found: dict[str, Array] = {}
+        self._evaluated(args, kwargs, found)
+        return found
+
+    def term_coefficients(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the value multiplies each of ``terms`` with, at the same call, by the same names."""
+        call = self._bound_call(args, kwargs)
+        own, below = self._own(call)
+        if "moment" in own:
+            own["moment"] = own["moment"].astype(jnp.float32)
+        found: dict[str, Any] = {}
+        for name, child in self._children.items():
+            spec, numbers, given = coefficient_inputs(self._bound, name, own)
+            fixed = not own
+            found[name] = (
+                next(iter(given.values())) if fixed else _coefficient(spec, numbers)(**given)
             )
-        params = dict(kwargs.pop("params", None) or {})
-        step = kwargs.pop("step", None)
-        below = params.pop("children", {})
-        positional: dict[str, tuple[Any, ...]] = dict.fromkeys(self._children, ())
-        named: dict[str, dict[str, Any]] = {n: {} for n in self._children}
-        own: dict[str, Any] = {}
-        for key, value in kwargs.items():
-            # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
-            child = next(
-                (
-                    n
-                    for n in sorted(self._children, key=len, reverse=True)
-                    if key.startswith(f"{n}_")
-                ),
-                None,
-            )
-            if key in named and isinstance(value, Mapping):
-                named[key].update(value)
-            elif key in named:
-                positional[key] = tuple(value) if isinstance(value, tuple | list) else (value,)
-            elif key in spec.inputs and child is None:
-                own[key] = value
-            elif child is not None:
-                named[child][key[len(child) + 1 :]] = value
-            else:
-                raise ArgumentError(
-                    f"{name} was given {shown(key)}, which names none of its "
-                    f"losses; they are {listed(self._children)}"
-                )
-        if step is None and spec.step:
-            raise ArgumentError(f"{name} follows a schedule; give it step=step")
-        if step is not None and not spec.step:
-            raise ArgumentError(f"{name} has no schedule, so it takes no step=")
-        parts = {
-            n: child(*positional[n], **named[n], **({"params": below[n]} if n in below else {}))
-            for n, child in self._children.items()
-        }
+            if isinstance(child, CombinedLoss):
+                mapping = self._mapping(call, name)
+                extra = {"params": below[name]} if name in below else {}
+                for key, inner in child.term_coefficients(mapping, **extra).items():
+                    found[f"{name}/{key}"] = found[name] * inner
+        return found
+
+    def _bound_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CombinedCall:
+        children = {name: child.bound for name, child in self._children.items()}
+        return bind_combined(type(self).__name__, self._bound, children, "jax", args, kwargs)
+
+    def _mapping(self, call: CombinedCall, name: str) -> dict[str, Any]:
+        """What a combination inside this one is called with."""
+        return {**call.named[name], **dict(*call.places.get(name, ()))}
+
+    def _own(self, call: CombinedCall) -> tuple[dict[str, Array], Mapping[str, Any]]:
+        """What the combination itself computes with, the step as ``moment``; and the weights of
+        its losses."""
+        spec, title = self._bound.specs[0], type(self).__name__
+        params = dict(call.params or {})
+        below: Mapping[str, Any] = params.pop("children", {})
         values: dict[str, Array] = {
-            key: self._input(key, spec.inputs[key], value) for key, value in own.items()
+            key: self._input(key, spec.inputs[key], value) for key, value in call.own.items()
         }
-        kinds = {key: spec.inputs[key] for key in own}
+        kinds = {key: spec.inputs[key] for key in call.own}
         self._take_weights(spec, Call({}, params=params or None), values, kinds)
-        frontdoor.axis_lengths(kinds, {k: values[k].shape for k in kinds}, name)
-        for key, array in bound.arrays.items():
-            values[key] = _scalar(name, key, array)
-        if step is not None:
-            values["step"] = _scalar(name, "step", step)
+        frontdoor.axis_lengths(kinds, {k: values[k].shape for k in kinds}, title)
+        if spec.step:
+            if call.step is None:
+                raise ArgumentError(f"{title} follows a schedule; give it step=step")
+            values["moment"] = _scalar(title, "step", call.step)
+        return values, below
+
+    def _evaluated(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], terms: dict[str, Array] | None
+    ) -> Array:
+        """The value; ``terms``, where it is given, is filled with the value of each loss."""
+        bound, spec = self._bound, self._bound.specs[0]
+        combined = bound.combined
+        assert combined is not None
+        call = self._bound_call(args, kwargs)
+        values, below = self._own(call)
+        parts: dict[str, Array] = {}
+        for name, child in self._children.items():
+            extra = {"params": below[name]} if name in below else {}
+            inner: dict[str, Array] | None = None if terms is None else {}
+            if isinstance(child, CombinedLoss):
+                parts[name] = child._evaluated((self._mapping(call, name),), extra, inner)
+            else:
+                parts[name] = child(*call.places.get(name, ()), **call.named[name], **extra)
+            if terms is not None:
+                terms[name] = parts[name]
+                terms.update((f"{name}/{key}", value) for key, value in (inner or {}).items())
+        if spec.step:
+            values["step"] = values.pop("moment")
         options = Options(bound.reduction, bound.normalizer)
         prepared = plan(spec, bound.numbers[0], options, LOWERING.native)
-        missing = [n for n, _ in prepared.stable.inputs() if n in spec.inputs and n not in values]
-        if missing:
-            raise ArgumentError(f"{name} was called without {listed(missing)}")
-        values.update((call.name, parts[call.port]) for call in prepared.calls)
+        values.update((call.name, parts[combined.uses[call.port]]) for call in prepared.calls)
         out = functools.reduce(jnp.promote_types, [part.dtype for part in parts.values()])
         compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
         run = compiled(spec, bound.numbers[0], options, compute, out)
         return run(*(values[n] for n, _ in prepared.stable.inputs()))
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficient(spec: Spec, numbers: tuple[tuple[str, Any], ...]) -> Loss:
+    return compile(spec, **dict(numbers))
 
 
 def combination_of(combination: Combination) -> type[CombinedLoss]:

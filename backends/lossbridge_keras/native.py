@@ -7,6 +7,7 @@ hand their calls to an :class:`Engine`.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,12 @@ import keras
 import numpy as np
 
 from lossbridge import frontdoor
-from lossbridge.combine import Combination
+from lossbridge.combine import (
+    Combination,
+    CombinedCall,
+    bind_combined,
+    coefficient_inputs,
+)
 from lossbridge.errors import ArgumentError, BackendUnavailable, ShapeError, listed, shown
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.ir import is_star
@@ -108,6 +114,14 @@ class _Compiled:
         return frontdoor.settled(
             self._bound, {n: np.asarray(x).tolist() for n, x in arrays.items()}
         )
+
+    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The values of the losses in a combination; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "terms"))
+
+    def term_coefficients(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the terms of a combination are multiplied with; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "term_coefficients"))
 
     @property
     def source(self) -> str:
@@ -314,8 +328,6 @@ class Loss(_Compiled, keras.losses.Loss):
         return self._engine.run(call, {}, reduce=False)
 
     def _bound_unreduced(self) -> Bound:
-        import dataclasses
-
         return dataclasses.replace(self.bound, reduction="none")
 
     def get_config(self) -> dict[str, Any]:
@@ -497,7 +509,6 @@ class CombinedLayer(LossLayer):
 
     def __init__(
         self,
-        losses: Any,
         *args: Any,
         name: str | None = None,
         dtype: Any = None,
@@ -511,14 +522,10 @@ class CombinedLayer(LossLayer):
                 f"{made.name} combines Keras losses on TensorFlow only, and KERAS_BACKEND is "
                 f"{BACKEND!r}; set KERAS_BACKEND=tensorflow, or train with lossbridge.{BACKEND}"
             )
-        given = dict(zip(made.arguments[1:], args, strict=False), **settings)
-        unknown = [k for k in given if k not in made.arguments]
-        if unknown:
-            raise ArgumentError(
-                f"{made.name} has no argument {shown(unknown[0])}; its arguments "
-                f"are {', '.join(made.arguments)}"
-            )
-        bound = made.build(losses, **given)
+        given = made.settings(args, settings)
+        bound = made.build(**given)
+        losses = dict(given.pop("losses"))
+        self.__dict__["_combined"] = bound.combined
         super().__init__(
             name=name,
             dtype=dtype,
@@ -528,73 +535,117 @@ class CombinedLayer(LossLayer):
             **bound.given,
         )
         self._settings = given
-        self._children = _Held(dict(losses))
+        self._children = _Held(losses)
         # Layers among them are tracked, so that their weights are trained and saved.
         self._layers_below = [x for x in losses.values() if isinstance(x, keras.layers.Layer)]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if args:
-            if _called_by_keras():
-                raise _not_for_compile(type(self).__name__)
-            raise ArgumentError(
-                f"{type(self).__name__} takes its inputs by name, such as "
-                f"{next(iter(self._children.value))}=(y_true, y_pred)"
-            )
-        kwargs.pop("training", None)
+    @property
+    def bound(self) -> Bound:
+        """The loss with its settings."""
+        return dataclasses.replace(self._bound, combined=self.__dict__["_combined"])
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        if args and _called_by_keras():
+            raise _not_for_compile(type(self).__name__)
+        children = self._children.value
+        if "training" not in children:
+            kwargs.pop("training", None)  # a functional model tells every layer
+        given = self._flat(args, kwargs)
         whole = all(
             keras.ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
-            for x in keras.tree.flatten(kwargs)
+            for x in keras.tree.flatten(given)
         )
         # Keras takes no nest that mixes tensors with numbers and functions.
-        return keras.layers.Layer.__call__(self, given=kwargs if whole else _Held(kwargs))
+        return keras.layers.Layer.__call__(self, given=given if whole else _Held(given))
+
+    def _flat(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """A call as one nest: the losses' inputs by their names, and the combination's own."""
+        call = self._bound_call(args, kwargs)
+        given: dict[str, Any] = {"losses": {}, "own": call.own}
+        for name in self._children.value:
+            places, named = call.places.get(name, ()), call.named[name]
+            given["losses"][name] = {"places": places, "named": named}
+        if call.step is not None:
+            given["step"] = call.step
+        return given
+
+    def _bound_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CombinedCall:
+        children = {name: child.bound for name, child in self._children.value.items()}
+        return bind_combined(type(self).__name__, self.bound, children, "keras", args, kwargs)
 
     def _evaluate(self, given: Mapping[str, Any]) -> Any:
-        children, spec, name = self._children.value, self.bound.specs[0], type(self).__name__
-        by_place: dict[str, tuple[Any, ...]] = dict.fromkeys(children, ())
-        by_name: dict[str, dict[str, Any]] = {n: {} for n in children}
-        own: dict[str, Any] = {}
-        step = None
         found = given["given"]
-        for key, value in (found.value if isinstance(found, _Held) else found).items():
-            # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
-            child = next(
-                (n for n in sorted(children, key=len, reverse=True) if key.startswith(f"{n}_")),
-                None,
-            )
-            if key == "step" and spec.step:
-                step = value
-            elif key in children and isinstance(value, Mapping):
-                by_name[key].update(value)
-            elif key in children:
-                by_place[key] = tuple(value) if isinstance(value, list | tuple) else (value,)
-            elif key in spec.inputs and child is None:
-                own[key] = value
-            elif child is not None:
-                by_name[child][key[len(child) + 1 :]] = value
-            else:
-                raise ArgumentError(
-                    f"{name} was given {shown(key)}, which names none of its "
-                    f"losses; they are {', '.join(children)}"
-                )
-        if step is None and self._step is not None:
-            step = self._step.value
-        if step is None and spec.step:
-            raise ArgumentError(
-                f"{name} follows a schedule; give it step=step, or write "
-                "loss.bind_step(optimizer.iterations)"
-            )
-        missing = [
-            n
-            for n, kind in spec.inputs.items()
-            if n not in own and not any(n.startswith(f"{c}_") for c in children)
-        ]
-        if missing:
-            raise ArgumentError(f"{name} was called without {', '.join(missing)}")
-        parts = {n: child(*by_place[n], **by_name[n]) for n, child in children.items()}
-        value = self._engine.combined(parts, own, step, {n: self.weight(n) for n in spec.weights})
+        value = self._evaluated(found.value if isinstance(found, _Held) else found, None)
         if self._adds_loss:
             self.add_loss(value)
         return value
+
+    def _step_of(self, given: Mapping[str, Any]) -> Any:
+        step = given.get("step")
+        if step is None and self._step is not None:
+            step = self._step.value
+        if step is None and self.bound.specs[0].step:
+            raise ArgumentError(
+                f"{type(self).__name__} follows a schedule; give it step=step, or write "
+                "loss.bind_step(optimizer.iterations)"
+            )
+        return step
+
+    def _evaluated(self, given: Mapping[str, Any], terms: dict[str, Any] | None) -> Any:
+        """The value; ``terms``, where it is given, is filled with the value of each loss."""
+        spec, combined = self.bound.specs[0], self.bound.combined
+        assert combined is not None
+        parts: dict[str, Any] = {}
+        step = self._step_of(given)
+        for name, child in self._children.value.items():
+            places, named = given["losses"][name]["places"], given["losses"][name]["named"]
+            if isinstance(child, CombinedLayer):
+                mapping = {**named, **dict(*places)}
+                if terms is None:
+                    parts[name] = child(mapping)
+                else:
+                    inner: dict[str, Any] = {}
+                    parts[name] = child._evaluated(child._flat((mapping,), {}), inner)
+                    terms[name] = parts[name]
+                    terms.update((f"{name}/{key}", value) for key, value in inner.items())
+                continue
+            parts[name] = child(*places, **named)
+            if terms is not None:
+                terms[name] = parts[name]
+        by_use = {used: parts[name] for used, name in combined.uses.items()}
+        weights = {n: self.weight(n) for n in spec.weights}
+        return self._engine.combined(by_use, given["own"], step, weights)
+
+    def terms(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The value of each loss in a combination, by its name, at the call as ``loss`` takes it.
+
+        The values are reduced, as each loss alone gives them, before its coefficient. The terms of
+        a combination inside this one come under its name, as ``outer/inner``, beside ``outer``.
+        """
+        found: dict[str, Any] = {}
+        self._evaluated(self._flat(args, kwargs), found)
+        return found
+
+    def term_coefficients(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the value multiplies each of ``terms`` with, at the same call, by the same names."""
+        spec, flat = self.bound.specs[0], self._flat(args, kwargs)
+        own = {**flat["own"], **{n: self.weight(n) for n in spec.weights}}
+        if spec.step:
+            own["moment"] = keras.ops.cast(self._step_of(flat), "float32")
+        found: dict[str, Any] = {}
+        for name, child in self._children.value.items():
+            coefficient, numbers, given = coefficient_inputs(self.bound, name, own)
+            found[name] = (
+                compile(coefficient, **dict(numbers))(**given)
+                if own
+                else next(iter(given.values()))  # fixed when the combination was made
+            )
+            if isinstance(child, CombinedLayer):
+                below = flat["losses"][name]
+                mapping = {**below["named"], **dict(*below["places"])}
+                for key, inner in child.term_coefficients(mapping).items():
+                    found[f"{name}/{key}"] = found[name] * inner
+        return found
 
     def __repr__(self) -> str:
         parts = {"losses": self._children.value, **self._settings}
