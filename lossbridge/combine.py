@@ -472,6 +472,20 @@ COMBINATIONS: Mapping[str, Combination] = {
     )
 }
 
+
+def combination_text(name: str, settings: Mapping[str, Any]) -> str:
+    """The call that makes a combination."""
+
+    def written(value: Any) -> str:
+        if not isinstance(value, Mapping):
+            number = as_number(value)
+            return repr(value if number is None else number)
+        return f"{{{', '.join(f'{key!r}: {written(x)}' for key, x in value.items())}}}"
+
+    parts = (f"{key}={written(x)}" for key, x in settings.items() if x is not None)
+    return f"{name}({', '.join(parts)})"
+
+
 # --- calls ---------------------------------------------------------------------------------------
 
 

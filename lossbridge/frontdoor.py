@@ -8,6 +8,8 @@ a :class:`Bound`; :func:`bind_call` turns those of a call into named inputs.
 from __future__ import annotations
 
 import inspect
+import math
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -271,15 +273,108 @@ def settings_of(bound: Bound) -> dict[str, Any]:
     return {**found, "empty": bound.specs[0].empty}
 
 
-def settled(bound: Bound, arrays: Mapping[str, Any]) -> Spec:
-    """The first specification, with a loss's settings as its defaults: compiled, it is that loss.
+def settled(bound: Bound, arrays: Mapping[str, Any], which: int = 0) -> Spec:
+    """A specification with a loss's settings as its defaults: compiled, it is that loss.
 
     ``arrays`` holds those of its parameters that are arrays, as nested lists.
     """
-    spec = with_values(bound.specs[0], {**dict(bound.numbers[0]), **arrays})
+    spec = bound.specs[which]
+    mine = {name: x for name, x in arrays.items() if name in spec.params}
+    spec = with_values(spec, {**dict(bound.numbers[which]), **mine})
     reduction = Reduction(bound.reduction, bound.normalizer)
     axis = bound.axis if "axis" in bound.given else spec.axis
     return msgspec.structs.replace(spec, reduction=reduction, axis=axis)
+
+
+def constructor_text(bound: Bound, arrays: Mapping[str, tuple[Any, str]], **further: Any) -> str:
+    """The call that makes a loss, with the arguments that it was given, in the constructor's order.
+
+    ``arrays`` holds the parameters that are arrays as nested lists, with the name of their dtype;
+    a long one stands as its shape. ``further`` are what one platform takes beside.
+    """
+    original, form = bound.form.original, bound.form
+    given = dict(bound.given if original is None else original.given)
+    if original is None:
+        order = list(signature(form).parameters)
+        given = {n: given[n] for n in sorted(given, key=lambda n: order.index(n))}
+    numbers = dict(number for ns in bound.numbers for number in ns)
+    parts = []
+    for name, value in {**given, **further}.items():
+        if name in arrays:
+            parts.append(f"{name}={array_text(*arrays[name])}")
+        elif original is None and name in numbers:
+            parts.append(f"{name}={numbers[name]!r}")
+        else:
+            parts.append(f"{name}={value!r}")
+    return f"{form.name}({', '.join(parts)})"
+
+
+_SHOWN_NUMBERS = 64
+
+
+def array_text(values: Any, dtype: str) -> str:
+    """Nested lists of numbers as one would write them, each in the fewest digits of its dtype."""
+    shape, row = [], values
+    while isinstance(row, list):
+        shape.append(len(row))
+        row = row[0] if row else None
+    if values is None or math.prod(shape) > _SHOWN_NUMBERS:
+        return f"<{dtype}{shape if values is not None else ''}>"
+
+    def written(x: Any) -> str:
+        if isinstance(x, list):
+            return f"[{', '.join(map(written, x))}]"
+        if dtype == "float64" or not isinstance(x, float) or not math.isfinite(x):
+            return repr(x)
+        texts = (f"{x:.{digits}g}" for digits in range(1, 10))
+        exact = struct.pack("f", x)
+        return repr(float(next((t for t in texts if struct.pack("f", float(t)) == exact), str(x))))
+
+    return written(values)
+
+
+@lru_cache(maxsize=1)
+def values_spec() -> Spec:
+    """The loss that ``reduce`` is: values as they are given."""
+    return Spec(
+        loss="lossbridge/values@1",
+        inputs={"values": Kind.parse("real[*batch]")},
+        body=("value = values",),
+        yields="per_element",
+    )
+
+
+def reduce_arguments(
+    *,
+    mask: Any,
+    where: Any,
+    sample_weight: Any,
+    weights: Any,
+    reduction: str,
+    normalizer: str | None,
+    normalizer_count: Any,
+    denominator: Any,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and call of the loss that ``reduce`` is: of each pair of names, one may be given."""
+
+    def one(first: str, a: Any, second: str, b: Any) -> Any:
+        if a is not None and b is not None:
+            raise ArgumentError(f"reduce was given {first} and {second}, which are one; give one")
+        return b if a is None else a
+
+    if isinstance(denominator, str):
+        normalizer = one("normalizer", normalizer, "denominator", denominator)
+    else:
+        normalizer_count = one("normalizer_count", normalizer_count, "denominator", denominator)
+    if normalizer_count is not None and normalizer is None:
+        normalizer = "external"
+    settings = {"reduction": reduction, "normalizer": normalizer or "elements"}
+    call = {
+        "mask": one("mask", mask, "where", where),
+        "sample_weight": one("sample_weight", sample_weight, "weights", weights),
+        "normalizer_count": normalizer_count,
+    }
+    return settings, call
 
 
 def refuse_setting(form: str, name: str, known: Any, value: Any) -> None:
@@ -573,6 +668,11 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
             continue
         else:
             options = [*names, *spec.ports, *CALL_KEYWORDS]
+            if key == "num_items_in_batch":
+                raise ArgumentError(
+                    f"{name} was called with num_items_in_batch, as transformers' Trainer calls; "
+                    f"give it L.as_hf(loss): Trainer(..., compute_loss_func=L.as_hf(L.{name}()))"
+                )
             if key in settings_of(bound):
                 raise ArgumentError(
                     f"{name} was called with {key}, which is settled when it is made; construct "

@@ -25,6 +25,7 @@ from lossbridge.combine import (
     CombinedCall,
     bind_combined,
     coefficient_inputs,
+    combination_text,
 )
 from lossbridge.errors import (
     ArgumentError,
@@ -37,6 +38,7 @@ from lossbridge.errors import (
     suggestion,
 )
 from lossbridge.frontdoor import Bound, Call, Form
+from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.kinds import Kind
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
@@ -132,19 +134,11 @@ class Loss(metaclass=_Meta):
         return hash(self._key)
 
     def __repr__(self) -> str:
-        bound = self._bound
-        given = {n: v for ns in bound.numbers for n, v in ns if n not in bound.arrays}
-        parts = [f"{n}={v}" for n, v in bound.sizes.items()]
-        for name in bound.form.params:
-            if name in bound.arrays:
-                value = bound.arrays[name]
-                parts.append(f"{name}=<{value.dtype}{list(value.shape)}>")
-            elif name in given:
-                parts.append(f"{name}={given[name]!r}")
-        parts += [f"reduction={bound.reduction!r}", f"normalizer={bound.normalizer!r}"]
-        if bound.axis is not None:
-            parts.append(f"axis={bound.axis}")
-        return f"{bound.form.name}({', '.join(parts)})"
+        arrays = {
+            name: (None if isinstance(x, jax.core.Tracer) else x.tolist(), str(x.dtype))
+            for name, x in self._bound.arrays.items()
+        }
+        return frontdoor.constructor_text(self._bound, arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
         settings = dict(self._bound.given)
@@ -163,11 +157,17 @@ class Loss(metaclass=_Meta):
 
     @property
     def spec(self) -> Spec:
-        """The loss as data, settings included; of several (chosen by dtypes) the first."""
-        arrays = self._bound.arrays
-        return frontdoor.settled(
-            self._bound, {n: np.asarray(x).tolist() for n, x in arrays.items()}
-        )
+        """The loss as data, settings included (the first, where dtypes decide between several)."""
+        return self._settled(0)
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """All the losses behind the name, as data, settings included."""
+        return tuple(self._settled(which) for which in range(len(self._bound.specs)))
+
+    def _settled(self, which: int) -> Spec:
+        arrays = {n: np.asarray(x, np.float64).tolist() for n, x in self._bound.arrays.items()}
+        return frontdoor.settled(self._bound, arrays, which)
 
     @property
     def source(self) -> str:
@@ -599,8 +599,7 @@ class CombinedLoss(Loss):
         self._keep(bound, tuple(self._children.items()))
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
-        return f"{type(self).__name__}({parts})"
+        return combination_text(type(self).__name__, self._given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self._given)
@@ -829,61 +828,58 @@ def functions_of(form: Form) -> list[_Function]:
     return [_Function(f) for f in (form, *rest)]
 
 
-@functools.cache
-def _identity_loss() -> Spec:
-    from lossbridge.spec import loads
-
-    return loads(
-        b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
-        b'"inputs": {"values": "real[*batch]"}, "yields": "per_element", '
-        b'"body": ["value = values"]}'
-    )
-
-
 def reduce(
     values: Array,
     *,
-    where: Array | None = None,
-    weights: Array | None = None,
-    denominator: str | Array | None = None,
+    mask: Any = None,
+    where: Any = None,
+    sample_weight: Any = None,
+    weights: Any = None,
+    reduction: str = "mean",
+    normalizer: str | None = None,
+    normalizer_count: Any = None,
+    denominator: Any = None,
 ) -> jax.Array:
-    """The mean of unreduced values, as every loss here takes it.
+    """Reduce values as every loss here does; masked ones neither show nor have a gradient.
 
-    ``where`` selects; ``weights`` multiply, and enter the divisor only with
-    ``denominator="weights"``; ``denominator`` is a normaliser's name or a number.
+    ``mask`` selects; ``sample_weight`` multiplies, and enters the divisor only with
+    ``normalizer="weights"``. ``normalizer_count`` is a divisor of your own. ``where``, ``weights``
+    and ``denominator`` (a normaliser's name or a number) are other names of these.
     """
-    named = denominator is None or isinstance(denominator, str)
-    loss = compile(
-        _identity_loss(),
-        reduction="mean",
-        normalizer=(denominator or "elements") if named else "external",
+    settings, call = frontdoor.reduce_arguments(
+        mask=mask,
+        where=where,
+        sample_weight=sample_weight,
+        weights=weights,
+        reduction=reduction,
+        normalizer=normalizer,
+        normalizer_count=normalizer_count,
+        denominator=denominator,
     )
-    count = None if named else denominator
-    result: jax.Array = loss(values, mask=where, sample_weight=weights, normalizer_count=count)
+    result: jax.Array = compile(frontdoor.values_spec(), **settings)(values, **call)
     return result
 
 
 def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
     """A function ``f(outputs, labels, num_items_in_batch=None)`` as transformers' Trainer calls it.
 
-    ``shift_labels`` pairs each position's logits with the next position's label.
+    ``outputs`` is a model's output with ``logits`` (an object or a dictionary), a tuple that begins
+    with them, or the logits, which have the classes last; half-precision ones are computed with in
+    float32, and so is the loss that comes back. ``shift_labels`` pairs each position's logits with
+    the next position's label.
     """
-    bound = loss._bound
-    settings = {**bound.given, "reduction": "mean"}
-    whole: Any = functools.partial(compile, bound.form) if type(loss).form is None else type(loss)
-    own = whole(**settings)
-    counted = whole(**{**settings, "normalizer": "external"})
+    bound: Any = getattr(loss, "bound", None)
+    settings = settings_for_hf(loss, bound)
+    own = compile(bound.form, **settings)
+    counted = compile(bound.form, **{**settings, "normalizer": "external"})
 
-    def hf_loss(outputs: Any, labels: Array, num_items_in_batch: Array | None = None) -> Any:
-        logits = (
-            outputs["logits"]
-            if isinstance(outputs, Mapping)
-            else (getattr(outputs, "logits", outputs))
-        )
-        if shift_labels:
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        if num_items_in_batch is None:
-            return own(logits, labels)
-        return counted(logits, labels, normalizer_count=num_items_in_batch)
+    def rank(x: Any) -> int | None:
+        return np.ndim(x) if _is_array(x) else None
 
-    return hf_loss
+    def prepare(logits: Array, labels: Array) -> tuple[Array, Array]:
+        logits = jnp.asarray(logits)
+        if logits.dtype in (jnp.float16, jnp.bfloat16):
+            logits = logits.astype(jnp.float32)
+        return logits, labels if isinstance(labels, np.ndarray) else jnp.asarray(labels)
+
+    return hf_function(bound, shift_labels, rank, prepare, own, counted)

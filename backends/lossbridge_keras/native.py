@@ -22,11 +22,12 @@ from lossbridge.combine import (
     CombinedCall,
     bind_combined,
     coefficient_inputs,
+    combination_text,
 )
 from lossbridge.errors import ArgumentError, BackendUnavailable, ShapeError, listed, shown
 from lossbridge.frontdoor import Bound, Call, Form
+from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.ir import is_star
-from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, dumps, loads
 from lossbridge_keras.engine import (
     BACKEND,
@@ -82,6 +83,12 @@ class _Compiled:
             raise ArgumentError(f"{form.name}{signature}: {error}") from None
         settings = {**settings, **given}
         bound = frontdoor.bind(form, "keras", settings)
+        lists = {
+            n: np.asarray(x, keras.config.floatx() if np.asarray(x).dtype.kind == "f" else None)
+            for n, x in bound.arrays.items()
+            if isinstance(bound.given.get(n), list | tuple)
+        }
+        bound = dataclasses.replace(bound, arrays={**bound.arrays, **lists})
         if dtype is not None and not isinstance(dtype, str):
             dtype = getattr(dtype, "compute_dtype", None) or keras.backend.standardize_dtype(dtype)
         self._settings, self._dtype_given, self._bound = settings, dtype, bound
@@ -109,11 +116,17 @@ class _Compiled:
 
     @property
     def spec(self) -> Spec:
-        """The loss as data, settings included (the first, of several overloads)."""
-        arrays = self._bound.arrays
-        return frontdoor.settled(
-            self._bound, {n: np.asarray(x).tolist() for n, x in arrays.items()}
-        )
+        """The loss as data, settings included (the first, where dtypes decide between several)."""
+        return self._settled(0)
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """All the losses behind the name, as data, settings included."""
+        return tuple(self._settled(which) for which in range(len(self._bound.specs)))
+
+    def _settled(self, which: int) -> Spec:
+        arrays = {n: _numbers(x).tolist() for n, x in self._bound.arrays.items()}
+        return frontdoor.settled(self._bound, arrays, which)
 
     def terms(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The values of the losses in a combination; one loss has none."""
@@ -134,8 +147,9 @@ class _Compiled:
         return found.source("fused" if wrt else "plain", wrt)
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{k}={_written(v)}" for k, v in self._settings.items())
-        return f"{type(self).__name__}({given})"
+        arrays = {n: (_numbers(x).tolist(), _dtype_name(x)) for n, x in self._bound.arrays.items()}
+        dtype = {} if self._dtype_given is None else {"dtype": self._dtype_given}
+        return frontdoor.constructor_text(self._bound, arrays, **dtype)
 
     def _config(self) -> dict[str, Any]:
         """The whole specification and every setting, as JSON holds them."""
@@ -162,11 +176,13 @@ class _Compiled:
         return make(**settings, **config, _form=Form(name, definitions))
 
 
-def _written(value: Any) -> str:
-    """A setting as one would write it, where that is short."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{k!r}: {_written(v)}' for k, v in value.items())}}}"
-    return repr(value) if isinstance(value, list | tuple) and len(value) <= 8 else shown(value)
+def _numbers(x: Any) -> Any:
+    """An array of any framework as NumPy's, wide enough to be exact."""
+    return np.asarray(keras.ops.convert_to_numpy(x), np.float64)
+
+
+def _dtype_name(x: Any) -> str:
+    return str(keras.backend.standardize_dtype(x.dtype)) if hasattr(x, "dtype") else "float64"
 
 
 def _plain(value: Any) -> Any:
@@ -649,8 +665,7 @@ class CombinedLayer(LossLayer):
 
     def __repr__(self) -> str:
         parts = {"losses": self._children.value, **self._settings}
-        given = ", ".join(f"{k}={_written(v)}" for k, v in parts.items())
-        return f"{type(self).__name__}({given})"
+        return combination_text(type(self).__name__, parts)
 
     def get_config(self) -> dict[str, Any]:
         save = keras.saving.serialize_keras_object
@@ -835,44 +850,60 @@ def compile(source: Any, **settings: Any) -> Any:
 def reduce(
     values: Any,
     *,
-    reduction: str = "mean",
-    normalizer: str = "elements",
-    sample_weight: Any = None,
     mask: Any = None,
+    where: Any = None,
+    sample_weight: Any = None,
+    weights: Any = None,
+    reduction: str = "mean",
+    normalizer: str | None = None,
     normalizer_count: Any = None,
+    denominator: Any = None,
 ) -> Any:
-    """Reduce values as every loss here does; masked ones neither show nor have a gradient."""
-    spec = Spec(
-        loss="lossbridge/values@1",
-        inputs={"values": Kind.parse("real[*batch]")},
-        body=("value = values",),
-        yields="per_element",
+    """Reduce values as every loss here does; masked ones neither show nor have a gradient.
+
+    ``mask`` selects; ``sample_weight`` multiplies, and enters the divisor only with
+    ``normalizer="weights"``. ``normalizer_count`` is a divisor of your own. ``where``, ``weights``
+    and ``denominator`` (a normaliser's name or a number) are other names of these.
+    """
+    settings, call = frontdoor.reduce_arguments(
+        mask=mask,
+        where=where,
+        sample_weight=sample_weight,
+        weights=weights,
+        reduction=reduction,
+        normalizer=normalizer,
+        normalizer_count=normalizer_count,
+        denominator=denominator,
     )
-    bound = frontdoor.bind(spec, "keras", {"reduction": reduction, "normalizer": normalizer})
+    bound = frontdoor.bind(frontdoor.values_spec(), "keras", settings)
     engine = Engine(bound, None) if BACKEND == "tensorflow" else _Foreign(bound)
-    return engine.run(Call({"values": values}, sample_weight, mask, normalizer_count), {})
+    return engine.run(Call({"values": values}, **call), {})
 
 
 def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:
-    """``f(outputs, labels, num_items_in_batch)`` as trainers of language models call it."""
-    settings = {k: v for k, v in loss._settings.items() if k not in ("reduction", "normalizer")}
-    form = loss.bound.form
-    make = type(loss) if type(loss).form is form else lambda **kw: compile(form, **kw)
-    counted = make(**settings, reduction="mean", normalizer="external", dtype=loss._dtype_given)
+    """A function ``f(outputs, labels, num_items_in_batch=None)`` as transformers' Trainer calls it.
 
-    def hf_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        logits = (
-            outputs["logits"]
-            if isinstance(outputs, Mapping)
-            else getattr(outputs, "logits", outputs)
-        )
-        if shift_labels:
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        if num_items_in_batch is None:
-            return loss(labels, logits)
-        return counted(labels, logits, normalizer_count=num_items_in_batch)
+    ``outputs`` is a model's output with ``logits`` (an object or a dictionary), a tuple that begins
+    with them, or the logits, which have the classes last; half-precision ones are computed with in
+    float32, and so is the loss that comes back. ``shift_labels`` pairs each position's logits with
+    the next position's label.
+    """
+    bound = getattr(loss, "bound", None)
+    settings = settings_for_hf(loss, bound)
+    plain = compile(bound.form, **settings, dtype=loss._dtype_given)
+    counted = compile(bound.form, **{**settings, "normalizer": "external"}, dtype=loss._dtype_given)
 
-    return hf_loss
+    def rank(x: Any) -> int | None:
+        known = keras.ops.is_tensor(x) or isinstance(x, np.ndarray | keras.KerasTensor)
+        return len(x.shape) if known else None
+
+    def prepare(logits: Any, labels: Any) -> tuple[Any, Any]:
+        logits = keras.ops.convert_to_tensor(logits)
+        if keras.backend.standardize_dtype(logits.dtype) in ("float16", "bfloat16"):
+            logits = keras.ops.cast(logits, "float32")
+        return logits, keras.ops.convert_to_tensor(labels)
+
+    return hf_function(bound, shift_labels, rank, prepare, plain, counted)
 
 
 # --- models with an endpoint loss ----------------------------------------------------------------

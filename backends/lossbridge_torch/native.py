@@ -25,14 +25,15 @@ from lossbridge.combine import (
     CombinedCall,
     bind_combined,
     coefficient_inputs,
+    combination_text,
 )
 from lossbridge.emit import emit
 from lossbridge.errors import (
     ArgumentError,
     UnsupportedError,
-    shown,
 )
 from lossbridge.frontdoor import Bound, Call, Combined, Form, Original
+from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.plan import Options, Plan
 from lossbridge.spec import Spec
 from lossbridge_torch.arguments import (
@@ -335,12 +336,16 @@ class Loss(nn.Module):
     @property
     def spec(self) -> Spec:
         """The loss as data, settings included (the first, where dtypes decide between several)."""
-        arrays = {n: self._array(n).detach().double().tolist() for n in self.bound.arrays}
-        return frontdoor.settled(self.bound, arrays)
+        return self._settled(0)
 
     @property
     def specs(self) -> tuple[Spec, ...]:
-        return self.bound.specs
+        """All the losses behind the name, as data, settings included."""
+        return tuple(self._settled(which) for which in range(len(self.bound.specs)))
+
+    def _settled(self, which: int) -> Spec:
+        arrays = {n: self._array(n).detach().double().tolist() for n in self.bound.arrays}
+        return frontdoor.settled(self.bound, arrays, which)
 
     @property
     def source(self) -> str:
@@ -348,23 +353,18 @@ class Loss(nn.Module):
         return source(self.bound)
 
     def extra_repr(self) -> str:
-        parts = []
-        original = self.bound.form.original
-        for name, value in (self.bound.given if original is None else original.given).items():
-            if name in self.bound.arrays:
-                held = self._array(name)  # as loading or training has left it
-                numbers = "..., device='meta'" if held.is_meta else str(held.tolist())
-                parts.append(f"{name}=tensor({numbers})")
-            else:
-                parts.append(f"{name}={value!r}")
-        return ", ".join(parts)
+        return repr(self).partition("(")[2].removesuffix(")")
 
     def __repr__(self) -> str:
         if self.combination is not None:
-            return super().__repr__()
-        original = self.bound.form.original
-        name = type(self).__name__ if original is None else self.bound.form.name
-        return f"{name}({self.extra_repr()})"
+            return combination_text(type(self).__name__, self._settings)
+        # As loading or training has left them; on the meta device there are no numbers.
+        arrays = {
+            name: (None if x.is_meta else x.detach().tolist(), str(x.dtype).removeprefix("torch."))
+            for name, x in self._buffers.items()
+            if x is not None
+        }
+        return frontdoor.constructor_text(self.bound, arrays)
 
     def advance(self, steps: int = 1) -> None:
         """Move the schedule; a forward never does."""
@@ -992,82 +992,68 @@ def compile(source: Any, **settings: Any) -> Loss:
 # --- functions -----------------------------------------------------------------------------------
 
 
-@functools.cache
-def _identity_spec() -> Spec:
-    from lossbridge.spec import loads
-
-    return loads(
-        b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
-        b'"inputs": {"values": "real[*batch]"}, "body": ["value = values"]}'
-    )
-
-
 @functools.lru_cache(maxsize=64)
-def _reducer(normalizer: str) -> Loss:
-    return compile(_identity_spec(), reduction="mean", normalizer=normalizer)
+def _reducer(reduction: str, normalizer: str) -> Loss:
+    return compile(frontdoor.values_spec(), reduction=reduction, normalizer=normalizer)
 
 
 def reduce(
     values: Tensor,
     *,
     mask: Tensor | None = None,
+    where: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     weights: Tensor | None = None,
+    reduction: str = "mean",
+    normalizer: str | None = None,
+    normalizer_count: Tensor | float | None = None,
     denominator: str | float | Tensor | None = None,
 ) -> Tensor:
-    """The mean of unreduced values, as every loss here takes it.
+    """Reduce values as every loss here does; masked ones neither show nor have a gradient.
 
-    ``mask`` selects; ``weights`` multiply, and enter the divisor only with
-    ``denominator="weights"``; ``denominator`` is a normaliser's name or a number.
+    ``mask`` selects; ``sample_weight`` multiplies, and enters the divisor only with
+    ``normalizer="weights"``. ``normalizer_count`` is a divisor of your own. ``where``, ``weights``
+    and ``denominator`` (a normaliser's name or a number) are other names of these.
     """
-    named = denominator is None or isinstance(denominator, str)
-    loss = _reducer(str(denominator or "elements") if named else "external")
-    extra = {} if named else {"normalizer_count": denominator}
-    result: Tensor = loss(values, sample_weight=weights, mask=mask, **extra)
+    settings, call = frontdoor.reduce_arguments(
+        mask=mask,
+        where=where,
+        sample_weight=sample_weight,
+        weights=weights,
+        reduction=reduction,
+        normalizer=normalizer,
+        normalizer_count=normalizer_count,
+        denominator=denominator,
+    )
+    result: Tensor = _reducer(**settings)(values, **call)
     return result
 
 
 def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Tensor]:
     """A function ``f(outputs, labels, num_items_in_batch=None)`` as transformers' Trainer calls it.
 
-    ``shift_labels`` pairs each position's logits with the next position's label. Logits have the
-    classes last, whatever the loss's own axis.
+    ``outputs`` is a model's output with ``logits`` (an object or a dictionary), a tuple that begins
+    with them, or the logits, which have the classes last; half-precision ones are computed with in
+    float32, and so is the loss that comes back. ``shift_labels`` pairs each position's logits with
+    the next position's label.
     """
-    if not isinstance(loss, Loss):
-        raise ArgumentError(
-            f"as_hf takes a loss, but {shown(loss)} was given; write L.as_hf(L.CrossEntropyLoss())"
-        )
-    bound = loss.bound
-    settings = {**bound.given, "reduction": "mean"}
-    if bound.form.has_axis:
-        settings["axis"] = -1
-    own = compile(bound.form, **settings)
-    external = compile(bound.form, **{**settings, "normalizer": "external"})
+    settings = settings_for_hf(loss, getattr(loss, "bound", None))
+    settings.update((n, loss._array(n)) for n in loss.bound.arrays)
+    form = loss.bound.form
+    own = compile(form, **settings)
+    external = compile(form, **{**settings, "normalizer": "external"})
 
-    def hf_loss(
-        outputs: Any, labels: Tensor, num_items_in_batch: Tensor | float | None = None
-    ) -> Tensor:
-        logits = (
-            outputs["logits"]
-            if isinstance(outputs, Mapping)
-            else outputs[0]
-            if isinstance(outputs, tuple)
-            else getattr(outputs, "logits", outputs)
-        )
-        if not isinstance(logits, Tensor):
-            raise ArgumentError(
-                "outputs has to be a model's output with logits, a tuple that begins with them, or "
-                f"the logits, but {shown(type(outputs).__name__)} was given"
-            )
-        if shift_labels:
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        labels = labels.to(logits.device)
-        if num_items_in_batch is None:
-            result: Tensor = own.to(logits.device)(logits, labels)
-        else:
-            result = external.to(logits.device)(logits, labels, normalizer_count=num_items_in_batch)
-        return result
+    def prepare(logits: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+        if own.bound.arrays:
+            own.to(logits.device), external.to(logits.device)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return logits, torch.as_tensor(labels).to(logits.device)
 
-    return hf_loss
+    def rank(x: Any) -> int | None:
+        return x.dim() if isinstance(x, Tensor) else None
+
+    return hf_function(loss.bound, shift_labels, rank, prepare, own, external)
 
 
 # --- source --------------------------------------------------------------------------------------
