@@ -403,6 +403,8 @@ class LossLayer(_Compiled, keras.layers.Layer):
         )
         self._settle(form, args, settings, dtype)
         self._adds_loss = add_loss
+        # The mask is an argument of ours; without this Keras warns that the layer destroys it.
+        self.supports_masking = True
         self._step: Any = None
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True

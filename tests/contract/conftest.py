@@ -1,8 +1,46 @@
-"""Lets the tests here import their helpers by name."""
+"""One suite over every public door: each test that takes ``door`` runs once for each platform.
+
+Keras chooses its backend once in a process, so the suite starts itself again for the others, with
+``KERAS_BACKEND`` set and ``LOSSBRIDGE_DOORS`` naming the doors to open (test_keras_backends.py).
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+DOORS = tuple(os.environ.get("LOSSBRIDGE_DOORS", "torch,keras,jax").split(","))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``door`` is every door; ``door_mode`` every door in every mode it runs in."""
+    import doors
+
+    if "door_mode" in metafunc.fixturenames:
+        pairs = [(name, mode) for name in DOORS for mode in doors.modes(name)]
+        metafunc.parametrize("door_mode", pairs, ids=[f"{n}-{m}" for n, m in pairs], indirect=True)
+    elif "door" in metafunc.fixturenames:
+        metafunc.parametrize("door", DOORS, indirect=True)
+
+
+@pytest.fixture
+def door(request: pytest.FixtureRequest) -> object:
+    """A public door, opened once in a process."""
+    import doors
+
+    return doors.opened(request.param)
+
+
+@pytest.fixture
+def door_mode(request: pytest.FixtureRequest) -> object:
+    """A public door and one of its modes."""
+    import doors
+
+    name, mode = request.param
+    return doors.opened(name), mode

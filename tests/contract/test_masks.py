@@ -1,0 +1,92 @@
+"""Masks select and sample weights scale: on every platform, in every mode, for every loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from doors import Door, Result
+from samples import Sample, every
+
+from lossbridge.plan import spec_graph
+
+MASK = np.array([True, False, True, True, False, True, True])
+
+
+def samplewise(s: Sample) -> bool:
+    """Whether each row of every input is a sample, which no other sample's value depends on."""
+    if s.spec.ports or s.tree:
+        return False
+    lead = {kind.axes[0] if kind.axes else "" for kind in s.spec.inputs.values()}
+    renamed = any(n.op == "rename" and n.attr("old") == "batch" for n in spec_graph(s.spec).nodes)
+    return lead in ({"*batch"}, {"batch"}) and not renamed
+
+
+SAMPLES = every(samplewise)
+each = pytest.mark.parametrize("s", SAMPLES, ids=lambda s: s.id)
+
+
+def called(door: Door, s: Sample, mode: str = "eager", **call: np.ndarray) -> Result:
+    loss = door.make(s.class_, **s.settings)
+    return door.run(loss, s.inputs, s.real, mode, weights=s.weights, **call)
+
+
+def test_most_of_the_catalogue_is_tried() -> None:
+    assert len(SAMPLES) > 0.8 * len(every())
+
+
+@each
+def test_a_mask_selects(door_mode: tuple[Door, str], s: Sample) -> None:
+    """The loss of the rows it selects; whatever stands in the others, and nothing if none is."""
+    door, mode = door_mode
+    loss = door.make(s.class_, **s.settings)
+    expected = door.run(loss, {n: x[MASK] for n, x in s.inputs.items()}, s.real, weights=s.weights)
+    run = door.function(loss, s.real, mode, s.weights)
+    masked = run(**s.inputs, mask=MASK)
+    np.testing.assert_allclose(masked.value, expected.value, rtol=5e-6)
+    for name in s.real:
+        assert (masked.gradients[name][~MASK] == 0.0).all()
+        size = np.abs(expected.gradients[name]).max()
+        np.testing.assert_allclose(
+            masked.gradients[name][MASK], expected.gradients[name], rtol=1e-5, atol=1e-6 * size
+        )
+    for bad in (np.nan, np.inf, -np.inf):
+        spoilt = {n: x.copy() for n, x in s.inputs.items()}
+        for name in s.real:
+            spoilt[name][~MASK] = bad
+        found = run(**spoilt, mask=MASK)
+        np.testing.assert_array_equal(found.value, masked.value)
+        for name in s.real:
+            np.testing.assert_array_equal(found.gradients[name], masked.gradients[name])
+    nothing = run(**s.inputs, mask=np.zeros(len(MASK), bool))
+    assert np.isnan(nothing.value)
+    for name in s.real:
+        assert (nothing.gradients[name] == 0.0).all()
+
+
+@each
+def test_integers_0_and_1_are_a_mask(door: Door, s: Sample) -> None:
+    expected = called(door, s, mask=MASK)
+    for dtype in ("int32", "uint8", "int64"):
+        found = called(door, s, mask=MASK.astype(dtype))
+        np.testing.assert_array_equal(found.value, expected.value)
+
+
+@each
+def test_sample_weights_scale_what_is_summed(door_mode: tuple[Door, str], s: Sample) -> None:
+    door, mode = door_mode
+    none = called(door, s.made(reduction="none")).value
+    weight = np.linspace(0.0, 3.0, len(MASK)).astype(np.float32)
+    scaled = called(door, s.made(reduction="sum"), mode, sample_weight=weight)
+    along = weight.reshape(-1, *(1,) * (none.ndim - 1)).astype(np.float64)
+    size = np.abs(none * along).sum()
+    np.testing.assert_allclose(scaled.value, (none * along).sum(), rtol=5e-6, atol=1e-6 * size)
+    for name in s.real:
+        assert (scaled.gradients[name][0] == 0.0).all()  # its weight is 0
+
+
+@each
+def test_nothing_selected_is_zero_where_empty_says_so(door: Door, s: Sample) -> None:
+    found = called(door, s.made(empty="zero"), mask=np.zeros(len(MASK), bool))
+    assert found.value == 0.0
+    for name in s.real:
+        assert (found.gradients[name] == 0.0).all()
