@@ -35,6 +35,7 @@ from lossbridge.frontdoor import (
 from lossbridge.kinds import MAX_NAME, Kind, check_name
 from lossbridge.ops import OPS
 from lossbridge.spec import Param, Reduction, Spec, Weight
+from lossbridge.synonyms import setting_hint
 
 MAX_LOSSES = 32
 NOTE = "x-names"  # in a specification: which name each of its used losses stands for
@@ -72,7 +73,7 @@ class Combination:
             if key not in self.arguments:
                 raise ArgumentError(
                     f"{self.name} has no argument {shown(key)}; its arguments are "
-                    f"{listed(self.arguments)}{suggestion(key, self.arguments)}; {self._example}"
+                    f"{listed(self.arguments)}{setting_hint(key, self.arguments)}; {self._example}"
                 )
             if key in found:
                 raise ArgumentError(f"{self.name} was given {key} twice, by position and by name")

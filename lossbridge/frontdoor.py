@@ -8,6 +8,7 @@ a :class:`Bound`; :func:`bind_call` turns those of a call into named inputs.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from lossbridge import slips
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
 from lossbridge.errors import (
     ArgumentError,
@@ -24,13 +26,13 @@ from lossbridge.errors import (
     UnsupportedError,
     listed,
     shown,
-    suggestion,
 )
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.kinds import moved_axis as moved_axis
 from lossbridge.plan import Numbers, Options, Plan, index_sources, plan
 from lossbridge.spec import Reduction, Spec, with_values
+from lossbridge.synonyms import class_hint, setting_hint
 from lossbridge.trace import Definition
 
 CLASS_AXIS = "classes"
@@ -41,6 +43,13 @@ REDUCTION_NAMES: Mapping[str, tuple[str, str | None]] = {
     "batchmean": ("mean", "batch"),
     "sum_over_batch_size": ("mean", "elements"),
     "mean_with_sample_weight": ("mean", "weights"),
+}
+_MEANT = {
+    **dict.fromkeys(("avg", "average", "elementwise_mean", "micro"), "reduction='mean'"),
+    **dict.fromkeys(("add", "total"), "reduction='sum'"),
+    **dict.fromkeys(("batch_mean", "mean_batch", "batch"), "reduction='batchmean'"),
+    **dict.fromkeys(("auto", "default"), "reduction='mean'"),
+    **dict.fromkeys(("token_mean", "valid", "mean_nonzero"), "normalizer='valid'"),
 }
 CALL_KEYWORDS = ("sample_weight", "mask", "normalizer_count", "step")
 ALIASES = {
@@ -396,8 +405,12 @@ def as_form(source: Any) -> Form:
         return Form(source.name, (source,))
     if isinstance(source, Spec):
         return Form(*_definition_of(source))
+    from lossbridge.combine import COMBINATIONS
     from lossbridge.spec import load
 
+    wrong = slips.from_another(source, {**forms(), **COMBINATIONS})
+    if wrong is not None:
+        raise ArgumentError(wrong)
     return as_form(load(source))
 
 
@@ -483,13 +496,54 @@ def restored_definition(text: str) -> Definition:
     return _definition_of(spec)[1][0]
 
 
-def by_name(form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _about_logits(form: Form) -> str:
+    """What is to be said of Keras's ``from_logits``."""
+    first, kind = next(iter(form.definitions[0].inputs.items()))
+    if first == "logits":
+        return (
+            "it takes logits, so leave from_logits out; where a model gives probabilities, take "
+            "the logits before its last activation"
+        )
+    if kind.name in ("probability", "simplex"):
+        return (
+            "it takes probabilities, so apply sigmoid or softmax before; BCEWithLogitsLoss, "
+            "CrossEntropyLoss and the focal losses take logits"
+        )
+    if kind.name == "log_probability":
+        return "it takes log-probabilities; CrossEntropyLoss takes logits"
+    return f"its {first} is taken as it is, so leave from_logits out"
+
+
+def _is_input(form: Form, name: str) -> bool:
+    known = {n for d in form.definitions for n in d.inputs}
+    if has_target(form.definitions[0].spec):
+        known |= {alias for pair in ALIASES.values() for alias in pair}
+    return name in known
+
+
+def _make_then_call(form: Form, platform: str) -> str:
+    sizes = ", ".join(f"{size}=..." for size in form.sizes)
+    text = call_text(form.specs[0], platform, f"L.{form.name}({sizes})")
+    return f"it is a class: make the loss, then call it, {text}"
+
+
+def by_name(
+    form: Form, args: Sequence[Any], kwargs: Mapping[str, Any], platform: str
+) -> dict[str, Any]:
     """A constructor's arguments, those given by position under their names."""
     found = dict(kwargs)
     if not args:
         return found
     parameters = signature(form).parameters.values()
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    arrays = [
+        not (n in form.params and form.params[n].kind.axes) and slips.rank(x) > 0
+        for n, x in itertools.zip_longest(names, args[: len(names)])
+    ]
+    if any(arrays) or sum(slips.rank(x) > 0 for x in args) > 1 or any(map(_is_tree, args)):
+        raise ArgumentError(
+            f"{form.name} was given arrays where it is made; {_make_then_call(form, platform)}"
+        )
     if len(args) > len(names):
         raise ArgumentError(
             f"{form.name} takes at most {len(names)} positional arguments ({listed(names)}), but "
@@ -500,6 +554,13 @@ def by_name(form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[
             raise ArgumentError(f"{form.name} was given {name} twice, by position and by name")
         found[name] = value
     return found
+
+
+def _is_tree(x: Any) -> bool:
+    """Whether this is a model or its parameters, which no constructor takes."""
+    if isinstance(x, Mapping) or (isinstance(x, list | tuple) and any(map(slips.rank, x))):
+        return True
+    return any(hasattr(x, n) for n in ("parameters", "trainable_variables", "__next__"))
 
 
 def sizes_of(spec: Spec, weights: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -529,9 +590,10 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
         reduction, implied = REDUCTION_NAMES[reduction]
         normalizer = normalizer or implied
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        meant = _MEANT.get(reduction) if isinstance(reduction, str) else None
         raise ArgumentError(
             f"{form.name}: reduction={shown(reduction)} was given; it is one of "
-            f"{', '.join(map(repr, REDUCTIONS))}"
+            f"{', '.join(map(repr, REDUCTIONS))}{f'; write {meant}' if meant else ''}"
         )
     normalizer = normalizer or form.reduction.normalizer
     if not isinstance(normalizer, str) or normalizer not in NORMALIZERS:
@@ -563,10 +625,16 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
         sizes[name] = value
     for name in settings:
         if name not in form.params:
-            options = [*form.sizes, *form.params, "reduction", "normalizer", "empty"]
+            options = [*signature(form).parameters]
+            if name == "from_logits":
+                hint = f"; {_about_logits(form)}"
+            elif _is_input(form, name):
+                hint = f"; {_make_then_call(form, platform)}"
+            else:
+                hint = setting_hint(name, options)
             raise ArgumentError(
                 f"{form.name} has no argument {shown(name)}; its arguments are "
-                f"{listed(options)}{suggestion(name, options)}"
+                f"{listed(options)}{hint}"
             )
     values: dict[str, Any] = {}
     specs: list[Spec] = []
@@ -678,9 +746,10 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
                     f"{name} was called with {key}, which is settled when it is made; construct "
                     f"it with {key}=..., then write {call_text(spec, platform)}"
                 )
+            hint = slips.call_hint(key, (*names, *spec.ports), has_target(spec), settings_of(bound))
             raise ArgumentError(
                 f"{name} was called with {shown(key)}, which it does not take; it takes "
-                f"{listed(options)}{suggestion(key, options)}; write {call_text(spec, platform)}"
+                f"{listed(options)}{hint}; write {call_text(spec, platform)}"
             )
         if target in call.inputs:
             raise ArgumentError(
@@ -821,6 +890,27 @@ def _agree(a: Shape, b: Shape) -> bool:
     )
 
 
+def port_squeezes(
+    name: str, port: str, output: Kind, shape: Shape, lengths: Mapping[str, Shape]
+) -> bool:
+    """Whether what a user's function returned has one axis of 1 too many, at its end.
+
+    A network for one number gives (N, 1) where (N,) is declared: that is taken, its last axis left
+    out. Any other shape than the declared one is a :class:`ShapeError`.
+    """
+    if any(axis not in lengths for axis in output.axes):
+        return False  # such as the features that a network makes
+    wanted = tuple(n for axis in output.axes for n in lengths[axis])
+    if _agree(tuple(shape), wanted):
+        return False
+    if len(shape) == len(wanted) + 1 and shape[-1] == 1 and _agree(tuple(shape[:-1]), wanted):
+        return True
+    raise ShapeError(
+        f"{name}: {port} returned shape {tuple(shape)}, but its result is {output}, here {wanted} "
+        f"(or {(*wanted, 1)}); let it return one of these"
+    )
+
+
 def label_rule(name: str, key: str, kind: Kind, size: int, ignored: float | None) -> str:
     """What labels have to be."""
     ignores = "" if ignored is None else f" or is ignore_index={int(ignored)}"
@@ -898,31 +988,5 @@ def docstring(form: Form, platform: str) -> str:
 
 
 def nearest_name(name: str, available: Iterable[str]) -> str:
-    """The class of ours that a name of another framework most likely stands for."""
-    known = {
-        "CategoricalCrossentropy": "CrossEntropyLoss",
-        "SparseCategoricalCrossentropy": "CrossEntropyLoss",
-        "BinaryCrossentropy": "BCEWithLogitsLoss",
-        "BinaryFocalCrossentropy": "BinaryFocalLoss",
-        "CategoricalFocalCrossentropy": "FocalLoss",
-        "MeanSquaredError": "MSELoss",
-        "MeanAbsoluteError": "L1Loss",
-        "Huber": "HuberLoss",
-        "LogCosh": "LogCoshLoss",
-        "KLDivergence": "KLDivLoss",
-        "Poisson": "PoissonNLLLoss",
-        "Hinge": "HingeLoss",
-        "CosineSimilarity": "CosineEmbeddingLoss",
-        "Dice": "DiceLoss",
-        "CTC": "CTCLoss",
-        "softmax_cross_entropy": "CrossEntropyLoss",
-        "softmax_cross_entropy_with_integer_labels": "CrossEntropyLoss",
-        "sigmoid_binary_cross_entropy": "BCEWithLogitsLoss",
-        "sigmoid_focal_loss": "BinaryFocalLoss",
-        "squared_error": "MSELoss",
-        "l2_loss": "MSELoss",
-        "huber_loss": "HuberLoss",
-    }
-    if name in known and known[name] in set(available):
-        return f"; the nearest here is {known[name]}"
-    return suggestion(name, available)
+    """What a name of another library is here, by meaning before spelling."""
+    return class_hint(name, available)

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import checkify
 
-from lossbridge import fitting, frontdoor
+from lossbridge import fitting, frontdoor, slips
 from lossbridge.combine import (
     Combination,
     CombinedCall,
@@ -35,13 +35,13 @@ from lossbridge.errors import (
     UnsupportedError,
     listed,
     shown,
-    suggestion,
 )
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.kinds import Kind
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
+from lossbridge.synonyms import setting_hint
 from lossbridge_jax.ejected import source
 from lossbridge_jax.engine import Array, DType, Run, compiled
 from lossbridge_jax.lowering import LOWERING
@@ -100,7 +100,7 @@ class Loss(metaclass=_Meta):
         self._settle(form, args, kwargs)
 
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        given = frontdoor.by_name(form, args, kwargs)
+        given = frontdoor.by_name(form, args, kwargs, "jax")
         settings = {name: _frozen(value) for name, value in given.items()}
         self._keep(frontdoor.bind(form, "jax", settings))
 
@@ -201,6 +201,11 @@ class Loss(metaclass=_Meta):
 
     def _evaluate(self, call: Call, report: Callable[[str, Any], None]) -> Any:
         bound = self._bound
+        trees = any(kind.name == "tree" for kind in bound.specs[0].inputs.values())
+        for key, x in call.inputs.items():
+            wrong = None if trees else slips.not_an_array(bound.form.name, key, x, "jax")
+            if wrong is not None:
+                raise ArgumentError(wrong)
         which = bound.select(_dtype_kinds(bound, call), _ranks(bound, call))
         spec = bound.specs[which]
         if any(kind.name == "tree" for kind in spec.inputs.values()):
@@ -312,8 +317,16 @@ class Loss(metaclass=_Meta):
                 f"{bound.form.name} runs over parameters, which have no samples "
                 "to weigh or mask; pass the leaves that count"
             )
-        leaves, structure = jax.tree.flatten(call.inputs[name])
-        leaves = [_as_array(leaf) for leaf in leaves]
+        given, structure = jax.tree.flatten(call.inputs[name])
+        # A model of Equinox's holds its activations beside its weights.
+        places = [k for k, leaf in enumerate(given) if _is_array(leaf) or np.isscalar(leaf)]
+        places = [k for k in places if not isinstance(given[k], str | bytes | bool)]
+        if given and not places:
+            raise ArgumentError(
+                f"{bound.form.name}: {name} holds no array; pass the parameters, such as "
+                "nnx.state(model, nnx.Param), or a model of Equinox's as it is"
+            )
+        leaves = [_as_array(given[k]) for k in places]
         for leaf in leaves:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise DTypeError(
@@ -338,15 +351,11 @@ class Loss(metaclass=_Meta):
         if count is not None:
             arrays["normalizer_count"] = _scalar(bound.form.name, "normalizer_count", count)
         if bound.reduction == "none":
-            return jax.tree.unflatten(
-                structure,
-                [
-                    Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
-                        spec, bound.numbers[0], options, leaf.dtype
-                    )
-                    for leaf in leaves
-                ],
-            )
+            for place, leaf in zip(places, leaves, strict=True):
+                given[place] = Run(
+                    bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype
+                )(spec, bound.numbers[0], options, leaf.dtype)
+            return jax.tree.unflatten(structure, given)
         parts = [
             Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
                 spec, bound.numbers[0], options, compute
@@ -808,7 +817,7 @@ class _Function:
                 options = [*self.__signature__.parameters]
                 raise ArgumentError(
                     f"{self.__name__} has no argument {shown(name)}; its arguments "
-                    f"are {listed(options)}{suggestion(name, options)}"
+                    f"are {listed(options)}{setting_hint(name, options)}"
                 )
         try:
             loss = self._cached(**settings)

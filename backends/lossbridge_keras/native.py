@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lossbridge import frontdoor
+from lossbridge import frontdoor, slips
 from lossbridge.combine import (
     Combination,
     CombinedCall,
@@ -70,18 +70,7 @@ class _Compiled:
     def _settle(
         self, form: Form, args: Sequence[Any], settings: dict[str, Any], dtype: Any
     ) -> None:
-        if "from_logits" in settings:
-            raise ArgumentError(
-                f"{form.name} has no from_logits: its input says what it takes, "
-                f"{next(iter(form.definitions[0].inputs))}; the losses named ...WithLogits, "
-                "CrossEntropyLoss and the focal ones take logits, BCELoss probabilities"
-            )
-        signature = frontdoor.signature(form)
-        try:
-            given = signature.bind_partial(*args, **settings).arguments if args else settings
-        except TypeError as error:
-            raise ArgumentError(f"{form.name}{signature}: {error}") from None
-        settings = {**settings, **given}
+        settings = frontdoor.by_name(form, args, settings, "keras")
         bound = frontdoor.bind(form, "keras", settings)
         lists = {
             n: np.asarray(x, keras.config.floatx() if np.asarray(x).dtype.kind == "f" else None)
@@ -442,7 +431,20 @@ class LossLayer(_Compiled, keras.layers.Layer):
         for key in ("sample_weight", "mask", "normalizer_count", "step"):
             if getattr(call, key) is not None:
                 given[key] = getattr(call, key)
+        for key, kind in self.bound.specs[0].inputs.items():
+            if kind.name == "tree":
+                self._check_tree(key, call.inputs[key])
         return super().__call__(**given)
+
+    def _check_tree(self, key: str, tree: Any) -> None:
+        """Keras takes no nest that mixes tensors with functions and text."""
+        leaves = keras.tree.flatten(getattr(tree, "trainable_variables", tree))
+        wrong = [leaf for leaf in leaves if not slips.is_array(leaf)]
+        if wrong:
+            raise ArgumentError(
+                f"{self.bound.form.name}: {key} is a model or a nest of tensors, but holds "
+                f"{shown(type(wrong[0]).__name__)}; pass model, or model.trainable_variables"
+            )
 
     def _evaluate(self, given: Mapping[str, Any]) -> Any:
         spec = self.bound.specs[0]

@@ -208,7 +208,7 @@ class Loss(nn.Module):
 
     # construction
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self._hold(frontdoor.bind(form, "torch", frontdoor.by_name(form, args, kwargs)))
+        self._hold(frontdoor.bind(form, "torch", frontdoor.by_name(form, args, kwargs, "torch")))
 
     def _combine(
         self, combination: Combination, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -529,6 +529,7 @@ class Loss(nn.Module):
                 {**spec.inputs, key: spec.weights[key].kind},
                 {**shapes, key: inputs[key].shape},
                 name,
+                lambda: fitting.advice(bound, "torch", which, _shapes(bound, which, call)),
             )
             for axis, n in zip(spec.weights[key].kind.axes, inputs[key].shape, strict=True):
                 lengths.setdefault(axis, (n,))

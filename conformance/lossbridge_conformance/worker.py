@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lossbridge.cli import QUIET
 from lossbridge.errors import UnsupportedError
 
 THREADS = (
@@ -35,8 +36,7 @@ def environment(folder: str | None = None) -> dict[str, str]:
     ``folder`` is for what a framework compiles: two runs that share such a place can meet there.
     """
     quiet = {
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TF_ENABLE_ONEDNN_OPTS": "0",
+        **QUIET,
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "KERAS_BACKEND": "tensorflow",
     }

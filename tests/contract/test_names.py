@@ -218,6 +218,7 @@ def test_weights_and_arrays_of_a_specification_may_be_named_like_a_method(
                 inputs=define_inputs(),
                 params={name: Param(kind("real"), 2.0)},
                 body=(f"value = {name} * (prediction - target) ** 2",),
+                yields="per_element",
             )
         )
     )
