@@ -466,6 +466,9 @@ class LossLayer(_Compiled, keras.layers.Layer):
             self.add_loss(value)
         return value
 
+    def compute_mask(self, *inputs: Any, **masks: Any) -> None:
+        """None: a loss has used up the mask of what it was given."""
+
     def compute_output_shape(self, *shapes: Any, **named: Any) -> Any:
         """A number, unless the values are wanted one by one."""
         if self.bound.reduction != "none":
