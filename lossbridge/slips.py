@@ -73,47 +73,15 @@ def _stack(platform: str) -> str:
     return {"torch": "torch.stack({})", "keras": "tf.stack({})", "jax": "jnp.stack({})"}[platform]
 
 
-FIRST = frozenset(
-    [
-        "input",
-        "inputs",
-        "y_pred",
-        "predictions",
-        "prediction",
-        "preds",
-        "pred",
-        "output",
-        "outputs",
-        "logits",
-        "log_probs",
-        "x",
-        "y_hat",
-        "y_score",
-        "scores",
-        "log_predictions",
-        "student",
-        "embeddings",
-        "probs",
-        "probabilities",
-    ]
-)
-SECOND = frozenset(
-    [
-        "target",
-        "targets",
-        "y_true",
-        "label",
-        "labels",
-        "true",
-        "y",
-        "ground_truth",
-        "gt",
-        "truth",
-        "tgt",
-        "expected",
-        "teacher",
-    ]
-)
+FIRST = {
+    *("input", "inputs", "y_pred", "predictions", "prediction", "preds", "pred", "output"),
+    *("outputs", "logits", "log_probs", "x", "y_hat", "y_score", "scores", "log_predictions"),
+    *("student", "embeddings", "probs", "probabilities"),
+}
+SECOND = {
+    *("target", "targets", "y_true", "label", "labels", "true", "y", "ground_truth", "gt"),
+    *("truth", "tgt", "expected", "teacher"),
+}
 """What other frameworks call the first and the second input of a loss."""
 
 
