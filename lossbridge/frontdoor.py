@@ -20,6 +20,7 @@ import msgspec
 
 from lossbridge import slips
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
+from lossbridge.divisors import DIVISORS
 from lossbridge.errors import (
     ArgumentError,
     ShapeError,
@@ -911,12 +912,6 @@ def port_squeezes(
     )
 
 
-def label_rule(name: str, key: str, kind: Kind, size: int, ignored: float | None) -> str:
-    """What labels have to be."""
-    ignores = "" if ignored is None else f" or is ignore_index={int(ignored)}"
-    return f"{name}: {key} is {kind}, so it lies from 0 to {size - 1}{ignores}"
-
-
 def index_shape(spec: Spec, lengths: Mapping[str, Shape]) -> tuple[int | None, ...]:
     """The shape of the unreduced value: what sample weights and masks line up with."""
     return tuple(n for axis in index_sources(spec) for n in lengths.get(axis, (None,)))
@@ -977,8 +972,9 @@ def docstring(form: Form, platform: str) -> str:
         lines += [f"    {name}: {port}" for name, port in spec.ports.items()]
     lines += [
         "",
-        f"Reduction: {spec.reduction.kind}, divided by {spec.reduction.normalizer}; "
-        f"yields {spec.yields}; an empty mean is {spec.empty}.",
+        f"Reduction: {spec.reduction.kind}; a mean divides by {spec.reduction.normalizer}, "
+        f"{DIVISORS[spec.reduction.normalizer].says}, and is {spec.empty} where that is 0; "
+        f"yields {spec.yields}.",
         "",
         f"Call: {call_text(spec, platform)}",
     ]

@@ -181,7 +181,7 @@ class MSELoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -196,7 +196,7 @@ class L1Loss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -213,7 +213,7 @@ class HuberLoss(Loss):
         delta: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -230,7 +230,7 @@ class SmoothL1Loss(Loss):
         beta: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -245,7 +245,7 @@ class LogCoshLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -266,7 +266,7 @@ class PoissonNLLLoss(Loss):
         eps: float | ArrayLike = 1e-08,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -285,7 +285,7 @@ class GaussianNLLLoss(Loss):
         eps: float | ArrayLike = 1e-06,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -302,7 +302,7 @@ class MAPELoss(Loss):
         eps: float | ArrayLike = 1e-07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -317,7 +317,7 @@ class MSLELoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -328,13 +328,15 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    weight: float | ArrayLike | None
     pos_weight: float | ArrayLike | None
     def __init__(
         self,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         pos_weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -356,7 +358,7 @@ class CrossEntropyLoss(Loss):
         label_smoothing: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -369,13 +371,19 @@ class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
     gamma: float | ArrayLike
+    alpha: float | ArrayLike | None
+    weight: float | ArrayLike | None
+    ignore_index: int
     axis: int | None
     def __init__(
         self,
         gamma: float | ArrayLike = 2.0,
+        alpha: float | ArrayLike | Sequence[float] | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
+        ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -396,7 +404,7 @@ class NLLLoss(Loss):
         ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -414,7 +422,7 @@ class BCELoss(Loss):
         weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -433,7 +441,7 @@ class BinaryFocalLoss(Loss):
         gamma: float | ArrayLike = 2.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -459,7 +467,7 @@ class LinearCrossEntropyLoss(Loss):
         label_smoothing: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -478,7 +486,7 @@ class GeneralizedCrossEntropyLoss(Loss):
         q: float | ArrayLike = 0.7,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -497,7 +505,7 @@ class PolyCrossEntropyLoss(Loss):
         epsilon: float | ArrayLike = 2.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -516,7 +524,7 @@ class RankingSoftmaxLoss(Loss):
         weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -532,7 +540,7 @@ class BinarySparsemaxLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -548,7 +556,7 @@ class SparsemaxLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -565,7 +573,7 @@ class FenchelYoungLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -583,7 +591,7 @@ class HingeLoss(Loss):
         margin: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -598,7 +606,7 @@ class SoftMarginLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -615,7 +623,7 @@ class HingeEmbeddingLoss(Loss):
         margin: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -632,7 +640,7 @@ class MarginRankingLoss(Loss):
         margin: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, x1: ArrayLike, x2: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -651,7 +659,7 @@ class MultiMarginLoss(Loss):
         weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -668,7 +676,7 @@ class MultiLabelMarginLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -687,7 +695,7 @@ class MultiLabelSoftMarginLoss(Loss):
         weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -705,7 +713,7 @@ class SquaredHingeLoss(Loss):
         margin: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -723,7 +731,7 @@ class MulticlassHingeLoss(Loss):
         margin: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -739,7 +747,7 @@ class PerceptronLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -755,7 +763,7 @@ class MulticlassPerceptronLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -773,7 +781,7 @@ class KLDivLoss(Loss):
         log_target: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -788,7 +796,7 @@ class GeneralizedKLDivLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -800,12 +808,14 @@ class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
     smooth: float | ArrayLike
+    squared: bool
     def __init__(
         self,
         smooth: float | ArrayLike = 1.0,
+        squared: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -826,7 +836,7 @@ class TverskyLoss(Loss):
         smooth: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -845,7 +855,7 @@ class GeneralizedDiceLoss(Loss):
         smooth: float | ArrayLike = 1e-05,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -863,7 +873,7 @@ class CosineEmbeddingLoss(Loss):
         margin: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -885,7 +895,7 @@ class TripletMarginLoss(Loss):
         swap: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -900,7 +910,7 @@ class InfoNCELoss(Loss):
         temperature: float | ArrayLike = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, query: ArrayLike, key: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -921,7 +931,7 @@ class ArcFaceLoss(Loss):
         scale: float | ArrayLike = 64.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -942,7 +952,7 @@ class TripletMarginWithDistanceLoss(Loss):
         swap: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -956,7 +966,7 @@ class CosineSimilarityLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -976,7 +986,7 @@ class CircleLoss(Loss):
         margin: float | ArrayLike = 0.4,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -992,7 +1002,7 @@ class CosineDistanceLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -1010,7 +1020,7 @@ class NTXentLoss(Loss):
         temperature: float | ArrayLike = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -1029,7 +1039,7 @@ class CTCLoss(Loss):
         zero_infinity: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, log_probs: ArrayLike, targets: ArrayLike, input_lengths: ArrayLike, target_lengths: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1041,7 +1051,7 @@ class WassersteinCriticLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, fake_data: ArrayLike, real_data: ArrayLike, *, critic: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1057,7 +1067,7 @@ class GradientPenaltyLoss(Loss):
         norm_target: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, fake_data: ArrayLike, real_data: ArrayLike, mix: ArrayLike, *, critic: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1071,7 +1081,7 @@ class PDEResidualLoss(Loss):
         diffusivity: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, time: ArrayLike, position: ArrayLike, *, field: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1085,7 +1095,7 @@ class PerceptualLoss(Loss):
         layer_weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -1104,7 +1114,7 @@ class ElasticNetPenalty(Loss):
         l1_ratio: float | ArrayLike = 0.5,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1118,7 +1128,7 @@ class L1Penalty(Loss):
         strength: float | ArrayLike = 0.0001,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1132,7 +1142,7 @@ class L2Penalty(Loss):
         strength: float | ArrayLike = 0.0001,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1147,7 +1157,7 @@ class LearnedPolynomialLoss(Loss):
         num_terms: int,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...

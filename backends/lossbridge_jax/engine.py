@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from lossbridge.emit import emit, load
@@ -134,7 +135,7 @@ def compiled(
 
     def widened(arrays: Sequence[Array]) -> list[Array]:
         return [
-            x.astype(compute) if kinds[name] == "real" else _whole(x) if kinds[name] == "int" else x
+            x.astype(compute) if kinds[name] == "real" else x
             for name, x in zip(names, arrays, strict=True)
         ]
 
@@ -171,12 +172,33 @@ def compiled(
     return jax.jit(run, inline=True)
 
 
-def _whole(x: Array) -> Array:
-    """Integers wide enough for every comparison; unsigned ones beyond int32 stay out of range."""
-    if x.dtype in (jnp.uint32, jnp.uint64):
-        x = jnp.minimum(x, np.iinfo(np.int32).max)
-        return x.astype(jnp.int32)
-    return x.astype(jnp.promote_types(x.dtype, jnp.int32))
+def whole(x: Array, identity: bool = False, far: tuple[int, ...] = ()) -> Array:
+    """Integers as int32, in which they are compared with every number.
+
+    What does not fit is held at the end, out of every range; of the numbers ``far`` beyond int32
+    that a loss has, each stays what no other integer is. An ``identity`` is as wide as it was
+    given, and of an unsigned one the same bits.
+    """
+    xp: Any = np if isinstance(x, np.ndarray) else jnp
+    wide, unsigned = x.dtype.itemsize == 8, x.dtype.kind == "u"
+    if identity and (wide or x.dtype == np.uint32):
+        if jax.dtypes.canonicalize_dtype(np.int64) == np.int64:
+            return jnp.asarray(x).astype(np.int64)
+        if not wide:
+            return x.view(np.int32) if xp is np else lax.bitcast_convert_type(x, np.int32)
+        if x.size and (x.min() < -(2**31) or x.max() >= 2**31):
+            raise TypeError("these labels do not fit into int32, and JAX has no int64 without x64")
+    if x.dtype.itemsize < 4 or (x.dtype == np.int32 and not far):
+        return x.astype(np.int32)
+    held = xp.minimum(x, xp.asarray(2**31 - 1 - bool(far), x.dtype))
+    if not unsigned:
+        held = xp.maximum(held, xp.asarray(-(2**31) + bool(far), x.dtype))
+    held = held.astype(np.int32)
+    for number in far if wide else ():
+        if number >= 0 or not unsigned:
+            end = np.int32(2**31 - 1 if number > 0 else -(2**31))
+            held = xp.where(x == np.asarray(number, x.dtype), end, held)
+    return held
 
 
 @functools.lru_cache(maxsize=1024)

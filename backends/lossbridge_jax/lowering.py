@@ -45,6 +45,8 @@ def gather(x: jax.Array, index: jax.Array, axis: int) -> jax.Array:
     size = x.shape[axis]
     inside = (index >= 0) & (index < size)
     safe = jnp.clip(index, 0, max(size - 1, 0))
+    if size == 0:  # nothing to gather: one entry, which no index may show
+        x = jnp.zeros((*x.shape[: axis % x.ndim], 1, *x.shape[axis % x.ndim + 1 :]), x.dtype)
     found = jnp.take_along_axis(x, safe, axis=axis, mode="clip")
     return jnp.where(inside, found, math.nan) if jnp.issubdtype(x.dtype, jnp.floating) else found
 
@@ -53,6 +55,8 @@ def lookup(x: jax.Array, index: jax.Array, axis: int) -> jax.Array:
     """Whole slices of a table; the index's dimensions stand where ``axis`` was. NaN outside."""
     size = x.shape[axis]
     inside = (index >= 0) & (index < size)
+    if size == 0:
+        x = jnp.zeros((*x.shape[:axis], 1, *x.shape[axis + 1 :]), x.dtype)
     found = jnp.take(x, jnp.clip(index, 0, max(size - 1, 0)), axis=axis, mode="clip")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return found
@@ -288,6 +292,8 @@ def _quotient(e: Emitter, node: Node, x: list[str]) -> str:
 def _literal(value: float | int | bool) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "math.nan" if math.isnan(value) else "math.inf" if value > 0 else "-math.inf"
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = min(max(value, -(2**31)), 2**31 - 1)  # as the wrapper holds integers
     return f"({value!r})" if value < 0 else repr(value)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,6 @@ from lossbridge.combine import (
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
-    LabelError,
     ShapeError,
     UnsupportedError,
     listed,
@@ -38,12 +37,14 @@ from lossbridge.errors import (
 )
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.hf import hf_function, settings_for_hf
-from lossbridge.kinds import Kind
+from lossbridge.integers import identities
+from lossbridge.kinds import Interval, Kind
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 from lossbridge.synonyms import setting_hint
+from lossbridge.valuecheck import ValueRule, refuse, value_rules
 from lossbridge_jax.ejected import source
-from lossbridge_jax.engine import Array, DType, Run, compiled
+from lossbridge_jax.engine import Array, DType, Run, compiled, whole
 from lossbridge_jax.lowering import LOWERING
 
 __all__ = [
@@ -57,6 +58,8 @@ __all__ = [
     "functions_of",
     "reduce",
 ]
+
+Report: TypeAlias = Callable[[str, ValueRule, Any, Interval, dict[str, Any]], None]
 
 # --- the loss ------------------------------------------------------------------------------------
 
@@ -199,7 +202,7 @@ class Loss(metaclass=_Meta):
         """What the terms of a combination are multiplied with; one loss has none."""
         raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "term_coefficients"))
 
-    def _evaluate(self, call: Call, report: Callable[[str, Any], None]) -> Any:
+    def _evaluate(self, call: Call, report: Report) -> Any:
         bound = self._bound
         trees = any(kind.name == "tree" for kind in bound.specs[0].inputs.values())
         for key, x in call.inputs.items():
@@ -239,7 +242,10 @@ class Loss(metaclass=_Meta):
                     f"{name} follows a schedule; write {frontdoor.call_text(spec, 'jax')}"
                 )
             values["step"] = _scalar(name, "step", call.step)
-        _check_labels(bound, which, inputs, values, lengths, report)
+        numbers = dict(bound.numbers[which])
+        _look(name, value_rules(spec), values, numbers, lengths, report)
+        integers = {n: values[n] for n, kind in spec.inputs.items() if kind.dtype == "int"}
+        values.update(_held(name, spec, integers, numbers))
         out = next(values[k].dtype for k, kind in spec.inputs.items() if kind.dtype == "real")
         compute = functools.reduce(
             jnp.promote_types,
@@ -254,7 +260,9 @@ class Loss(metaclass=_Meta):
 
     def _input(self, key: str, kind: Kind, given: Any, call: Call | None = None) -> Array:
         """An array of the dtype kind that is wanted, its class axis last."""
-        x = _as_array(given)
+        # Integers stay as they were given until they have been looked at: JAX without x64 would
+        # make int64 int32, and wrap.
+        x = _as_integers(given) if kind.dtype == "int" else _as_array(given)
         name = self._bound.form.name
         floating = jnp.issubdtype(x.dtype, jnp.floating)
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -381,6 +389,61 @@ def _as_array(x: Any) -> Array:
     return jnp.asarray(x)
 
 
+def _as_integers(x: Any) -> Any:
+    """As ``_as_array``, but NumPy's as they are, and numbers as NumPy's."""
+    if isinstance(x, np.ndarray):
+        return x
+    if isinstance(x, int | list | tuple | np.generic):
+        try:
+            return np.asarray(x)
+        except (TypeError, ValueError):  # some are traced
+            return jnp.asarray(x)
+    return _as_array(x)
+
+
+def _held(
+    name: str, spec: Spec, values: Mapping[str, Any], numbers: Mapping[str, Any]
+) -> dict[str, Array]:
+    """Integer inputs in a dtype that JAX has, in which what was told apart still is."""
+    known = identities(spec)
+    far = tuple(
+        v
+        for v in numbers.values()
+        if isinstance(v, int) and not isinstance(v, bool) and not -(2**31) <= v < 2**31
+    )
+    wide = {n: x for n, x in values.items() if n in known.names and not _fits(x, n in known.plain)}
+    if not wide:
+        return {n: whole(x, n in known.names, far) for n, x in values.items()}
+    together = {n: x for n, x in values.items() if n in known.names}
+    if not all(n in known.plain and _readable(x) for n, x in together.items()):
+        raise DTypeError(
+            f"{name}: {listed(wide)} of dtype {next(iter(wide.values())).dtype} is compared, and "
+            "does not fit into int32, the widest that JAX has without x64; enable x64 with "
+            'jax.config.update("jax_enable_x64", True), or number the labels: '
+            "np.unique(labels, return_inverse=True)[1]"
+        )
+    # Told apart here, since JAX would wrap them: 5000000001 and 705032705 are one int32.
+    arrays = {n: np.asarray(x) for n, x in together.items()}
+    every = np.concatenate([x.ravel() for x in arrays.values()])
+    places = np.unique(every, return_inverse=True)[1].astype(np.int32)
+    found = {n: whole(x, False, far) for n, x in values.items() if n not in together}
+    for n, x in arrays.items():
+        found[n], places = places[: x.size].reshape(x.shape), places[x.size :]
+    return found
+
+
+def _fits(x: Any, plain: bool) -> bool:
+    """Whether JAX has a dtype in which these integers stay apart from one another."""
+    if jax.config.jax_enable_x64 or x.dtype.itemsize < 4 or x.dtype == np.int32:
+        return True
+    if plain and x.dtype == np.uint32:
+        return True
+    if not _readable(x):
+        return False
+    array = np.asarray(x)
+    return bool(array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31))
+
+
 def _cast(spec: Spec, kind: Kind, given: Any) -> Any:
     """An input in the dtype that the loss casts it to, where it says so."""
     cast = spec.numerics.cast
@@ -423,7 +486,7 @@ def _dtype_kinds(bound: Bound, call: Call) -> dict[str, str]:
     for position, given in enumerate(call.inputs[n] for n in bound.specs[0].inputs):
         if len(bound.specs) == 1:
             break
-        dtype = _as_array(given).dtype
+        dtype = _as_integers(given).dtype
         kind = (
             "real"
             if jnp.issubdtype(dtype, jnp.floating)
@@ -498,43 +561,28 @@ def _initial(rule: str | float, key: jax.Array, shape: tuple[int, ...], dtype: D
 # --- labels out of range -------------------------------------------------------------------------
 
 
-def _check_labels(
-    bound: Bound,
-    which: int,
-    given: Mapping[str, Any],
-    values: Mapping[str, Array],
+def _look(
+    name: str,
+    rules: Iterable[ValueRule],
+    values: Mapping[str, Any],
+    numbers: Mapping[str, Any],
     lengths: Mapping[str, Sequence[int | None]],
-    report: Callable[[str, Any], None],
+    report: Report,
 ) -> None:
-    """Find labels that name no class, among those that count."""
-    spec, numbers = bound.specs[which], dict(bound.numbers[which])
-    for key, kind in spec.inputs.items():
-        if kind.name != "index" or kind.of is None:
+    """Hand what a rule is about to ``report``; ``numbers`` has the parameters."""
+    for rule in rules:
+        interval = rule.interval(lengths)
+        if interval is None:
             continue
-        (size,) = lengths.get(kind.of, (None,))
-        if size is None:
-            continue
-        ignored = numbers.get("ignore_index")
-        counted = values.get("mask")
-        if counted is not None and counted.shape != values[key].shape:
-            counted = None
-        # What was given, not what JAX made of it: without x64 it wraps int64 to int32.
-        labels = given[key] if isinstance(given[key], np.ndarray) else values[key]
-        rule = frontdoor.label_rule(bound.form.name, key, kind, size, ignored)
-        report(rule, (labels, size, ignored, counted))
-
-
-def _inside(xp: Any, found: tuple[Any, int, int | None, Any]) -> Any:
-    labels, size, ignored, counted = found
-    good = (labels >= 0) & (labels < size)
-    if ignored is not None:
-        good = good | (labels == ignored)
-    return good if counted is None else good | xp.logical_not(counted)
+        known = {**numbers, **values}
+        needed = {*rule.exempt, *(end for end, _ in rule.ends), "mask"}
+        beside = {n: known[n] for n in needed if n in known}
+        report(name, rule, values[rule.name], interval, beside)
 
 
 def _readable(x: Any) -> bool:
     """Whether reading the values waits for nobody: a concrete array of this process, on a CPU."""
-    if isinstance(x, np.ndarray) or x is None:
+    if not isinstance(x, jax.Array):
         return True
     return (
         not isinstance(x, jax.core.Tracer)
@@ -543,18 +591,22 @@ def _readable(x: Any) -> bool:
     )
 
 
-def _refuse(rule: str, found: tuple[Any, int, int | None, Any]) -> None:
+def _refuse(name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]) -> None:
     """Raise, where that costs no synchronisation; elsewhere the loss is NaN there."""
-    labels, size, ignored, counted = found
-    if not _readable(labels) or not _readable(counted):
+    if not all(_readable(v) for v in (x, *beside.values())):
         return
-    labels = np.asarray(labels)
-    if labels.size == 0 or (labels.min() >= 0 and labels.max() < size):
+    array = np.asarray(x)
+    if array.size == 0 or (array.min() in interval and array.max() in interval):
         return
-    good = _inside(np, (labels, size, ignored, None if counted is None else np.asarray(counted)))
-    if not good.all():
-        worst = labels[~good].ravel()[0]
-        raise LabelError(f"{rule}; {worst} was given, at {np.argwhere(~good)[0].tolist()}")
+    arrays = {n: v if isinstance(v, int) else np.asarray(v) for n, v in beside.items()}
+    refuse(name, rule, array, interval, arrays)
+
+
+def _comparable(x: Any) -> Any:
+    """What JAX compares with any other integer: numbers and integers held at the ends of int32."""
+    if isinstance(x, int) and not isinstance(x, bool):
+        return min(max(x, -(2**31)), 2**31 - 1)
+    return whole(x) if _is_array(x) and jnp.issubdtype(x.dtype, jnp.integer) else x
 
 
 def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
@@ -563,8 +615,12 @@ def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
     ``error.throw()`` raises outside the jit if a label names no class (JAX cannot raise inside).
     """
 
-    def report(rule: str, found: tuple[Any, int, int | None, Any]) -> None:
-        checkify.check(jnp.all(_inside(jnp, found)), rule)
+    def report(
+        name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]
+    ) -> None:
+        held = {n: _comparable(v) for n, v in beside.items()}
+        wrong = rule.wrong(jnp, _comparable(x), interval, held)
+        checkify.check(~jnp.any(wrong), rule.text(name, interval, beside))
 
     def run(*args: Any, **kwargs: Any) -> Any:
         call = frontdoor.bind_call(loss._bound, "jax", args, kwargs)

@@ -143,7 +143,7 @@ class MSELoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -159,7 +159,7 @@ class L1Loss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -177,7 +177,7 @@ class HuberLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -195,7 +195,7 @@ class SmoothL1Loss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -211,7 +211,7 @@ class LogCoshLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -233,7 +233,7 @@ class PoissonNLLLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -253,7 +253,7 @@ class GaussianNLLLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, *, prediction: Any, target: Any, var: Any, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -268,7 +268,7 @@ class MAPELoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -284,7 +284,7 @@ class MSLELoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -295,14 +295,16 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    weight: float | Any | None
     pos_weight: float | Any | None
     def __init__(
         self,
+        weight: float | Any | Sequence[float] | None = ...,
         pos_weight: float | Any | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -325,7 +327,7 @@ class CrossEntropyLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -338,14 +340,20 @@ class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
     gamma: float | Any
+    alpha: float | Any | None
+    weight: float | Any | None
+    ignore_index: int
     axis: int | None
     def __init__(
         self,
         gamma: float | Any = 2.0,
+        alpha: float | Any | Sequence[float] | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
+        ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -367,7 +375,7 @@ class NLLLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -386,7 +394,7 @@ class BCELoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -406,7 +414,7 @@ class BinaryFocalLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -432,7 +440,7 @@ class LinearCrossEntropyLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -452,7 +460,7 @@ class GeneralizedCrossEntropyLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -472,7 +480,7 @@ class PolyCrossEntropyLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -492,7 +500,7 @@ class RankingSoftmaxLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -509,7 +517,7 @@ class BinarySparsemaxLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -526,7 +534,7 @@ class SparsemaxLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -544,7 +552,7 @@ class FenchelYoungLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -563,7 +571,7 @@ class HingeLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -579,7 +587,7 @@ class SoftMarginLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -597,7 +605,7 @@ class HingeEmbeddingLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -615,7 +623,7 @@ class MarginRankingLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, x1: Any, x2: Any, target: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -635,7 +643,7 @@ class MultiMarginLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -653,7 +661,7 @@ class MultiLabelMarginLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -673,7 +681,7 @@ class MultiLabelSoftMarginLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -692,7 +700,7 @@ class SquaredHingeLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -711,7 +719,7 @@ class MulticlassHingeLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -728,7 +736,7 @@ class PerceptronLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -745,7 +753,7 @@ class MulticlassPerceptronLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -764,7 +772,7 @@ class KLDivLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -780,7 +788,7 @@ class GeneralizedKLDivLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -792,13 +800,15 @@ class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
     smooth: float | Any
+    squared: bool
     def __init__(
         self,
         smooth: float | Any = 1.0,
+        squared: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -820,7 +830,7 @@ class TverskyLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -840,7 +850,7 @@ class GeneralizedDiceLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -859,7 +869,7 @@ class CosineEmbeddingLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -882,7 +892,7 @@ class TripletMarginLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -898,7 +908,7 @@ class InfoNCELoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, query: Any, key: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -920,7 +930,7 @@ class ArcFaceLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -942,7 +952,7 @@ class TripletMarginWithDistanceLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -957,7 +967,7 @@ class CosineSimilarityLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -978,7 +988,7 @@ class CircleLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -995,7 +1005,7 @@ class CosineDistanceLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -1014,7 +1024,7 @@ class NTXentLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -1034,7 +1044,7 @@ class CTCLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1047,7 +1057,7 @@ class WassersteinCriticLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, fake_data: Any, real_data: Any, *, critic: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1064,7 +1074,7 @@ class GradientPenaltyLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, fake_data: Any, real_data: Any, mix: Any, *, critic: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1079,7 +1089,7 @@ class PDEResidualLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, time: Any, position: Any, *, field: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1094,7 +1104,7 @@ class PerceptualLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     @overload
@@ -1114,7 +1124,7 @@ class ElasticNetPenalty(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1129,7 +1139,7 @@ class L1Penalty(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1144,7 +1154,7 @@ class L2Penalty(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1160,7 +1170,7 @@ class LearnedPolynomialLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...

@@ -6,7 +6,7 @@ behind ``tf.custom_gradient``. What Keras makes of both stands in ``native``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,15 +17,16 @@ from lossbridge import emit, fitting, frontdoor, slips
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
-    LabelError,
     ShapeError,
     UnsupportedError,
 )
 from lossbridge.frontdoor import Bound, Call
+from lossbridge.integers import identities
 from lossbridge.ir import Graph, is_star
-from lossbridge.kinds import Kind
+from lossbridge.kinds import Interval, Kind
 from lossbridge.plan import Numbers, Options, Plan, PortCall, index_sources, plan
 from lossbridge.spec import Spec
+from lossbridge.valuecheck import ValueRule, refuse, value_rules
 
 BACKEND: str = keras.backend.backend()
 
@@ -291,7 +292,7 @@ class _Run:
     def _outside(self, spec: Spec, call: PortCall) -> Tensor:
         if call.op == "segments":
             sizes = self.maps[call.port]
-            return tf.constant(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+            return tf.constant(np.repeat(np.arange(len(sizes), dtype=np.int64), sizes))
         if call.op == "map_sizes":
             return tf.constant(self.maps[call.port], self.compute)
         if call.op == "use":
@@ -421,7 +422,6 @@ class Engine:
                 values[name] = _hyperparameter(
                     self.name, name, param.kind, self.bound.arrays[name], lengths, compute
                 )
-        self._check_labels(which, values, lengths)
         index = frontdoor.index_shape(spec, lengths)
         options = self.options(reduce, call.sample_weight is not None, mask is not None)
         if call.sample_weight is not None:
@@ -437,6 +437,12 @@ class Engine:
             values["mask"] = self._along(
                 "mask", tf.cast(_tensor(mask), tf.bool), index, spec, kinds, values
             )
+        if tf.executing_eagerly():
+            numbers = dict(self.bound.numbers[which])
+            check_values(self.name, rules_of(spec, lengths), values, numbers)
+        for name, kind in spec.inputs.items():
+            if kind.dtype == "int":
+                values[name] = whole(values[name], name in identities(spec).names)
         if call.normalizer_count is not None:
             values["normalizer_count"] = _as_float(_tensor(call.normalizer_count), compute)
         if spec.step:
@@ -532,9 +538,8 @@ class Engine:
             if not x.dtype.is_integer:
                 raise DTypeError(
                     f"{self.name}: {name} is {kind}, an integer, but {x.dtype.name} "
-                    f"was given; pass tf.cast({name}, 'int32')"
+                    f"was given; pass tf.cast({name}, 'int64')"
                 )
-            x = _as_int32(x)
         elif kind.dtype == "bool":
             x = tf.cast(x, tf.bool)
         elif not x.dtype.is_floating:
@@ -550,19 +555,6 @@ class Engine:
             order = [d for d in range(rank) if d != axis % rank]
             x = tf.transpose(x, [*order, axis % rank])
         return x
-
-    def _check_labels(
-        self, which: int, values: Mapping[str, Tensor], lengths: Mapping[str, Sequence[int | None]]
-    ) -> None:
-        """Labels that name no class raise, where looking at them waits for no device."""
-        if not tf.executing_eagerly():
-            return
-        spec, numbers = self.bound.specs[which], dict(self.bound.numbers[which])
-        for name, kind in spec.inputs.items():
-            if kind.name == "index" and kind.of is not None and kind.of in lengths:
-                (size,) = lengths[kind.of]
-                ignored = numbers.get("ignore_index")
-                check_labels(self.name, name, kind, values[name], size, ignored)
 
     def _along(
         self,
@@ -672,21 +664,41 @@ def cast(spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def check_labels(
-    loss: str, name: str, kind: Kind, labels: Tensor, size: int | None, ignored: Any = None
+def check_values(
+    loss: str,
+    rules: Iterable[tuple[ValueRule, Interval]],
+    values: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
 ) -> None:
-    """Raise if an eager tensor on a CPU holds a label that names no class."""
-    if size is None or "CPU" not in (labels.device or "CPU"):
-        return
-    found = labels.numpy()
-    if found.size == 0 or (found.min() >= 0 and found.max() < size):
-        return
-    wrong = (found < 0) | (found >= size)
-    if ignored is not None:
-        wrong &= found != ignored
-    if wrong.any():
-        rule = frontdoor.label_rule(loss, name, kind, size, ignored)
-        raise LabelError(f"{rule}; {int(found[wrong].flat[0])} was given")
+    """Raise if an eager tensor on a CPU holds what its rule excludes; elsewhere the loss is NaN.
+
+    ``numbers`` has the parameters.
+    """
+    for rule, interval in rules:
+        x = values[rule.name]
+        if not _readable(x):
+            continue
+        array = x.numpy()
+        if array.size == 0 or (array.min() in interval and array.max() in interval):
+            continue
+        beside = {**numbers, **values}
+        needed = {*rule.exempt, *(name for name, _ in rule.ends), "mask"} & beside.keys()
+        if all(_readable(beside[n]) for n in needed):
+            arrays = {n: v if isinstance(v := beside[n], int) else v.numpy() for n in needed}
+            refuse(loss, rule, array, interval, arrays)
+
+
+def _readable(x: Any) -> bool:
+    """Whether looking at a tensor waits for no device."""
+    return not isinstance(x, tf.Tensor) or (isinstance(x, Eager) and "CPU" in (x.device or "CPU"))
+
+
+def rules_of(
+    spec: Spec, lengths: Mapping[str, Sequence[int | None]]
+) -> tuple[tuple[ValueRule, Interval], ...]:
+    """What is looked at, and where it has to lie."""
+    found = ((rule, rule.interval(lengths)) for rule in value_rules(spec))
+    return tuple((rule, interval) for rule, interval in found if interval is not None)
 
 
 def _dtype_names(raw: Mapping[str, Tensor]) -> list[str]:
@@ -721,15 +733,16 @@ def _as_float(x: Tensor, compute: DType) -> Tensor:
     return x if x.dtype.is_floating else tf.cast(x, compute)
 
 
-def _as_int32(x: Tensor) -> Tensor:
-    """Labels as int32; what does not fit stays out of every range instead of wrapping into one."""
-    if x.dtype == tf.int32:
-        return x
-    if x.dtype in (tf.int64, tf.uint32, tf.uint64):
-        if x.dtype == tf.uint64:
-            x = tf.cast(tf.minimum(x, tf.constant(2**31 - 1, tf.uint64)), tf.int64)
-        x = tf.clip_by_value(tf.cast(x, tf.int64), -(2**31), 2**31 - 1)
-    return tf.cast(x, tf.int32)
+def whole(x: Tensor, identity: bool) -> Tensor:
+    """Integers as int64, in which every comparison is exact.
+
+    Of uint64 what does not fit is out of every range; an ``identity`` stays what no other is.
+    """
+    if x.dtype == tf.uint64:
+        if identity:
+            return tf.bitcast(x, tf.int64)
+        x = tf.minimum(x, tf.constant(2**63 - 1, tf.uint64))
+    return x if x.dtype == tf.int64 else tf.cast(x, tf.int64)
 
 
 def _hyperparameter(

@@ -37,9 +37,10 @@ from lossbridge_keras.engine import (
     Tensor,
     as_it_is,
     cast,
-    check_labels,
+    check_values,
     gradient_types,
     kernel,
+    rules_of,
 )
 
 if BACKEND == "tensorflow":
@@ -259,9 +260,12 @@ class Loss(_Compiled, keras.losses.Loss):
                 key = (y_pred.dtype, y_true.dtype, y_pred.shape, y_true.shape)
                 fast = self._fast.get(key)
                 if fast is not None:
-                    run, direct, check, compute, out, options = fast
-                    if check is not None:
-                        check_labels(self.bound.form.name, *check[:2], y_true, *check[2:])
+                    run, direct, rules, names, numbers, narrow, compute, out, options = fast
+                    if rules:
+                        given = dict(zip(names, (y_pred, y_true), strict=True))
+                        check_values(self.bound.form.name, rules, given, numbers)
+                    if narrow:
+                        y_true = tf.raw_ops.Cast(x=y_true, DstT=tf.int64)
                     if direct is not None and not gradient_types((y_pred, y_true)):
                         (value,) = direct(y_pred, y_true)
                     else:
@@ -288,7 +292,7 @@ class Loss(_Compiled, keras.losses.Loss):
             return
         compute, out = engine.dtypes(spec, y_pred.dtype)
         _, second = spec.inputs.values()
-        if second.dtype == "int" and y_true.dtype != tf.int32:
+        if second.dtype == "int" and y_true.dtype == tf.uint64:
             return
         if second.dtype == "real" and not y_true.dtype.is_floating:
             return
@@ -301,17 +305,18 @@ class Loss(_Compiled, keras.losses.Loss):
         found = kernel(spec, numbers, options)
         if found.plan.calls or found.names != tuple(spec.inputs):
             return
-        check = None
-        if second.name == "index" and second.of in lengths:
-            name = tuple(spec.inputs)[1]
-            check = (name, second, lengths[second.of][0], dict(numbers).get("ignore_index"))
         # Nothing to cast, and few enough ops: where nobody differentiates, the emitted function.
         wide = {y_pred.dtype, compute, out, y_true.dtype if second.dtype == "real" else compute}
         small = len(wide) == 1 and found.small("plain", (), (y_pred, y_true))
         direct = found.function("plain", (), True) if small else None
         if len(self._fast) > 64:  # every shape of a long run of ragged batches
             self._fast.clear()
-        self._fast[key] = (found, direct, check, compute, out, options)
+        rules = rules_of(spec, lengths)
+        names, narrow = tuple(spec.inputs), second.dtype == "int" and y_true.dtype != tf.int64
+        self._fast[key] = (
+            *(found, direct, rules, names, dict(numbers), narrow),
+            *(compute, out, options),
+        )
 
     @as_it_is
     def _slow(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -120,7 +120,7 @@ class MSELoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -135,7 +135,7 @@ class L1Loss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -152,7 +152,7 @@ class HuberLoss(Loss):
         delta: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -169,7 +169,7 @@ class SmoothL1Loss(Loss):
         beta: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -184,7 +184,7 @@ class LogCoshLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -205,7 +205,7 @@ class PoissonNLLLoss(Loss):
         eps: float | Tensor = 1e-08,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -224,7 +224,7 @@ class GaussianNLLLoss(Loss):
         eps: float | Tensor = 1e-06,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -241,7 +241,7 @@ class MAPELoss(Loss):
         eps: float | Tensor = 1e-07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -256,7 +256,7 @@ class MSLELoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -267,13 +267,15 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    weight: float | Tensor | None
     pos_weight: float | Tensor | None
     def __init__(
         self,
+        weight: float | Tensor | Sequence[float] | None = ...,
         pos_weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -295,7 +297,7 @@ class CrossEntropyLoss(Loss):
         label_smoothing: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -308,13 +310,19 @@ class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
     gamma: float | Tensor
+    alpha: float | Tensor | None
+    weight: float | Tensor | None
+    ignore_index: int
     axis: int | None
     def __init__(
         self,
         gamma: float | Tensor = 2.0,
+        alpha: float | Tensor | Sequence[float] | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
+        ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -335,7 +343,7 @@ class NLLLoss(Loss):
         ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -353,7 +361,7 @@ class BCELoss(Loss):
         weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -372,7 +380,7 @@ class BinaryFocalLoss(Loss):
         gamma: float | Tensor = 2.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -398,7 +406,7 @@ class LinearCrossEntropyLoss(Loss):
         label_smoothing: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -417,7 +425,7 @@ class GeneralizedCrossEntropyLoss(Loss):
         q: float | Tensor = 0.7,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -436,7 +444,7 @@ class PolyCrossEntropyLoss(Loss):
         epsilon: float | Tensor = 2.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -455,7 +463,7 @@ class RankingSoftmaxLoss(Loss):
         weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -471,7 +479,7 @@ class BinarySparsemaxLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -487,7 +495,7 @@ class SparsemaxLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -504,7 +512,7 @@ class FenchelYoungLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -522,7 +530,7 @@ class HingeLoss(Loss):
         margin: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -537,7 +545,7 @@ class SoftMarginLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -554,7 +562,7 @@ class HingeEmbeddingLoss(Loss):
         margin: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -571,7 +579,7 @@ class MarginRankingLoss(Loss):
         margin: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, x1: Tensor, x2: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -590,7 +598,7 @@ class MultiMarginLoss(Loss):
         weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -607,7 +615,7 @@ class MultiLabelMarginLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -626,7 +634,7 @@ class MultiLabelSoftMarginLoss(Loss):
         weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -644,7 +652,7 @@ class SquaredHingeLoss(Loss):
         margin: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -662,7 +670,7 @@ class MulticlassHingeLoss(Loss):
         margin: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -678,7 +686,7 @@ class PerceptronLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -694,7 +702,7 @@ class MulticlassPerceptronLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -712,7 +720,7 @@ class KLDivLoss(Loss):
         log_target: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -727,7 +735,7 @@ class GeneralizedKLDivLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -739,12 +747,14 @@ class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
     smooth: float | Tensor
+    squared: bool
     def __init__(
         self,
         smooth: float | Tensor = 1.0,
+        squared: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -765,7 +775,7 @@ class TverskyLoss(Loss):
         smooth: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -784,7 +794,7 @@ class GeneralizedDiceLoss(Loss):
         smooth: float | Tensor = 1e-05,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -802,7 +812,7 @@ class CosineEmbeddingLoss(Loss):
         margin: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -824,7 +834,7 @@ class TripletMarginLoss(Loss):
         swap: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -839,7 +849,7 @@ class InfoNCELoss(Loss):
         temperature: float | Tensor = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, query: Tensor, key: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -860,7 +870,7 @@ class ArcFaceLoss(Loss):
         scale: float | Tensor = 64.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -881,7 +891,7 @@ class TripletMarginWithDistanceLoss(Loss):
         swap: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -895,7 +905,7 @@ class CosineSimilarityLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -915,7 +925,7 @@ class CircleLoss(Loss):
         margin: float | Tensor = 0.4,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -931,7 +941,7 @@ class CosineDistanceLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -949,7 +959,7 @@ class NTXentLoss(Loss):
         temperature: float | Tensor = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -968,7 +978,7 @@ class CTCLoss(Loss):
         zero_infinity: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -980,7 +990,7 @@ class WassersteinCriticLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, fake_data: Tensor, real_data: Tensor, *, critic: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -996,7 +1006,7 @@ class GradientPenaltyLoss(Loss):
         norm_target: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, fake_data: Tensor, real_data: Tensor, mix: Tensor, *, critic: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1010,7 +1020,7 @@ class PDEResidualLoss(Loss):
         diffusivity: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, time: Tensor, position: Tensor, *, field: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1024,7 +1034,7 @@ class PerceptualLoss(Loss):
         layer_weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -1043,7 +1053,7 @@ class ElasticNetPenalty(Loss):
         l1_ratio: float | Tensor = 0.5,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1057,7 +1067,7 @@ class L1Penalty(Loss):
         strength: float | Tensor = 0.0001,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1071,7 +1081,7 @@ class L2Penalty(Loss):
         strength: float | Tensor = 0.0001,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1086,7 +1096,7 @@ class LearnedPolynomialLoss(Loss):
         num_terms: int,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...

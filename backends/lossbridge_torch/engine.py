@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from lossbridge.emit import emit, load
 from lossbridge.frontdoor import Bound, as_form
+from lossbridge.integers import identities
 from lossbridge.ir import Builder, Graph, inline, is_star
 from lossbridge.passes.canonicalise import canonicalise
 from lossbridge.passes.differentiate import differentiate, pull_back_all, push_forward
@@ -174,6 +175,7 @@ class Fused:
         self.orders = {n: stable.nodes[rows[n]].attr("order") for n in self.names}
         self.axes = plan.value_axes
         self.index = index_sources(plan.spec)  # what sample weights and masks run over
+        self.identities = tuple(identities(plan.spec).names)  # integers that are told apart
         late = ("segments", "map_sizes")
         self.outside = tuple(
             Outside(call, plan.spec) for call in sorted(plan.calls, key=lambda c: c.op in late)

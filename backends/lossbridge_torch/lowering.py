@@ -28,6 +28,8 @@ def gather(x: Tensor, index: Tensor, dim: int) -> Tensor:
     size = x.shape[dim]
     rank = max(x.ndim, index.ndim)
     x = x.reshape((1,) * (rank - x.ndim) + x.shape)
+    if size == 0:  # nothing to gather: one entry, which no index may show
+        x = x.new_zeros([*x.shape[: dim % rank], 1, *x.shape[dim % rank + 1 :]])
     index = index.reshape((1,) * (rank - index.ndim) + index.shape).long()
     safe = index.clamp(0, max(size - 1, 0))
     left, right = list(x.shape), list(safe.shape)

@@ -34,8 +34,10 @@ from lossbridge.errors import (
 )
 from lossbridge.frontdoor import Bound, Call, Combined, Form, Original
 from lossbridge.hf import hf_function, settings_for_hf
+from lossbridge.kinds import Interval
 from lossbridge.plan import Options, Plan
 from lossbridge.spec import Spec
+from lossbridge.valuecheck import ValueRule, value_rules
 from lossbridge_torch.arguments import (
     Arrays,
     Lengths,
@@ -44,7 +46,7 @@ from lossbridge_torch.arguments import (
     cast,
     check_alike,
     check_inside,
-    check_labels,
+    check_values,
     checked,
     initial,
     leaves_of,
@@ -54,6 +56,7 @@ from lossbridge_torch.arguments import (
     promoted,
     selected,
     stretched,
+    whole,
 )
 from lossbridge_torch.engine import (
     KERNEL,
@@ -97,24 +100,22 @@ class _Known:
     """A call whose shapes, dtypes and settings have been seen and found good."""
 
     name: str
-    spec: Spec
     places: Mapping[str, int]  # of the inputs by name, among the arguments
     order: tuple[int, ...]  # of the function's inputs, among the arguments
-    numbers: Mapping[str, Any] | None  # where there are labels, whose values are looked at
-    lengths: Lengths
+    numbers: Mapping[str, Any]
+    rules: tuple[tuple[ValueRule, Interval], ...]  # what is looked at
+    narrow: tuple[int, ...]  # the places of integers that are not int64 yet
     apply: tuple[Callable[..., Tensor], ...]  # in general, and for labels that all lie in range
     plain: tuple[Callable[..., tuple[Tensor, ...]], ...]
     wide: tuple[torch.dtype | None, ...]  # what each of the function's inputs is brought to
     out: torch.dtype
 
     def __call__(self, args: tuple[Any, ...]) -> Tensor:
-        in_range = self.numbers is not None and check_labels(
-            self.name,
-            self.spec,
-            self.numbers,
-            {n: args[k] for n, k in self.places.items()},
-            self.lengths,
+        in_range = bool(self.rules) and check_values(
+            self.name, self.rules, {n: args[k] for n, k in self.places.items()}, self.numbers
         )
+        if self.narrow:
+            args = tuple(x.long() if k in self.narrow else x for k, x in enumerate(args))
         if self.apply:
             return self.apply[in_range](*[args[k] for k in self.order])
         value = self.plain[in_range](
@@ -138,6 +139,12 @@ def _arguments(bound: Bound) -> Mapping[str, Any]:
     """What a loss was made with, or the built-in that it stands for."""
     original = bound.form.original
     return frontdoor.settings_of(bound) if original is None else original.arguments
+
+
+def _rules(spec: Spec, lengths: Lengths) -> tuple[tuple[ValueRule, Interval], ...]:
+    """What is looked at, and where it has to lie."""
+    found = ((rule, rule.interval(lengths)) for rule in value_rules(spec))
+    return tuple((rule, interval) for rule, interval in found if interval is not None)
 
 
 def _real(spec: Spec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -417,6 +424,8 @@ class Loss(nn.Module):
         )
         if any(cast(spec, spec.inputs[n], x) is not x for n, x in inputs.items()):
             return None
+        if any(x.dtype == torch.uint64 for x in inputs.values()):
+            return None
         order = frontdoor.positional_order(bound.specs[0], "torch")
         renamed = dict(zip(bound.specs[0].inputs, spec.inputs, strict=True))
         places = {renamed[name]: k for k, name in enumerate(order) if name in renamed}
@@ -453,14 +462,17 @@ class Loss(nn.Module):
             compute if kind == "real" and inputs[n].dtype != compute else None
             for n, kind in zip(fused.names, fused.kinds, strict=True)
         )
-        labelled = any(kind.name == "index" for kind in spec.inputs.values())
         return _Known(
             bound.form.name,
-            spec,
             places,
             tuple(places[n] for n in fused.names),
-            dict(bound.numbers[which]) if labelled else None,
-            lengths,
+            dict(bound.numbers[which]),
+            _rules(spec, lengths),
+            tuple(
+                places[n]
+                for n, kind in spec.inputs.items()
+                if kind.dtype == "int" and inputs[n].dtype != torch.int64
+            ),
             tuple(
                 fused.direct(saved, compute, out, any(wide), in_range).apply
                 for in_range in (False, True)
@@ -533,7 +545,6 @@ class Loss(nn.Module):
             )
             for axis, n in zip(spec.weights[key].kind.axes, inputs[key].shape, strict=True):
                 lengths.setdefault(axis, (n,))
-        in_range = check_labels(name, spec, dict(bound.numbers[which]), inputs, lengths)
         for key in bound.arrays:
             if key in spec.params:
                 inputs[key] = parameter(
@@ -555,6 +566,7 @@ class Loss(nn.Module):
             if call.mask is not None:
                 mask = torch.as_tensor(call.mask, device=first.device)
                 inputs["mask"] = along(name, "mask", mask, index).to(torch.bool)
+        in_range = not torch.compiler.is_compiling() and self._look(which, spec, inputs, lengths)
         if call.normalizer_count is not None:
             inputs["normalizer_count"] = number(
                 name, "normalizer_count", call.normalizer_count, first
@@ -563,6 +575,12 @@ class Loss(nn.Module):
             inputs["step"] = number(
                 name, "step", self._array("step") if call.step is None else call.step, first
             )
+        told_apart = resolve(
+            self._token, which, call.sample_weight is not None, call.mask is not None
+        ).identities
+        for key, kind in spec.inputs.items():
+            if kind.dtype == "int":
+                inputs[key] = whole(inputs[key], key in told_apart)
         compute, out = _dtypes(spec, inputs, original)
         return self._run(
             self._token,
@@ -577,6 +595,12 @@ class Loss(nn.Module):
             call.mask is not None,
             in_range,
         )
+
+    def _look(self, which: int, spec: Spec, inputs: dict[str, Any], lengths: Lengths) -> bool:
+        """Look at the values; whether all lie in range."""
+        rules = _rules(spec, lengths)
+        numbers = dict(self.bound.numbers[which])
+        return bool(rules) and check_values(self.bound.form.name, rules, inputs, numbers)
 
     def _run(
         self,

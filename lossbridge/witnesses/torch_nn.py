@@ -238,7 +238,9 @@ def torch_bce_with_logits(
     pos_weight: Expr,
 ) -> Expr:
     """Cross-entropy of the logit of a yes-or-no probability, with a weight for each element."""
-    nll: Expr = classification.bce_with_logits.function(logits, target, pos_weight=pos_weight)
+    nll: Expr = classification.bce_with_logits.function(
+        logits, target, weight=1.0, pos_weight=pos_weight
+    )
     return weight * (nll + where(logits == -math.inf, math.nan, 0.0))  # inf - inf
 
 
@@ -564,15 +566,13 @@ def triplet_margin_with_distance(
 def torch_ctc(
     *, log_probs: Expr, input_lengths: Expr, target_lengths: Expr, zero_infinity: Expr, **rest: Expr
 ) -> Any:
-    some = input_lengths > 0
-    found, count = sequence.ctc.function(
+    cost, count = sequence.ctc.function(
         log_probs,
-        input_lengths=where(some, input_lengths, 1),
+        input_lengths=input_lengths,
         target_lengths=target_lengths,
         zero_infinity=log_probs.builder.const(False),
         **rest,
     )
-    cost = where(some, found, where(target_lengths > 0, math.inf, 0.0))
     impossible = cost == math.inf
     value = where(impossible & zero_infinity, 0.0, cost)
     # The gradient is that of the logits behind a log-softmax: the probabilities are added to it.
