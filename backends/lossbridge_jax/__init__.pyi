@@ -167,7 +167,7 @@ def reduce(
     sample_weight: ArrayLike | None = ...,
     weights: ArrayLike | None = ...,
     reduction: Literal["none", "mean", "sum"] = ...,
-    normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+    normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
     normalizer_count: float | ArrayLike | None = ...,
     denominator: str | float | ArrayLike | None = ...,
 ) -> jax.Array: ...

@@ -122,7 +122,7 @@ def reduce(
     sample_weight: Any | None = ...,
     weights: Any | None = ...,
     reduction: Literal["none", "mean", "sum"] = ...,
-    normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+    normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
     normalizer_count: float | Any | None = ...,
     denominator: str | float | Any | None = ...,
 ) -> Any: ...

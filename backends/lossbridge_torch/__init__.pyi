@@ -107,7 +107,7 @@ def reduce(
     sample_weight: Tensor | None = ...,
     weights: Tensor | None = ...,
     reduction: Literal["none", "mean", "sum"] = ...,
-    normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+    normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
     normalizer_count: float | Tensor | None = ...,
     denominator: str | float | Tensor | None = ...,
 ) -> Tensor: ...
