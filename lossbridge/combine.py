@@ -36,6 +36,7 @@ from lossbridge.kinds import MAX_NAME, Kind, check_name
 from lossbridge.ops import OPS
 from lossbridge.spec import Param, Reduction, Spec, Weight
 from lossbridge.synonyms import setting_hint
+from lossbridge.text import Call
 
 MAX_LOSSES = 32
 NOTE = "x-names"  # in a specification: which name each of its used losses stands for
@@ -446,6 +447,33 @@ def attention_weighted(losses: Any, temperature: float = 1.0) -> Bound:
         summary="Penalise named losses by weights that attention to each modality gives.",
         references=("Bahdanau, Cho and Bengio 2015, eq. 6, on losses",),
     )
+
+
+def of_values(bound: Bound) -> tuple[Bound, dict[str, str]]:
+    """A combination as a loss of its losses' values, and which input is the value of which loss.
+
+    Where each loss is called as the object it is, this is what remains to be computed.
+    """
+    spec = bound.specs[0]
+    places: dict[str, str] = {}
+    body: list[str] = []
+    for line, assignment in zip(spec.body, spec.assignments, strict=True):
+        used = assignment.expr.name if isinstance(assignment.expr, Call) else ""
+        if used in spec.uses:
+            places[used] = assignment.name
+        else:
+            body.append(line)
+    assert bound.combined is not None
+    own = {name: spec.inputs[name] for name in bound.combined.inputs}
+    remaining = msgspec.structs.replace(
+        spec,
+        inputs={place: Kind("real") for place in places.values()} | own,
+        uses={},
+        body=tuple(body),
+        # Its one number is neither divided by a count of samples nor by that of replicas.
+        reduction=Reduction("sum", spec.reduction.normalizer),
+    )
+    return bind(remaining, "", bound.given), places
 
 
 COMBINATIONS: Mapping[str, Combination] = {

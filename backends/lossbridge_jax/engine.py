@@ -42,7 +42,7 @@ DType: TypeAlias = Any
 
 
 def _polished(graph: Graph) -> Graph:
-    return verify(guard(stabilise(canonicalise(verify(graph)))))
+    return verify(guard(stabilise(canonicalise(verify(graph)), derived=True)))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -23,12 +23,14 @@ from lossbridge.combine import (
     bind_combined,
     coefficient_inputs,
     combination_text,
+    of_values,
 )
 from lossbridge.errors import ArgumentError, BackendUnavailable, ShapeError, listed, shown
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.ir import is_star
 from lossbridge.spec import Spec, dumps, loads
+from lossbridge_keras.attached import all_of, layer_mask
 from lossbridge_keras.engine import (
     BACKEND,
     PACKAGE,
@@ -40,7 +42,9 @@ from lossbridge_keras.engine import (
     check_values,
     gradient_types,
     kernel,
+    refuse_activated,
     rules_of,
+    same_rank,
 )
 
 if BACKEND == "tensorflow":
@@ -82,7 +86,7 @@ class _Compiled:
         if dtype is not None and not isinstance(dtype, str):
             dtype = getattr(dtype, "compute_dtype", None) or keras.backend.standardize_dtype(dtype)
         self._settings, self._dtype_given, self._bound = settings, dtype, bound
-        self._engine = Engine(bound, dtype) if BACKEND == "tensorflow" else _Foreign(bound)
+        self._engine = _engine(bound, dtype)
 
     def __getattr__(self, name: str) -> Any:
         """A setting, as it was given to the constructor."""
@@ -286,7 +290,7 @@ class Loss(_Compiled, keras.losses.Loss):
         if not y_pred.dtype.is_floating:
             return
         given = frontdoor.rename_inputs(bound, which, raw)
-        same = engine._same_rank(spec, given)
+        same = same_rank(spec, given)
         seen = cast(spec, given)
         if any(same[n] is not given[n] or seen[n].dtype != given[n].dtype for n in given):
             return
@@ -462,7 +466,7 @@ class LossLayer(_Compiled, keras.layers.Layer):
             {n: given[n] for n in spec.ports},
         )
         if isinstance(call.mask, list | tuple | dict):  # the masks that Keras found on a nest
-            call.mask = next((m for m in keras.tree.flatten(call.mask) if m is not None), None)
+            call.mask = all_of(m for m in keras.tree.flatten(call.mask) if m is not None)
         if call.step is None and self._step is not None:
             call.step = self._step.value
         weights = {name: self.weight(name) for name in spec.weights}
@@ -545,11 +549,6 @@ class CombinedLayer(LossLayer):
         **settings: Any,
     ) -> None:
         made = type(self).combination
-        if BACKEND != "tensorflow":
-            raise BackendUnavailable(
-                f"{made.name} combines Keras losses on TensorFlow only, and KERAS_BACKEND is "
-                f"{BACKEND!r}; set KERAS_BACKEND=tensorflow, or train with lossbridge.{BACKEND}"
-            )
         given = made.settings(args, settings)
         bound = made.build(**given)
         losses = dict(given.pop("losses"))
@@ -563,6 +562,8 @@ class CombinedLayer(LossLayer):
             **bound.given,
         )
         self._settings = given
+        outer, self._places = of_values(bound)
+        self._outer = _engine(outer, self._dtype_given)
         self._children = _Held(losses)
         # Layers among them are tracked, so that their weights are trained and saved.
         self._layers_below = [x for x in losses.values() if isinstance(x, keras.layers.Layer)]
@@ -640,9 +641,13 @@ class CombinedLayer(LossLayer):
             parts[name] = child(*places, **named)
             if terms is not None:
                 terms[name] = parts[name]
-        by_use = {used: parts[name] for used, name in combined.uses.items()}
-        weights = {n: self.weight(n) for n in spec.weights}
-        return self._engine.combined(by_use, given["own"], step, weights)
+        widest = keras.backend.result_type(*(x.dtype for x in parts.values()))
+        values = {
+            place: keras.ops.cast(parts[combined.uses[used]], widest)
+            for used, place in self._places.items()
+        }
+        call = Call({**values, **given["own"]}, step=step)
+        return self._outer.run(call, {n: self.weight(n) for n in spec.weights})
 
     def terms(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The value of each loss in a combination, by its name, at the call as ``loss`` takes it.
@@ -706,22 +711,28 @@ class CombinedLayer(LossLayer):
 # --- another framework under Keras ---------------------------------------------------------------
 
 
+def _engine(bound: Bound, dtype: str | None) -> Any:
+    """What computes a loss on this process's backend."""
+    return Engine(bound, dtype) if BACKEND == "tensorflow" else _Foreign(bound, dtype)
+
+
 class _Foreign:
     """Keras on PyTorch or JAX: that framework's own lowering of the same specification."""
 
-    def __init__(self, bound: Bound) -> None:
+    def __init__(self, bound: Bound, dtype: str | None) -> None:
         self.bound = bound
+        self.dtype = dtype or bound.specs[0].numerics.dtype
         make: Any
+        if BACKEND not in ("torch", "jax"):
+            raise BackendUnavailable(
+                f"lossbridge.keras runs on TensorFlow, JAX and PyTorch, but KERAS_BACKEND is "
+                f"{BACKEND!r}; set KERAS_BACKEND=tensorflow, jax or torch"
+            )
         try:
             if BACKEND == "torch":
                 from lossbridge_torch.native import compile as make
-            elif BACKEND == "jax":
-                from lossbridge_jax.native import compile as make
             else:
-                raise BackendUnavailable(
-                    f"lossbridge.keras runs on TensorFlow, PyTorch and JAX, but KERAS_BACKEND is "
-                    f"{BACKEND!r}; set KERAS_BACKEND=tensorflow"
-                )
+                from lossbridge_jax.native import compile as make
         except ImportError as error:
             raise BackendUnavailable(
                 f"KERAS_BACKEND is {BACKEND!r}, and lossbridge's backend for it cannot be imported "
@@ -743,56 +754,93 @@ class _Foreign:
         inner = self.inner
         if not reduce:
             inner = self._unreduced = self._unreduced or self._make("none")
-        masks = [
-            m
-            for m in (getattr(x, "_keras_mask", None) for x in call.inputs.values())
-            if m is not None
-        ]
-        given: dict[str, Any] = {**call.inputs, **call.ports}
-        kinds = self.bound.specs[0].inputs
-        trees = [k for k, kind in kinds.items() if kind.name == "tree"]
-        given = {k: self._leaves(x) if k in trees else self._fit(x) for k, x in given.items()}
-        for key in ("sample_weight", "normalizer_count", "step"):
+        given, out = self._inputs(call)
+        given.update(call.ports)
+        for key in ("normalizer_count", "step"):
             if getattr(call, key) is not None:
                 given[key] = getattr(call, key)
-        mask = call.mask if call.mask is not None else masks[0] if masks else None
-        if mask is not None:
-            given["mask"] = mask
-        given = self._ranked(given)
         if not weights:
-            return inner(**given)
-        # Keras trains and saves its own variables; the other framework's object only reads them.
-        values = {k: w.value if isinstance(w, keras.Variable) else w for k, w in weights.items()}
-        if BACKEND == "jax":
-            return inner(**given, params=values)
-        import torch
+            value = inner(**given)
+        else:
+            # Keras trains and saves its own variables; the other framework's object reads them.
+            values = {
+                k: w.value if isinstance(w, keras.Variable) else w for k, w in weights.items()
+            }
+            if BACKEND == "jax":
+                value = inner(**given, params=values)
+            else:
+                import torch
 
-        return torch.func.functional_call(inner, values, (), given)
+                value = torch.func.functional_call(inner, values, (), given)
+        if out is None:
+            return value
+        return keras.tree.map_structure(lambda x: keras.ops.cast(x, out), value)
+
+    def _inputs(self, call: Call) -> tuple[dict[str, Any], str | None]:
+        """What is computed with, and the result's dtype, by Keras's rules on every backend.
+
+        The prediction alone decides the dtype to compute in, at least float32; targets and sample
+        weights of any dtype are brought to it. The result of a half-precision prediction is
+        float32.
+        """
+        kinds = self.bound.specs[0].inputs
+        if any(kind.name == "tree" for kind in kinds.values()):
+            given = {n: self._leaves(x) for n, x in call.inputs.items()}
+            given.update(
+                (key, getattr(call, key))
+                for key in ("sample_weight", "mask")
+                if getattr(call, key) is not None
+            )
+            return given, self.dtype
+        refuse_activated(self.bound, call)
+        mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
+        given = {n: self._fit(x, kinds[n].dtype) for n, x in call.inputs.items()}
+        first = given[next(iter(kinds))]
+        dtype = keras.backend.standardize_dtype(first.dtype)
+        if not dtype.startswith(("float", "bfloat")):
+            return self._ranked(given), None  # for the loss itself to refuse
+        compute = "float64" if "float64" in (dtype, self.dtype) and _has_float64() else "float32"
+        for place, (name, kind) in enumerate(kinds.items()):
+            found = keras.backend.standardize_dtype(given[name].dtype)
+            real = any(list(s.inputs.values())[place].dtype == "real" for s in self.bound.specs)
+            if found.startswith(("float", "bfloat")):
+                if real:
+                    given[name] = keras.ops.cast(given[name], compute)
+            # Where integers choose another of several losses, they stay what they are.
+            elif kind.dtype == "real" and len(self.bound.specs) == 1 and found[:7] != "complex":
+                given[name] = keras.ops.cast(given[name], compute)
+        given = self._ranked(given)
+        if call.sample_weight is not None:
+            given["sample_weight"] = keras.ops.cast(self._fit(call.sample_weight), compute)
+        if mask is not None:
+            given["mask"] = self._fit(mask)
+        return given, compute if self.dtype in (None, "float64") else self.dtype
 
     def _leaves(self, x: Any) -> Any:
         """The parameters of a model, or of any nest, as the framework's own tensors."""
         leaves = keras.tree.flatten(getattr(x, "trainable_variables", x))
         return [v.value if isinstance(v, keras.Variable) else v for v in leaves]
 
-    def _fit(self, x: Any) -> Any:
+    def _fit(self, x: Any, wanted: str = "real") -> Any:
         if callable(x) and not hasattr(x, "shape"):
             return x
+        if BACKEND == "jax" and wanted == "int" and isinstance(x, np.ndarray):
+            return x  # JAX would wrap int64 to int32, where 2**32 + 1 is 1; its losses know better
         return keras.ops.convert_to_tensor(x)
 
     def _ranked(self, given: dict[str, Any]) -> dict[str, Any]:
         """Keras's trailing 1, which ``fit`` makes of a vector of targets."""
         spec = self.bound.specs[0]
-        if len(spec.inputs) != 2 or not set(spec.inputs) <= set(given):
-            return given
-        (first, kind), (second, other) = spec.inputs.items()
-        expected = len(kind.axes) - len(other.axes)
-        prediction, target = given[first], given[second]
-        off = len(prediction.shape) - len(target.shape) - expected
-        if off == -1 and target.shape[-1] == 1:
-            given[second] = keras.ops.squeeze(target, -1)
-        elif off == 1 and expected == 0 and prediction.shape[-1] == 1:
-            given[second] = keras.ops.expand_dims(target, -1)
-        return given
+        return given | same_rank(spec, given) if set(spec.inputs) <= set(given) else given
+
+
+def _has_float64() -> bool:
+    """Whether this backend computes in float64 when asked to: JAX does with jax_enable_x64."""
+    if BACKEND != "jax":
+        return True
+    import jax
+
+    return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
 
 # --- classes and functions -----------------------------------------------------------------------
@@ -888,8 +936,7 @@ def reduce(
         denominator=denominator,
     )
     bound = frontdoor.bind(frontdoor.values_spec(), "keras", settings)
-    engine = Engine(bound, None) if BACKEND == "tensorflow" else _Foreign(bound)
-    return engine.run(Call({"values": values}, **call), {})
+    return _engine(bound, None).run(Call({"values": values}, **call), {})
 
 
 def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:

@@ -41,7 +41,7 @@ def _legal(graph: Graph) -> Graph:
 
 def polished(graph: Graph) -> Graph:
     """A derived graph after the passes."""
-    return verify(guard(stabilise(canonicalise(verify(graph)))))
+    return verify(guard(stabilise(canonicalise(verify(graph)), derived=True)))
 
 
 @functools.lru_cache(maxsize=4096)
