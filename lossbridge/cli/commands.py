@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lossbridge.errors import BackendUnavailable, LossbridgeError, suggestion
+from lossbridge.errors import BackendUnavailable, LossbridgeError
 from lossbridge.files import save
+from lossbridge.synonyms import class_hint
 
 PLATFORMS = ("torch", "keras", "jax")
 app = typer.Typer(
@@ -108,7 +109,7 @@ def resolve(name: str) -> Any:
         )
     known = [*forms(), *catalogue()]
     raise ArgumentError(
-        f"there is no loss {name!r}; `lossbridge list` shows them{suggestion(name, known)}; a loss "
+        f"there is no loss {name!r}; `lossbridge list` shows them{class_hint(name, known)}; a loss "
         "of your own is a path to a .json file or file.py:name"
     )
 
@@ -416,13 +417,10 @@ def compare(
 
     Exit code 0: the same; 1: not; 3: undecided.
     """
-    import os
-
     from lossbridge.migrate.comparison import Comparison
     from lossbridge.migrate.judge import compare as compare_losses
     from lossbridge.migrate.sides import UncallableError
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         sides = [given(x, inputs or (), classes=classes) for x in (a, b)]
         found = compare_losses(
@@ -473,14 +471,11 @@ def record(
     as_json: Json = False,
 ) -> int:
     """Record what a loss gives on the probes, to compare it in another environment."""
-    import os
-
     from lossbridge.errors import ArgumentError
     from lossbridge.migrate.probes import CLASSES
     from lossbridge.migrate.record import record as record_loss
     from lossbridge.migrate.record import recorder
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if bool(loss) == (emit is not None):
         raise ArgumentError(
             "write `lossbridge record FILE.py:loss -o side.json`, or `lossbridge record --emit "
