@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
+from lossbridge.dtypes import Promotion, promotion
 from lossbridge.errors import (
     ArgumentError,
     ShapeError,
@@ -56,12 +57,11 @@ class Calls:
     ``ranks``; inputs in ``whole`` and axes in ``rigid`` it takes as they are. With ``warns`` it
     says so when it does. ``integers`` are real numbers to it. The result has the dtype that the
     inputs in ``result`` promote to, all of them if none is named; the inputs and parameters in
-    ``alike`` have one dtype, in a meaning that has all of them. Inputs in ``inside`` have to lie
-    in the domain of their kind. With ``normalised`` the first input is not stretched along the axes
-    that it is normalised over. Inputs in ``optional`` are zeros if they are left out; with
-    ``channel`` one that lacks the last axis is given it. ``arrange`` brings further ways of writing
-    an input into shape: it changes the named inputs in place and may return what undoes it on the
-    result.
+    ``alike`` have one dtype, in a meaning that has all of them. With ``normalised`` the first input
+    is not stretched along the axes that it is normalised over. Inputs in ``optional`` are zeros if
+    they are left out; with ``channel`` one that lacks the last axis is given it. ``arrange`` brings
+    further ways of writing an input into shape: it changes the named inputs in place and may return
+    what undoes it on the result.
     """
 
     broadcast: str = ""
@@ -71,7 +71,6 @@ class Calls:
     integers: bool = False
     result: tuple[str, ...] = ()
     alike: tuple[str, ...] = ()
-    inside: tuple[str, ...] = ()
     normalised: bool = False
     optional: tuple[str, ...] = ()
     channel: bool = False
@@ -94,6 +93,7 @@ class Original:
     arrays: Mapping[str, Any]
     ports: Mapping[str, Any]
     weights: Mapping[str, tuple[str, int]]
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Bound:
 
     def plan(self, which: int, options: Options, native: frozenset[str]) -> Plan:
         """The plan of one of the specs, with this reduction."""
-        full = Options(self.reduction, self.normalizer, options.sample_weight, options.mask)
+        full = replace(options, reduction=self.reduction, normalizer=self.normalizer)
         return plan(self.specs[which], self.numbers[which], full, native)
 
     def select(self, dtype_kinds: Mapping[str, str], ranks: Sequence[int | None] = ()) -> int:
@@ -240,6 +240,36 @@ def _fits(spec: Spec, ranks: Sequence[int | None]) -> int:
             return 0
         exact = exact and not starred
     return 1 + exact
+
+
+def promotion_of(bound: Bound, which: int) -> Promotion:
+    """Whose dtypes decide how one of the losses is computed, and what it gives back."""
+    spec, original = bound.specs[which], bound.form.original
+    arrays = [n for n in bound.arrays if n in spec.params]
+    if original is None:
+        return promotion(spec.inputs, spec.weights, arrays)
+    calls = original.calls
+    return promotion(spec.inputs, spec.weights, arrays, original.package, calls.result)
+
+
+def refuse_settings(bound: Bound, which: int) -> None:
+    """Refuse a class that was to be ignored where the targets are no labels: it would be unheard.
+
+    An ``ignore_index`` below 0 names no class, and is the default.
+    """
+    if len(bound.specs) == 1:
+        return
+    spec = bound.specs[which]
+    for numbers in bound.numbers:
+        for name, value in numbers:
+            kind = bound.form.params[name].kind
+            if name not in spec.params and kind.name == "integer" and value >= 0:
+                second = tuple(spec.inputs)[1]
+                raise ArgumentError(
+                    f"{bound.form.name} was made with {name}={value}, a class that labels may name "
+                    f"so as not to count, but {second} is {spec.inputs[second]}; leave {name} out, "
+                    "and pass mask= for what should not count"
+                )
 
 
 def settings_of(bound: Bound) -> dict[str, Any]:
