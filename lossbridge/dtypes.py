@@ -52,15 +52,16 @@ def reading(
     of truth values), ``int`` or ``bool``.
 
     ``first``: it is what the loss is about, the prediction, which a dtype of integers tells to be
-    something else. ``cast`` writes a cast as the platform does, of a name to a family.
+    something else. ``cast`` writes a cast as the platform does, of a name to a family, or to the
+    ``parts`` of complex numbers.
 
     Raises :class:`DTypeError` where the dtype cannot carry what the kind states.
     """
     is_a = family(dtype)
     if is_a == "complex":
         raise DTypeError(
-            f"{loss}: {key} is {kind}, but {dtype} was given; pass its real part or its absolute "
-            "value, or a loss for each of the real and imaginary parts"
+            f"{loss}: {key} is {kind}, but {dtype} was given; pass {cast(key, 'parts')}, or take a "
+            "loss of each part"
         )
     wanted = kind.dtype
     if is_a == wanted:

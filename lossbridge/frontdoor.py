@@ -28,7 +28,7 @@ from lossbridge.errors import (
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.kinds import moved_axis as moved_axis
-from lossbridge.plan import Numbers, Options, Plan, index_sources, plan
+from lossbridge.plan import Numbers, Options, Plan, enclosed_inputs, index_sources, plan
 from lossbridge.spec import Reduction, Spec, with_values
 from lossbridge.trace import Definition
 
@@ -765,8 +765,12 @@ def docstring(form: Form, platform: str) -> str:
     spec = d.spec
     lines += ["", "Inputs:"]
     for definition in form.definitions:
+        defaults = ((n, p.value) for n, p in definition.spec.params.items())
+        numbers = tuple((n, v) for n, v in defaults if isinstance(v, int | float))
+        binding = enclosed_inputs(definition.spec, numbers)
         lines += [
             f"    {name}: {kind}, {kind.meaning}"
+            + ("; all else is an error, or NaN where values cannot be read" * (name in binding))
             for name, kind in definition.spec.inputs.items()
             if definition is d or (name, kind) not in spec.inputs.items()
         ]

@@ -200,8 +200,10 @@ class Loss(metaclass=_Meta):
         inputs = frontdoor.rename_inputs(bound, which, call.inputs)
         name = bound.form.name
         values: dict[str, Array] = {}
+        like: DType = jnp.float32
         for key, kind in spec.inputs.items():
-            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]), call)
+            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]), call, like)
+            like = jnp.float64 if values[key].dtype == jnp.float64 else like
         kinds: dict[str, Kind] = dict(spec.inputs)
         self._take_weights(spec, call, values, kinds)
         shapes = {key: values[key].shape for key in kinds}
@@ -248,7 +250,14 @@ class Loss(metaclass=_Meta):
         run = Run(name, values, lengths, call.ports, compute, out)
         return run(spec, bound.numbers[which], options, out)
 
-    def _input(self, key: str, kind: Kind, given: Any, call: Call | None = None) -> Array:
+    def _input(
+        self,
+        key: str,
+        kind: Kind,
+        given: Any,
+        call: Call | None = None,
+        like: DType = jnp.float32,
+    ) -> Array:
         """An array of the dtype kind that is wanted, its class axis last."""
         # Integers stay as they were given until they have been looked at: JAX without x64 would
         # make int64 int32, and wrap.
@@ -270,7 +279,7 @@ class Loss(metaclass=_Meta):
         elif how == "int":
             x = x.astype(jnp.int32)
         elif how != "as_is":
-            x = x.astype(jnp.float32)  # such as labels 0 and 1; exact up to 2**24
+            x = x.astype(like)  # such as labels 0 and 1
             x = 2.0 * x - 1.0 if how == "sign" else x
         axis = self._bound.axis
         if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
@@ -362,6 +371,8 @@ def _family(dtype: DType) -> str:
 
 
 def _written_cast(key: str, wanted: str) -> str:
+    if wanted == "parts":
+        return f"{key}.real or jnp.abs({key})"
     return f"{key}.astype('{({'real': 'float32', 'int': 'int32'}).get(wanted, wanted)}')"
 
 

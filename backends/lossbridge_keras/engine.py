@@ -745,6 +745,8 @@ def read(x: Tensor, how: str, compute: DType) -> Tensor:
 
 
 def _written_cast(key: str, wanted: str) -> str:
+    if wanted == "parts":
+        return f"tf.math.real({key}) or tf.abs({key})"
     return f"tf.cast({key}, '{({'real': 'float32', 'int': 'int32'}).get(wanted, wanted)}')"
 
 

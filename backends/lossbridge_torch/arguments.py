@@ -88,6 +88,8 @@ def dtype_name(x: Tensor) -> str:
 
 def written_cast(key: str, wanted: str) -> str:
     """The cast of a name, as messages advise it."""
+    if wanted == "parts":
+        return f"{key}.real or {key}.abs()"
     return f"{key}.{({'real': 'float', 'int': 'long', 'bool': 'bool'})[wanted]}()"
 
 
