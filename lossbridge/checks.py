@@ -7,6 +7,7 @@ import numbers
 import re
 from typing import Any, Final
 
+from lossbridge.divisors import DIVISORS
 from lossbridge.errors import SpecError, listed, shown, suggestion
 from lossbridge.kinds import MAX_RANK, Kind, check_name
 from lossbridge.text import MAX_INTEGER
@@ -23,7 +24,7 @@ MAX_ARRAY: Final = 65536  # numbers in the default of one parameter
 
 YIELDS: Final = ("per_element", "per_sample", "per_pair", "per_triplet", "scalar")
 REDUCTIONS: Final = ("mean", "sum", "none")
-NORMALIZERS: Final = ("elements", "batch", "weights", "valid", "target_length", "external")
+NORMALIZERS: Final = tuple(DIVISORS)
 EMPTY: Final = ("nan", "zero")
 PRECISIONS: Final = ("at_least_float32", "at_least_float64")
 """Dtype policies, narrow to wide."""

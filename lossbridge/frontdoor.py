@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
+from lossbridge.divisors import DIVISORS
 from lossbridge.dtypes import Promotion, promotion
 from lossbridge.errors import (
     ArgumentError,
@@ -791,8 +792,9 @@ def docstring(form: Form, platform: str) -> str:
         lines += [f"    {name}: {port}" for name, port in spec.ports.items()]
     lines += [
         "",
-        f"Reduction: {spec.reduction.kind}, divided by {spec.reduction.normalizer}; "
-        f"yields {spec.yields}; an empty mean is {spec.empty}.",
+        f"Reduction: {spec.reduction.kind}; a mean divides by {spec.reduction.normalizer}, "
+        f"{DIVISORS[spec.reduction.normalizer].says}, and is {spec.empty} where that is 0; "
+        f"yields {spec.yields}.",
         "",
         f"Call: {call_text(spec, platform)}",
     ]

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 
 from lossbridge import ops
 from lossbridge.checks import NORMALIZERS, REDUCTIONS
+from lossbridge.divisors import DIVISORS
 from lossbridge.errors import ArgumentError
 from lossbridge.ir import (
     Builder,
@@ -99,18 +100,11 @@ def reduced_graph(
     spec: Spec, options: Options, *, parts: bool = False, numbers: Numbers = ()
 ) -> Graph:
     """The graph as written with its reduction appended; outputs ``value`` only, or with ``parts``
-    also the ``total`` and the ``divisor`` it is the quotient of.
+    also the ``total`` and the ``scale``: the gradient is that of the total, times the scale.
 
-    ======================  ======================================================
-    normaliser              divisor (w: sample weight, m: mask, c: the body's count)
-    ======================  ======================================================
-    ``elements``            number of values; with a mask, of those selected
-    ``batch``               length of the leading axis
-    ``weights``             sum of w c over the selected values
-    ``valid``               number of selected values with c above 0
-    ``target_length``       each value over max(c, 1), then as ``elements``
-    ``external``            the call's ``normalizer_count``
-    ======================  ======================================================
+    A mean divides by what :data:`~lossbridge.divisors.DIVISORS` says of its normaliser. Where that
+    is 0 the value is what the specification calls ``empty``, and every derivative is 0: nothing
+    was to be learnt.
 
     The numerator is always the sum of w times the value over the selected ones.
     """
@@ -139,7 +133,8 @@ def reduced_graph(
         value = _enclosed(b, spec, graph, numbers, value, values, mask)
     if options.sample_weight:
         weight = b.input("sample_weight", Type("real", axes))
-    if kind == "mean" and normalizer == "target_length":
+    row = DIVISORS[normalizer]
+    if kind == "mean" and row.count == "each":
         value = value / ops.maximum(count, 1.0)
 
     def selected(x: Expr) -> Expr:
@@ -154,30 +149,21 @@ def reduced_graph(
     total = ops.sum(numerator, *axes)
     if kind == "sum" or not axes:
         return b.finish(value=total)
-    if normalizer == "external":
+    if row.over == "given":
         divisor = b.input("normalizer_count", Type("real", ()), "positive")
-    elif normalizer == "weights":
-        divisor = ops.total(selected(times(count)), axes, value)
-    elif normalizer == "valid":
-        some = count > 0.0
-        if mask is not None:
-            some = some & mask
-        divisor = ops.total(ops.indicator(some), axes, value)
-    elif normalizer == "batch":
+    elif row.over == "batch":
         divisor = b.op("size", axis=axes[0], leading=True)
-    elif mask is not None:
-        divisor = ops.sum(ops.indicator(mask), *axes)
     else:
-        divisor = ops.total(b.const(1.0), axes, value)
-    if spec.empty == "zero":
-        # Divides by 1 there, so that the gradient is 0 too.
-        nothing = divisor == 0.0
-        divisor = ops.where(nothing, 1.0, divisor)
-        result = ops.where(nothing, 0.0, total / divisor)
-    else:
-        result = total / divisor
+        share = {"sum": count, "positive": ops.indicator(count > 0.0)}.get(row.count, b.const(1.0))
+        share = times(share) if row.sample_weight else share
+        divisor = ops.total(selected(share) if row.mask else share, axes, value)
+    # Divides by 1 there, so that the gradient is 0 and not NaN: 0 / 0 made it NaN in JAX and XLA.
+    nothing = divisor == 0.0
+    divisor = ops.where(nothing, 1.0, divisor)
+    result = ops.where(nothing, math.nan if spec.empty == "nan" else 0.0, total / divisor)
     if parts:
-        return b.finish(value=result, total=total, divisor=divisor)
+        scale = ops.where(nothing, 0.0, 1.0 / divisor)
+        return b.finish(value=result, total=total, scale=scale)
     return b.finish(value=result)
 
 
@@ -401,18 +387,13 @@ def _scaled(
     graph = canonicalise(bind(reduced, dict(numbers)))
     _, piece = cut_ports(_drop_bound(graph, {name for name, _ in numbers}))
     piece = _prepare(piece)
-    if set(wrt) & _reaches(piece, piece.output("divisor")):
+    if set(wrt) & _reaches(piece, piece.output("scale")):
         return None
     graph = differentiate(piece, "total", wrt)
     b = Builder(graph.layout)
     values = inline(b, graph, {})
-    named = {name: values[index] for name, index in graph.outputs}
-    divisor = named.pop("divisor")
-    del named["total"]
-    # Where nothing counts the mean is NaN, but what was selected away has gradient 0, not 0 inf.
-    scale = ops.where(divisor == 0.0, 0.0, 1.0 / divisor)
-    value = named.pop("value")
-    graph = _common_factor(_polish(b.finish(value=value, scale=scale, **named)))
+    named = {name: values[index] for name, index in graph.outputs if name != "total"}
+    graph = _common_factor(_polish(b.finish(**named)))
     return verify(guard(legalise(graph, native)))
 
 

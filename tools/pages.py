@@ -401,7 +401,8 @@ def _gives(spec: Spec) -> str:
 NORMALIZERS = {
     "elements": "a mean over the elements",
     "batch": "a sum divided by the batch size",
-    "weights": "a sum divided by the weights of the labels",
+    "counts": "a sum divided by the weights of the labels",
+    "weights": "a sum divided by the weights of the labels and samples",
     "valid": "a mean over the samples that count",
     "target_length": "a mean over the batch, each divided by its target's length first",
 }

@@ -42,6 +42,18 @@ def _call_forms() -> str:
     return call_forms()
 
 
+def _normalizers() -> str:
+    from normalizers import page
+
+    return page()
+
+
+def _readme() -> str:
+    from normalizers import readme
+
+    return readme()
+
+
 def _spec_schema() -> str:
     from lossbridge.spec import json_schema
 
@@ -104,6 +116,8 @@ GENERATED: tuple[Row, ...] = (
     ("backends/lossbridge_keras/__init__.pyi", _stub("keras")),
     ("backends/lossbridge_jax/__init__.pyi", _stub("jax")),
     ("docs/call-forms.md", _call_forms),
+    ("docs/normalizers.md", _normalizers),
+    ("README.md", _readme),
     ("lossbridge/schema/record-v1.json", _record_schema),
     ("lossbridge/schema/spec-v1.json", _spec_schema),
     ("conformance/lossbridge_conformance/schema/results-v1.json", _results_schema),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossbridge.combine import COMBINATIONS
+from lossbridge.divisors import DIVISORS
 from lossbridge.frontdoor import (
     ALIASES,
     Form,
@@ -24,7 +25,7 @@ from lossbridge.frontdoor import (
 from lossbridge.spec import Spec
 
 REDUCTIONS = 'Literal["none", "mean", "sum"]'
-NORMALIZERS = 'Literal["elements", "batch", "weights", "valid", "target_length", "external"]'
+NORMALIZERS = "Literal[" + ", ".join(f'"{name}"' for name in DIVISORS) + "]"
 EMPTY = 'Literal["nan", "zero"]'
 
 

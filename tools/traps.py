@@ -90,9 +90,10 @@ for reduction in ("sum_over_batch_size", "mean_with_sample_weight", "sum"):
     show(f"Keras, {reduction}", loss(**given))
 """,
         "State the divisor. Ours take `normalizer=`, which means the same everywhere: "
-        '`CrossEntropyLoss(weight=w, normalizer="weights")` is PyTorch\'s mean, '
-        '`normalizer="elements"` Keras\'s; `"batch"`, `"valid"`, `"target_length"` and '
-        '`"external"` are the others.',
+        "`CrossEntropyLoss(weight=w)` divides by the class weights, as PyTorch does, and sample "
+        "weights, as Keras makes of `class_weight=`, do not enter its divisor; with "
+        '`normalizer="elements"` no weight does, and with `normalizer="weights"` all do '
+        "([what a mean divides by](../normalizers.md)).",
     ),
     Trap(
         "kl-mean",

@@ -166,7 +166,7 @@ class MSELoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -181,7 +181,7 @@ class L1Loss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -198,7 +198,7 @@ class HuberLoss(Loss):
         delta: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -215,7 +215,7 @@ class SmoothL1Loss(Loss):
         beta: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -230,7 +230,7 @@ class LogCoshLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -251,7 +251,7 @@ class PoissonNLLLoss(Loss):
         eps: float | ArrayLike = 1e-08,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -270,7 +270,7 @@ class GaussianNLLLoss(Loss):
         eps: float | ArrayLike = 1e-06,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -287,7 +287,7 @@ class MAPELoss(Loss):
         eps: float | ArrayLike = 1e-07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -302,7 +302,7 @@ class MSLELoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -313,13 +313,15 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    weight: float | ArrayLike | None
     pos_weight: float | ArrayLike | None
     def __init__(
         self,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
         pos_weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -341,7 +343,7 @@ class CrossEntropyLoss(Loss):
         label_smoothing: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -354,13 +356,19 @@ class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
     gamma: float | ArrayLike
+    alpha: float | ArrayLike | None
+    weight: float | ArrayLike | None
+    ignore_index: int
     axis: int | None
     def __init__(
         self,
         gamma: float | ArrayLike = 2.0,
+        alpha: float | ArrayLike | Sequence[float] | None = ...,
+        weight: float | ArrayLike | Sequence[float] | None = ...,
+        ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -381,7 +389,7 @@ class NLLLoss(Loss):
         ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -399,7 +407,7 @@ class BCELoss(Loss):
         weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -418,7 +426,7 @@ class BinaryFocalLoss(Loss):
         gamma: float | ArrayLike = 2.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -444,7 +452,7 @@ class LinearCrossEntropyLoss(Loss):
         label_smoothing: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -463,7 +471,7 @@ class GeneralizedCrossEntropyLoss(Loss):
         q: float | ArrayLike = 0.7,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -482,7 +490,7 @@ class PolyCrossEntropyLoss(Loss):
         epsilon: float | ArrayLike = 2.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -501,7 +509,7 @@ class RankingSoftmaxLoss(Loss):
         weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -517,7 +525,7 @@ class BinarySparsemaxLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -533,7 +541,7 @@ class SparsemaxLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -550,7 +558,7 @@ class FenchelYoungLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -568,7 +576,7 @@ class HingeLoss(Loss):
         margin: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -583,7 +591,7 @@ class SoftMarginLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -600,7 +608,7 @@ class HingeEmbeddingLoss(Loss):
         margin: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -617,7 +625,7 @@ class MarginRankingLoss(Loss):
         margin: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, x1: ArrayLike, x2: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -636,7 +644,7 @@ class MultiMarginLoss(Loss):
         weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -653,7 +661,7 @@ class MultiLabelMarginLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -672,7 +680,7 @@ class MultiLabelSoftMarginLoss(Loss):
         weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -690,7 +698,7 @@ class SquaredHingeLoss(Loss):
         margin: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -708,7 +716,7 @@ class MulticlassHingeLoss(Loss):
         margin: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -724,7 +732,7 @@ class PerceptronLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -740,7 +748,7 @@ class MulticlassPerceptronLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -758,7 +766,7 @@ class KLDivLoss(Loss):
         log_target: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -773,7 +781,7 @@ class GeneralizedKLDivLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -785,12 +793,14 @@ class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
     smooth: float | ArrayLike
+    squared: bool
     def __init__(
         self,
         smooth: float | ArrayLike = 1.0,
+        squared: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -811,7 +821,7 @@ class TverskyLoss(Loss):
         smooth: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -830,7 +840,7 @@ class GeneralizedDiceLoss(Loss):
         smooth: float | ArrayLike = 1e-05,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -848,7 +858,7 @@ class CosineEmbeddingLoss(Loss):
         margin: float | ArrayLike = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -870,7 +880,7 @@ class TripletMarginLoss(Loss):
         swap: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -885,7 +895,7 @@ class InfoNCELoss(Loss):
         temperature: float | ArrayLike = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, query: ArrayLike, key: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -906,7 +916,7 @@ class ArcFaceLoss(Loss):
         scale: float | ArrayLike = 64.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -927,7 +937,7 @@ class TripletMarginWithDistanceLoss(Loss):
         swap: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -941,7 +951,7 @@ class CosineSimilarityLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -961,7 +971,7 @@ class CircleLoss(Loss):
         margin: float | ArrayLike = 0.4,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -977,7 +987,7 @@ class CosineDistanceLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -995,7 +1005,7 @@ class NTXentLoss(Loss):
         temperature: float | ArrayLike = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -1014,7 +1024,7 @@ class CTCLoss(Loss):
         zero_infinity: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, log_probs: ArrayLike, targets: ArrayLike, input_lengths: ArrayLike, target_lengths: ArrayLike, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1026,7 +1036,7 @@ class WassersteinCriticLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, fake_data: ArrayLike, real_data: ArrayLike, *, critic: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1042,7 +1052,7 @@ class GradientPenaltyLoss(Loss):
         norm_target: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, fake_data: ArrayLike, real_data: ArrayLike, mix: ArrayLike, *, critic: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1056,7 +1066,7 @@ class PDEResidualLoss(Loss):
         diffusivity: float | ArrayLike = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, time: ArrayLike, position: ArrayLike, *, field: Callable[..., Any], sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1070,7 +1080,7 @@ class PerceptualLoss(Loss):
         layer_weight: float | ArrayLike | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -1089,7 +1099,7 @@ class ElasticNetPenalty(Loss):
         l1_ratio: float | ArrayLike = 0.5,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1103,7 +1113,7 @@ class L1Penalty(Loss):
         strength: float | ArrayLike = 0.0001,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1117,7 +1127,7 @@ class L2Penalty(Loss):
         strength: float | ArrayLike = 0.0001,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: ArrayLike | None = ..., mask: ArrayLike | None = ..., normalizer_count: ArrayLike | float | None = ..., where: ArrayLike | None = ..., params: Any = ...) -> jax.Array: ...
@@ -1132,7 +1142,7 @@ class LearnedPolynomialLoss(Loss):
         num_terms: int,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...

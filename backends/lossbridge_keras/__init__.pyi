@@ -124,7 +124,7 @@ class MSELoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -140,7 +140,7 @@ class L1Loss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -158,7 +158,7 @@ class HuberLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -176,7 +176,7 @@ class SmoothL1Loss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -192,7 +192,7 @@ class LogCoshLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -214,7 +214,7 @@ class PoissonNLLLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -234,7 +234,7 @@ class GaussianNLLLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, *, prediction: Any, target: Any, var: Any, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -249,7 +249,7 @@ class MAPELoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -265,7 +265,7 @@ class MSLELoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -276,14 +276,16 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    weight: float | Any | None
     pos_weight: float | Any | None
     def __init__(
         self,
+        weight: float | Any | Sequence[float] | None = ...,
         pos_weight: float | Any | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -306,7 +308,7 @@ class CrossEntropyLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -319,14 +321,20 @@ class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
     gamma: float | Any
+    alpha: float | Any | None
+    weight: float | Any | None
+    ignore_index: int
     axis: int | None
     def __init__(
         self,
         gamma: float | Any = 2.0,
+        alpha: float | Any | Sequence[float] | None = ...,
+        weight: float | Any | Sequence[float] | None = ...,
+        ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -348,7 +356,7 @@ class NLLLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -367,7 +375,7 @@ class BCELoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -387,7 +395,7 @@ class BinaryFocalLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -413,7 +421,7 @@ class LinearCrossEntropyLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -433,7 +441,7 @@ class GeneralizedCrossEntropyLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -453,7 +461,7 @@ class PolyCrossEntropyLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -473,7 +481,7 @@ class RankingSoftmaxLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -490,7 +498,7 @@ class BinarySparsemaxLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -507,7 +515,7 @@ class SparsemaxLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -525,7 +533,7 @@ class FenchelYoungLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -544,7 +552,7 @@ class HingeLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -560,7 +568,7 @@ class SoftMarginLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -578,7 +586,7 @@ class HingeEmbeddingLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -596,7 +604,7 @@ class MarginRankingLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, x1: Any, x2: Any, target: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -616,7 +624,7 @@ class MultiMarginLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -634,7 +642,7 @@ class MultiLabelMarginLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -654,7 +662,7 @@ class MultiLabelSoftMarginLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -673,7 +681,7 @@ class SquaredHingeLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -692,7 +700,7 @@ class MulticlassHingeLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -709,7 +717,7 @@ class PerceptronLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -726,7 +734,7 @@ class MulticlassPerceptronLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -745,7 +753,7 @@ class KLDivLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -761,7 +769,7 @@ class GeneralizedKLDivLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -773,13 +781,15 @@ class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
     smooth: float | Any
+    squared: bool
     def __init__(
         self,
         smooth: float | Any = 1.0,
+        squared: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -801,7 +811,7 @@ class TverskyLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -821,7 +831,7 @@ class GeneralizedDiceLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -840,7 +850,7 @@ class CosineEmbeddingLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -863,7 +873,7 @@ class TripletMarginLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -879,7 +889,7 @@ class InfoNCELoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, query: Any, key: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -901,7 +911,7 @@ class ArcFaceLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -923,7 +933,7 @@ class TripletMarginWithDistanceLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
@@ -938,7 +948,7 @@ class CosineSimilarityLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -959,7 +969,7 @@ class CircleLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -976,7 +986,7 @@ class CosineDistanceLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
@@ -995,7 +1005,7 @@ class NTXentLoss(Loss):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ...,
     ) -> None: ...
     @overload
@@ -1015,7 +1025,7 @@ class CTCLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1028,7 +1038,7 @@ class WassersteinCriticLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, fake_data: Any, real_data: Any, *, critic: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1045,7 +1055,7 @@ class GradientPenaltyLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, fake_data: Any, real_data: Any, mix: Any, *, critic: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1060,7 +1070,7 @@ class PDEResidualLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, time: Any, position: Any, *, field: Callable[..., Any], sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1075,7 +1085,7 @@ class PerceptualLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     @overload
@@ -1095,7 +1105,7 @@ class ElasticNetPenalty(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1110,7 +1120,7 @@ class L1Penalty(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1125,7 +1135,7 @@ class L2Penalty(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Any | None = ..., mask: Any | None = ..., normalizer_count: Any | float | None = ...) -> Any: ...
@@ -1141,7 +1151,7 @@ class LearnedPolynomialLoss(LossLayer):
         *,
         reduction: Literal["none", "mean", "sum", "batchmean", "sum_over_batch_size",
     "mean_with_sample_weight"] | None = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ..., name: str | None = ..., dtype: Any = ..., add_loss: bool = ..., trainable: bool = ...,
     ) -> None: ...

@@ -105,7 +105,7 @@ class MSELoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -120,7 +120,7 @@ class L1Loss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -137,7 +137,7 @@ class HuberLoss(Loss):
         delta: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -154,7 +154,7 @@ class SmoothL1Loss(Loss):
         beta: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -169,7 +169,7 @@ class LogCoshLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -190,7 +190,7 @@ class PoissonNLLLoss(Loss):
         eps: float | Tensor = 1e-08,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -209,7 +209,7 @@ class GaussianNLLLoss(Loss):
         eps: float | Tensor = 1e-06,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -226,7 +226,7 @@ class MAPELoss(Loss):
         eps: float | Tensor = 1e-07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -241,7 +241,7 @@ class MSLELoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -252,13 +252,15 @@ class MSLELoss(Loss):
 class BCEWithLogitsLoss(Loss):
     """Penalise the logit of a yes-or-no probability by cross-entropy."""
 
+    weight: float | Tensor | None
     pos_weight: float | Tensor | None
     def __init__(
         self,
+        weight: float | Tensor | Sequence[float] | None = ...,
         pos_weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -280,7 +282,7 @@ class CrossEntropyLoss(Loss):
         label_smoothing: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -293,13 +295,19 @@ class FocalLoss(Loss):
     """Penalise unlikely classes, and down-weight those already well classified."""
 
     gamma: float | Tensor
+    alpha: float | Tensor | None
+    weight: float | Tensor | None
+    ignore_index: int
     axis: int | None
     def __init__(
         self,
         gamma: float | Tensor = 2.0,
+        alpha: float | Tensor | Sequence[float] | None = ...,
+        weight: float | Tensor | Sequence[float] | None = ...,
+        ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -320,7 +328,7 @@ class NLLLoss(Loss):
         ignore_index: int = -100,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -338,7 +346,7 @@ class BCELoss(Loss):
         weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -357,7 +365,7 @@ class BinaryFocalLoss(Loss):
         gamma: float | Tensor = 2.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -383,7 +391,7 @@ class LinearCrossEntropyLoss(Loss):
         label_smoothing: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -402,7 +410,7 @@ class GeneralizedCrossEntropyLoss(Loss):
         q: float | Tensor = 0.7,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -421,7 +429,7 @@ class PolyCrossEntropyLoss(Loss):
         epsilon: float | Tensor = 2.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -440,7 +448,7 @@ class RankingSoftmaxLoss(Loss):
         weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -456,7 +464,7 @@ class BinarySparsemaxLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -472,7 +480,7 @@ class SparsemaxLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -489,7 +497,7 @@ class FenchelYoungLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -507,7 +515,7 @@ class HingeLoss(Loss):
         margin: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -522,7 +530,7 @@ class SoftMarginLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -539,7 +547,7 @@ class HingeEmbeddingLoss(Loss):
         margin: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -556,7 +564,7 @@ class MarginRankingLoss(Loss):
         margin: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, x1: Tensor, x2: Tensor, target: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -575,7 +583,7 @@ class MultiMarginLoss(Loss):
         weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -592,7 +600,7 @@ class MultiLabelMarginLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -611,7 +619,7 @@ class MultiLabelSoftMarginLoss(Loss):
         weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -629,7 +637,7 @@ class SquaredHingeLoss(Loss):
         margin: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -647,7 +655,7 @@ class MulticlassHingeLoss(Loss):
         margin: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -663,7 +671,7 @@ class PerceptronLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -679,7 +687,7 @@ class MulticlassPerceptronLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -697,7 +705,7 @@ class KLDivLoss(Loss):
         log_target: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -712,7 +720,7 @@ class GeneralizedKLDivLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -724,12 +732,14 @@ class DiceLoss(Loss):
     """Penalise the lack of overlap of two masks, sample by sample."""
 
     smooth: float | Tensor
+    squared: bool
     def __init__(
         self,
         smooth: float | Tensor = 1.0,
+        squared: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -750,7 +760,7 @@ class TverskyLoss(Loss):
         smooth: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -769,7 +779,7 @@ class GeneralizedDiceLoss(Loss):
         smooth: float | Tensor = 1e-05,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -787,7 +797,7 @@ class CosineEmbeddingLoss(Loss):
         margin: float | Tensor = 0.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -809,7 +819,7 @@ class TripletMarginLoss(Loss):
         swap: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -824,7 +834,7 @@ class InfoNCELoss(Loss):
         temperature: float | Tensor = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, query: Tensor, key: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -845,7 +855,7 @@ class ArcFaceLoss(Loss):
         scale: float | Tensor = 64.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -866,7 +876,7 @@ class TripletMarginWithDistanceLoss(Loss):
         swap: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -880,7 +890,7 @@ class CosineSimilarityLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -900,7 +910,7 @@ class CircleLoss(Loss):
         margin: float | Tensor = 0.4,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -916,7 +926,7 @@ class CosineDistanceLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
@@ -934,7 +944,7 @@ class NTXentLoss(Loss):
         temperature: float | Tensor = 0.07,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -953,7 +963,7 @@ class CTCLoss(Loss):
         zero_infinity: bool = False,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -965,7 +975,7 @@ class WassersteinCriticLoss(Loss):
         self,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, fake_data: Tensor, real_data: Tensor, *, critic: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -981,7 +991,7 @@ class GradientPenaltyLoss(Loss):
         norm_target: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, fake_data: Tensor, real_data: Tensor, mix: Tensor, *, critic: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -995,7 +1005,7 @@ class PDEResidualLoss(Loss):
         diffusivity: float | Tensor = 1.0,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, time: Tensor, position: Tensor, *, field: Callable[..., Any], sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1009,7 +1019,7 @@ class PerceptualLoss(Loss):
         layer_weight: float | Tensor | Sequence[float] | None = ...,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     @overload
@@ -1028,7 +1038,7 @@ class ElasticNetPenalty(Loss):
         l1_ratio: float | Tensor = 0.5,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1042,7 +1052,7 @@ class L1Penalty(Loss):
         strength: float | Tensor = 0.0001,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1056,7 +1066,7 @@ class L2Penalty(Loss):
         strength: float | Tensor = 0.0001,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...
     def __call__(self, parameters: Any, *, sample_weight: Tensor | None = ..., mask: Tensor | None = ..., normalizer_count: Tensor | float | None = ...) -> Tensor: ...
@@ -1071,7 +1081,7 @@ class LearnedPolynomialLoss(Loss):
         num_terms: int,
         *,
         reduction: Literal["none", "mean", "sum", "batchmean"] = ...,
-        normalizer: Literal["elements", "batch", "weights", "valid", "target_length", "external"] | None = ...,
+        normalizer: Literal["elements", "batch", "counts", "weights", "valid", "target_length", "external"] | None = ...,
         axis: int | None = ...,
         empty: Literal["nan", "zero"] | None = ...,
     ) -> None: ...

@@ -1,8 +1,8 @@
 """The contract track: what a call does around the formula.
 
 Every reduction under every divisor is held against plain NumPy on the certified values, with
-weights and with a mask; further, that masked samples are not looked at, and what an empty batch, a
-wrong shape and a label out of range do. In float64, in each platform's first mode.
+weights and with a mask; further, that masked samples are not looked at, and what an empty batch,
+weights of 0, a wrong shape and a label out of range do. In float64, in each platform's first mode.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Contract:
             divisors = {
                 "elements": float(m.sum()),
                 "batch": float(v.shape[0]) if v.ndim else 1.0,
+                "counts": float(count[m].sum()),
                 "weights": float((w * count)[m].sum()),
                 "valid": float(((count > 0.0) & m).sum()),
                 "external": EXTERNAL,
@@ -188,6 +189,16 @@ class Contract:
         for name, inputs, call in self._odd():
             wrt = (next(iter(subject.wrt)),) if name == "masked NaN" else ()
             yield {**mean, "inputs": inputs, "call": call, "wrt": wrt, "id": self.id(name)}
+        if self.values.ndim:
+            yield {
+                **common,
+                "reduction": "mean",
+                "normalizer": "weights",
+                "call": {"sample_weight": np.zeros(self.values.shape)},
+                "wrt": subject.wrt,
+                "subject": (subject.name, "mean", "weights"),
+                "id": self.id("weights of 0"),
+            }
         if self.sample is not None and self.values.ndim:
             spec = msgspec.structs.replace(subject.spec, empty="zero")
             yield {
@@ -336,6 +347,10 @@ class Contract:
             gradient = np.asarray(next(iter(answer["gradients"].values())))
             good = bool(np.isfinite(value).all() and not np.isnan(gradient).any())
             return _said(good, f"a masked NaN shows: value {value}")
+        if name == "weights of 0":
+            gradients = [np.asarray(g) for g in answer["gradients"].values()]
+            good = bool(np.isnan(value)) and all((g == 0.0).all() for g in gradients)
+            return _said(good, f"divided by 0: value {value}, gradients {gradients}")
         wanted = 0.0 if name == "empty zero" else np.nan
         good = value.shape == () and bool(np.array_equal(value, wanted, equal_nan=True))
         return _said(good, f"the mean of an empty batch is {value}, not {wanted}")

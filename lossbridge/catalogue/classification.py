@@ -37,23 +37,25 @@ Labels = Annotated[Expr, "index(classes)[*batch]"]
 @define(
     "bce_with_logits@1",
     name="BCEWithLogitsLoss",
-    params={"pos_weight": non_negative(1.0, "*batch")},
+    params={"weight": non_negative(1.0, "*batch"), "pos_weight": non_negative(1.0, "*batch")},
     references=["Good 1952, Rational decisions"],
 )
 def bce_with_logits(
     logits: Annotated[Expr, "real[*batch]"],
     target: Annotated[Expr, "probability[*batch]"],
     *,
+    weight: Expr,
     pos_weight: Expr,
 ) -> Expr:
     """Penalise the logit of a yes-or-no probability by cross-entropy.
 
-    ``pos_weight`` weighs the positive part.
+    ``weight`` weighs each element and does not enter the divisor of the mean; ``pos_weight`` weighs
+    the positive part. Both may lack leading axes, as one weight for each label does.
 
     Edges: exact in value and gradient however confident the logit is.
     """
     p = sigmoid(logits)
-    return -(pos_weight * target * log(p) + (1.0 - target) * log(1.0 - p))
+    return -(weight * (pos_weight * target * log(p) + (1.0 - target) * log(1.0 - p)))
 
 
 @define(
@@ -64,7 +66,7 @@ def bce_with_logits(
         "label_smoothing": probability(0.0),
     },
     yields="per_sample",
-    normalizer="weights",
+    normalizer="counts",
     references=["Szegedy et al. 2016, section 7, for label smoothing"],
 )
 def cross_entropy(
@@ -88,19 +90,47 @@ def cross_entropy(
     return where(counted, value, 0.0), where(counted, own, 0.0)
 
 
+def focal_of_label(logits: Expr, label: Expr, gamma: Operand) -> Expr:
+    """The focal loss of the labelled class; without focus, cross-entropy."""
+    p = take(softmax(logits, "classes"), label, "classes")
+    return -((1.0 - p) ** gamma) * log(p)
+
+
 @define(
     "focal@1",
-    params={"gamma": non_negative(2.0)},
+    params={
+        "gamma": non_negative(2.0),
+        "alpha": non_negative(1.0, "classes"),
+        "weight": non_negative(1.0, "classes"),
+        "ignore_index": integer(-100),
+    },
     yields="per_sample",
+    normalizer="counts",
     references=["Lin et al. 2017, eq. 5"],
 )
-def focal(logits: Logits, labels: Labels, *, gamma: Expr) -> Expr:
+def focal(
+    logits: Logits,
+    labels: Labels,
+    *,
+    gamma: Expr,
+    alpha: Expr,
+    weight: Expr,
+    ignore_index: Expr,
+) -> tuple[Expr, Expr]:
     """Penalise unlikely classes, and down-weight those already well classified.
+
+    ``alpha``, a number or one for each class, multiplies the term of the labelled class and does
+    not enter the divisor of the mean, as in the paper; what the paper calls alpha, of two classes,
+    is ``alpha=[1 - a, a]``. ``weight`` are class weights as cross-entropy has them, which multiply
+    too and do enter the divisor. Samples labelled ``ignore_index`` do not count.
 
     Edges: exact however confident the logits are; ``gamma=0`` is cross-entropy.
     """
-    p = take(softmax(logits, "classes"), labels, "classes")
-    return -((1.0 - p) ** gamma) * log(p)
+    counted = labels != ignore_index
+    label = where(counted, labels, 0)
+    own = take(weight, label, "classes")
+    value = take(alpha, label, "classes") * own * focal_of_label(logits, label, gamma)
+    return where(counted, value, 0.0), where(counted, own, 0.0)
 
 
 def smoothed(target: Expr, share: Operand, classes: Operand) -> Expr:
@@ -122,7 +152,7 @@ def expected_nll(
     name="CrossEntropyLoss",
     params={"weight": non_negative(1.0, "classes"), "label_smoothing": probability(0.0)},
     yields="per_sample",
-    normalizer="weights",
+    normalizer="counts",
     references=["Szegedy et al. 2016, section 7, for label smoothing"],
 )
 def cross_entropy_probabilities(
@@ -149,7 +179,7 @@ def cross_entropy_probabilities(
     name="NLLLoss",
     params={"weight": non_negative(1.0, "classes"), "ignore_index": integer(-100)},
     yields="per_sample",
-    normalizer="weights",
+    normalizer="counts",
     references=["Good 1952, Rational decisions"],
 )
 def nll(
@@ -240,7 +270,7 @@ LINEAR = {
     params=cross_entropy.params,
     weights=LINEAR,
     yields="per_sample",
-    normalizer="weights",
+    normalizer="counts",
     references=["Wijmans et al. 2025, section 3"],
 )
 def linear_cross_entropy(
@@ -271,7 +301,7 @@ def linear_cross_entropy(
     params=cross_entropy_probabilities.params,
     weights=LINEAR,
     yields="per_sample",
-    normalizer="weights",
+    normalizer="counts",
     references=["Wijmans et al. 2025, section 3"],
 )
 def linear_cross_entropy_probabilities(
@@ -301,8 +331,13 @@ def focal_terms(target: Expr, p: Expr, gamma: Operand) -> Expr:
 @define(
     "focal_probabilities@1",
     name="FocalLoss",
-    params={"gamma": non_negative(2.0)},
+    params={
+        "gamma": non_negative(2.0),
+        "alpha": non_negative(1.0, "classes"),
+        "weight": non_negative(1.0, "classes"),
+    },
     yields="per_sample",
+    normalizer="counts",
     references=["Lin et al. 2017, eq. 5"],
 )
 def focal_probabilities(
@@ -310,12 +345,17 @@ def focal_probabilities(
     target: Annotated[Expr, "simplex(classes)[*batch, classes]"],
     *,
     gamma: Expr,
+    alpha: Expr,
+    weight: Expr,
 ) -> Expr:
     """Penalise unlikely classes of a target distribution, and down-weight those well classified.
 
+    ``alpha`` and ``weight`` multiply the term of each class and do not enter the divisor.
+
     Edges: exact however confident the logits are; ``gamma=0`` is cross-entropy.
     """
-    return sum(focal_terms(target, softmax(logits, "classes"), gamma), "classes")
+    terms = focal_terms(target, softmax(logits, "classes"), gamma)
+    return sum(alpha * weight * terms, "classes")
 
 
 @define(

@@ -146,7 +146,7 @@ def multi_label_soft_margin(
 
     Edges: exact in value and gradient however confident the logits are.
     """
-    nll = classification.bce_with_logits.function(logits, target, pos_weight=1.0)
+    nll = classification.bce_with_logits.function(logits, target, weight=1.0, pos_weight=1.0)
     return mean(weight * nll, "classes")
 
 

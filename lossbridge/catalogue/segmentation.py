@@ -5,28 +5,42 @@ from __future__ import annotations
 from typing import Annotated
 
 from lossbridge.ir import Expr, Operand
-from lossbridge.ops import dot, restate, sum
-from lossbridge.trace import define, non_negative, positive
+from lossbridge.ops import amax, any_, dot, restate, sum, where
+from lossbridge.trace import define, flag, non_negative, positive
 
 Mask = Annotated[Expr, "probability[batch, *positions]"]
 
 
 @define(
     "dice@1",
-    params={"smooth": non_negative(1.0)},
+    params={"smooth": non_negative(1.0), "squared": flag(False)},
     yields="per_sample",
-    references=["Milletari, Navab and Ahmadi 2016, section 3"],
+    references=[
+        "Dice 1945, of sets; with sums of probabilities in the denominator Drozdzal et al. 2016",
+        "Milletari, Navab and Ahmadi 2016, section 3, for the squared form",
+    ],
 )
-def dice(prediction: Mask, target: Mask, *, smooth: Expr) -> Expr:
+def dice(prediction: Mask, target: Mask, *, smooth: Expr, squared: Expr) -> Expr:
     """Penalise the lack of overlap of two masks, sample by sample.
 
-    One minus (2 overlap + smooth) / (prediction + target + smooth). Its value is computed as what
-    does not overlap over the same denominator, and its gradient as it stands: neither cancels.
+    One minus (2 overlap + smooth) / (prediction + target + smooth), the form that most libraries
+    call Dice; with ``squared=True``, V-Net's, both masks are squared in the denominator, which for
+    masks of 0 and 1 is the same. Its value is computed as what does not overlap over the same
+    denominator, and its gradient as it stands: neither cancels.
 
     Edges: with ``smooth=0`` two empty masks give NaN, the quotient of zeros.
     """
-    apart = sum(prediction * (1.0 - target) + target * (1.0 - prediction), "*positions")
-    whole = sum(prediction, "*positions") + sum(target, "*positions") + smooth
+    apart = where(
+        squared,
+        sum((prediction - target) ** 2, "*positions"),
+        sum(prediction * (1.0 - target) + target * (1.0 - prediction), "*positions"),
+    )
+    sizes = where(
+        squared,
+        sum(prediction**2, "*positions") + sum(target**2, "*positions"),
+        sum(prediction, "*positions") + sum(target, "*positions"),
+    )
+    whole = sizes + smooth
     overlap = dot(prediction, target, "*positions")
     return restate(apart / whole, 1.0 - (2.0 * overlap + smooth) / whole)
 
@@ -92,12 +106,17 @@ def generalized_dice(
     """Penalise the lack of overlap of several classes' masks, rare classes as much as common ones.
 
     One minus (2 overlap + smooth) / (prediction + target + smooth), overlaps and volumes weighed
-    over the classes by one over their squared volume in the target, plus ``eps``.
+    over the classes by one over their squared volume in the target, plus ``eps``. A class that is
+    absent from a sample's target has the largest weight of those that are present in it: that of
+    its own volume of 0 would leave the others nothing to learn from.
 
-    Edges: a class that is absent from the target has the weight 1 / ``eps``; with ``smooth=0``
-    masks that are empty in all classes give NaN, the quotient of zeros.
+    Edges: where all classes are absent each weighs 1, so that what is predicted costs as in dice;
+    with ``smooth=0`` masks that are empty in all classes give NaN, the quotient of zeros.
     """
-    weight = rarity(target, eps, "*positions")
+    present = sum(target, "*positions") > 0.0
+    rare = where(present, rarity(target, eps, "*positions"), 0.0)
+    largest = where(any_(present, "classes"), amax(rare, "classes"), 1.0)
+    weight = where(present, rare, largest)
     overlap, rest = overlap_and_rest(prediction, target, 0.5, 0.5, "*positions")
     both, apart = dot(weight, overlap, "classes"), dot(weight, rest, "classes")
     whole = both + apart + 0.5 * smooth

@@ -549,5 +549,5 @@ def _fix(p: Pair) -> str:
 
 WEIGHED = (
     "Keras: pass reduction='mean_with_sample_weight', or 'sum' and divide; ours: "
-    "normalizer='weights'"
+    "normalizer='weights' where sample weights enter the divisor, 'counts' where they do not"
 )

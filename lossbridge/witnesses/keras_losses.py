@@ -323,7 +323,7 @@ SMOOTHED = {"from_logits": flag(False), "label_smoothing": real(0.0)}
 
 def two_sided(x: Expr, t: Expr, from_logits: Expr) -> Expr:
     """Binary cross-entropy of logits, or of probabilities."""
-    logistic = classification.bce_with_logits.function(x, t, pos_weight=1.0)
+    logistic = classification.bce_with_logits.function(x, t, weight=1.0, pos_weight=1.0)
     return where(from_logits, logistic, classification.bce.function(held(x), t, weight=1.0))
 
 
@@ -503,8 +503,7 @@ def sparse_crossentropy(
     x = where(counted, prediction, 0.0)
     # Logarithms of clipped probabilities are taken for logits: a second softmax normalises them.
     logits = where(from_logits, x, log(held(x)))
-    # Without focus, focal loss is cross-entropy.
-    value = classification.focal.function(logits, where(counted, labels, 0), gamma=0.0)
+    value = classification.focal_of_label(logits, where(counted, labels, 0), 0.0)
     return where(counted, value, 0.0), indicator(counted)
 
 

@@ -296,7 +296,9 @@ def focal(logits: Expr, target: Expr, weighed: Expr, alpha: Expr, gamma: Expr) -
     missing = wrong + select(target == 1.0, 0.0, (1.0 - target) * sigmoid(logits))
     none = missing == 0.0
     power = select(none, 0.0**gamma, select(none, 1.0, missing) ** gamma)
-    nll = power * classification.bce_with_logits.function(logits, target, pos_weight=1.0)
+    nll = power * classification.bce_with_logits.function(
+        logits, target, weight=1.0, pos_weight=1.0
+    )
     return select(weighed, (alpha * target + (1.0 - alpha) * (1.0 - target)) * nll, nll)
 
 

@@ -238,7 +238,9 @@ def torch_bce_with_logits(
     pos_weight: Expr,
 ) -> Expr:
     """Cross-entropy of the logit of a yes-or-no probability, with a weight for each element."""
-    nll: Expr = classification.bce_with_logits.function(logits, target, pos_weight=pos_weight)
+    nll: Expr = classification.bce_with_logits.function(
+        logits, target, weight=1.0, pos_weight=pos_weight
+    )
     return weight * (nll + where(logits == -math.inf, math.nan, 0.0))  # inf - inf
 
 

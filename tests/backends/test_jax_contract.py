@@ -216,7 +216,8 @@ def test_j4_losses_are_frozen_and_survive_pickling() -> None:
     assert again == loss
     assert hash(again) == hash(loss)
     assert L.FocalLoss(gamma=1.0) != L.FocalLoss(gamma=2.0)
-    assert repr(L.FocalLoss()) == "FocalLoss(gamma=2.0, reduction='mean', normalizer='elements')"
+    text = "HuberLoss(delta=1.0, reduction='mean', normalizer='elements')"
+    assert repr(L.HuberLoss()) == text
 
 
 def test_j4_tracers_as_hyperparameters_go_to_the_call() -> None:
@@ -650,7 +651,7 @@ def test_optax_ctc_agrees() -> None:
 
 def test_settings_are_attributes() -> None:
     loss = L.FocalLoss(gamma=3.0)
-    assert (loss.gamma, loss.reduction, loss.normalizer) == (3.0, "mean", "elements")
+    assert (loss.gamma, loss.reduction, loss.normalizer) == (3.0, "mean", "counts")
     assert L.CrossEntropyLoss().weight is None
     assert L.ArcFaceLoss(3, 4).num_classes == 3
     with pytest.raises(AttributeError, match="gama"):

@@ -138,6 +138,7 @@ LABELLED = sorted(
 SETTINGS: Mapping[str, Mapping[str, int]] = {
     "ArcFaceLoss": {"num_classes": 4, "embedding_size": 5},
     "LinearCrossEntropyLoss": {"in_features": 5, "num_classes": 4},
+    "LearnedPolynomialLoss": {"num_terms": 3},
 }
 
 

@@ -39,7 +39,7 @@ def test_each_loss_is_cut_out_and_keeps_its_settings(name: str) -> None:
     used = bound.specs[0].uses
     assert used["depth"].params["delta"].value == 2.0
     assert used["label"].params["label_smoothing"].value == 0.1
-    assert used["label"].reduction.normalizer == "weights"
+    assert used["label"].reduction.normalizer == "counts"
 
 
 def test_groups_of_axes_of_different_rank_never_meet() -> None:

@@ -92,6 +92,24 @@ def test_dice() -> None:
     )
 
 
+def test_dice_with_squares_in_the_denominator_is_v_nets() -> None:
+    """Overlap 1 and squares 5/4 and 1, smooth 1: 1 - 3 / 3.25 = 1/13. The derivative is
+    -2 t / 3.25 + 6 p / 3.25^2: (-8/169, 48/169) in p; with t and p exchanged (-8/169, -52/169)."""
+    check(
+        "dice@1",
+        {"prediction": [[1.0, 0.5]], "target": [[1.0, 0.0]]},
+        [1.0 / 13.0],
+        {
+            "prediction": [[-8.0 / 169.0, 48.0 / 169.0]],
+            "target": [[-8.0 / 169.0, -52.0 / 169.0]],
+        },
+        squared=True,
+    )
+    whole = {"prediction": [[1.0, 0.0]], "target": [[1.0, 0.0]]}
+    check("dice@1", whole, [0.0], {"prediction": [[-1.0 / 3.0, 1.0 / 3.0]]}, squared=False)
+    check("dice@1", whole, [0.0], {"prediction": [[0.0, 0.0]]}, squared=True)
+
+
 def test_dice_of_an_empty_target_with_little_smoothing() -> None:
     """t = 0 everywhere: 1 - s / (P + s); the derivative s / (P + s)^2 survives, where the quotient
     rule on the non-overlap would give 1 / (P + s) - P / (P + s)^2, all digits lost in float32."""
@@ -669,6 +687,34 @@ def test_generalized_dice() -> None:
     check("generalized_dice@1", inputs, [1.0 - 1.9 / 2.95], {}, eps=1.0, smooth=1.0)
     nothing = {"prediction": [[[0.0, 0.0]]], "target": [[[0.0, 0.0]]]}
     check("generalized_dice@1", nothing, [0.0], {})
+
+
+def test_generalized_dice_learns_where_a_class_is_absent_from_a_sample() -> None:
+    """Volumes 2 and 0 weigh 1/5 and, as the largest there is, 1/5 with eps 1: overlap 13/50 and
+    volumes 4/5, so 1 - 13/20. The derivative -2 (w t V - O w) / V^2 is -0.3375 and 0.1625; with
+    the weight 1 / eps of an empty class all of them were below 2e-7."""
+    inputs = {"prediction": [[[0.6, 0.4], [0.7, 0.3]]], "target": [[[1.0, 0.0], [1.0, 0.0]]]}
+    slopes = {"prediction": [[[-0.3375, 0.1625]] * 2]}
+    check("generalized_dice@1", inputs, [0.35], slopes, eps=1.0, smooth=0.0)
+    # The weights of a sample are its own: beside one that has the class, it is the same.
+    other = {"prediction": [[[0.5, 0.5]] * 2], "target": [[[1.0, 0.0], [0.0, 1.0]]]}
+    both = {n: [*inputs[n], *other[n]] for n in inputs}
+    check("generalized_dice@1", both, [0.35, 0.5], {}, eps=1.0, smooth=0.0)
+
+
+def test_generalized_dice_of_three_classes_gives_an_absent_one_the_largest_weight() -> None:
+    """Volumes 2, 1 and 0 weigh 1/5, 1/2 and 1/2; the predictions are 1/4 of the third class, 1/2 of
+    the first and 1/4 of the second: overlap 1/5 + 1/8, volumes (3/2 + 2) / 5 + (3/4 + 1 + 3/4) / 2.
+    """
+    target = [[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]
+    inputs = {"prediction": [[[0.5, 0.25, 0.25]] * 3], "target": target}
+    check("generalized_dice@1", inputs, [1.0 - 0.65 / 1.95], {}, eps=1.0, smooth=0.0)
+
+
+def test_generalized_dice_of_a_sample_without_any_class_is_dice() -> None:
+    """1 - s / (P + s) with P = 1 and s = 1, the derivative s / (P + s)^2."""
+    inputs = {"prediction": [[[0.5, 0.5]]], "target": [[[0.0, 0.0]]]}
+    check("generalized_dice@1", inputs, [0.5], {"prediction": [[[0.25, 0.25]]]}, smooth=1.0)
 
 
 def test_cosine_distance() -> None:
