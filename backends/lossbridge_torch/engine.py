@@ -224,7 +224,10 @@ class Fused:
     def inside(self) -> Plan:
         """The forms for values that have been looked at and all lie in their domains."""
         p = self.plan
-        return planned(p.spec, p.numbers, dataclasses.replace(p.options, unread=False), p.native)
+        found = planned(p.spec, p.numbers, dataclasses.replace(p.options, unread=False), p.native)
+        # Behind a port the loss may not read what the port was given.
+        same = tuple(name for name, _ in found.stable.inputs()) == self.names
+        return found if same else p
 
     @functools.cached_property
     def in_range(self) -> Callable[..., tuple[Tensor, ...]]:
