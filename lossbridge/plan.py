@@ -349,7 +349,7 @@ def _prepare(graph: Graph) -> Graph:
 
 
 def _polish(graph: Graph) -> Graph:
-    return verify(guard(stabilise(canonicalise(verify(graph)))))
+    return verify(guard(stabilise(canonicalise(verify(graph)), derived=True)))
 
 
 @lru_cache(maxsize=4096)
@@ -462,7 +462,7 @@ def trail(
     steps.append(("canonicalise", canonicalise(p.piece)))
     steps.append(("stabilise", stabilise(steps[-1][1])))
     steps.append(("differentiate", differentiate(steps[-1][1], "value", wrt)))
-    steps.append(("stabilise gradient", stabilise(canonicalise(steps[-1][1]))))
+    steps.append(("stabilise gradient", stabilise(canonicalise(steps[-1][1]), derived=True)))
     steps.append(("guard", guard(steps[-1][1])))
     steps.append(("legalise", guard(legalise(steps[-1][1]))))
     return steps

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lossbridge import emit, fitting, frontdoor
+from lossbridge import emit, fitting, frontdoor, slips
 from lossbridge.dtypes import check_mask, check_weight, promoted, reading, widest
 from lossbridge.errors import (
     ArgumentError,
@@ -36,6 +36,7 @@ from lossbridge.plan import (
 )
 from lossbridge.spec import Spec
 from lossbridge.valuecheck import ValueRule, refuse, refuse_mask, value_rules
+from lossbridge_keras.attached import activated, layer_mask
 
 BACKEND: str = keras.backend.backend()
 
@@ -281,9 +282,11 @@ class _Run:
         ports: Mapping[str, Any],
         compute: DType,
         seen: DType,
+        lengths: Mapping[str, Sequence[int | None]],
     ) -> None:
         self.name = name
         self.values = values
+        self.lengths = lengths
         self.ports = ports
         self.compute = compute
         self.seen = seen  # the dtype in which ports are given what was computed
@@ -311,22 +314,21 @@ class _Run:
                 for k, p in used.params.items()
                 if k not in given and k not in fixed and p.value is not None
             )
-            inner = _Run(self.name, given, self.ports, self.compute, self.seen)
+            inner = _Run(self.name, given, self.ports, self.compute, self.seen, self.lengths)
             return inner(used, (*call.numbers, *missing), Options(), self.compute)
         arguments = self._given(call, self.seen)
-        if call.op == "derivative":
-            return _derivative(self.ports[call.port], arguments, call.wrt)
-        result = self.ports[call.port](*arguments)
-        if spec.ports[call.port].output.name == "maps":
-            return self._joined(call, result)
-        result = tf.convert_to_tensor(result)
-        wanted = len(spec.ports[call.port].output.axes)
-        if not any(map(is_star, spec.ports[call.port].output.axes)) and result.shape.rank != wanted:
-            raise ShapeError(
-                f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
-                f"{spec.ports[call.port].output}; let it return e.g. tf.squeeze(result, -1)"
-            )
-        return result
+        output = spec.ports[call.port].output
+        if output.name == "maps" and call.op == "apply":
+            return self._joined(call, self.ports[call.port](*arguments))
+
+        def port(*xs: Tensor) -> Tensor:
+            result = tf.convert_to_tensor(self.ports[call.port](*xs))
+            shape = tuple(result.shape)
+            if frontdoor.port_squeezes(self.name, call.port, output, shape, self.lengths):
+                return tf.squeeze(result, -1)
+            return result
+
+        return _derivative(port, arguments, call.wrt if call.op == "derivative" else ())
 
     def _given(self, call: PortCall, dtype: DType) -> list[Tensor]:
         if call.passed is not None:
@@ -394,10 +396,12 @@ class Engine:
         """The value of one call."""
         if any(kind.name == "tree" for kind in self.bound.specs[0].inputs.values()):
             return self._over_tree(call)
-        self._refuse_logits(call)
-        mask = call.mask
-        if mask is None:
-            mask = _keras_mask(call.inputs.values())
+        for name in self.bound.specs[0].inputs:
+            wrong = slips.not_an_array(self.name, name, call.inputs[name], "keras")
+            if wrong is not None:
+                raise ArgumentError(wrong)
+        refuse_activated(self.bound, call)
+        mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         raw = {n: _tensor(call.inputs[n]) for n in self.bound.specs[0].inputs}
         which = self.bound.select(self._dtype_kinds(raw), [x.shape.rank for x in raw.values()])
         frontdoor.refuse_settings(self.bound, which)
@@ -416,7 +420,7 @@ class Engine:
             for n, kind in spec.inputs.items()
         }
         compute, out = self._precision(which, given)
-        given = self._same_rank(spec, given)
+        given = same_rank(spec, given)
         values = {
             n: self._input(n, kind, read(given[n], hows[n], compute))
             for n, kind in spec.inputs.items()
@@ -475,7 +479,7 @@ class Engine:
                 )
             values["step"] = tf.cast(_tensor(call.step), compute)
         seen = given[next(iter(spec.inputs))].dtype if self.dtype is None else out
-        run = _Run(self.name, values, call.ports, compute, seen)
+        run = _Run(self.name, values, call.ports, compute, seen, lengths)
         return self.scaled(run(spec, self.bound.numbers[which], options, out), options)
 
     def options(self, reduce: bool, weighted: bool, masked: bool, unread: bool = False) -> Options:
@@ -519,15 +523,6 @@ class Engine:
         return value * tf.cast(1.0 / replicas, value.dtype)
 
     # --- inputs
-    def _refuse_logits(self, call: Call) -> None:
-        first = next(iter(self.bound.specs[0].inputs))
-        if first == "logits" and getattr(call.inputs[first], "_keras_logits", None) is not None:
-            raise ArgumentError(
-                f"{self.name} takes logits, but these predictions come out of a softmax or a "
-                "sigmoid; drop that activation from the last layer, and apply it to predictions "
-                "where probabilities are wanted"
-            )
-
     def _dtype_kinds(self, raw: Mapping[str, Tensor]) -> dict[str, str]:
         if len(self.bound.specs) == 1:
             return {}
@@ -536,28 +531,6 @@ class Engine:
             for own, name in zip(spec.inputs, self.bound.specs[0].inputs, strict=True):
                 found[own] = "real" if raw[name].dtype.is_floating else "int"
         return found
-
-    def _same_rank(self, spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Squeeze or expand one trailing 1 between the two ranks, which ``fit`` itself makes."""
-        if len(spec.inputs) != 2:
-            return given
-        (first, kind), (second, other) = spec.inputs.items()
-        expected = len(kind.axes) - len(other.axes)
-        x, y = given[first], given[second]
-        if x.shape.rank is None or y.shape.rank is None:
-            return given
-        off = (x.shape.rank - y.shape.rank) - expected
-        if off == -1 and y.shape[-1] == 1:
-            if expected == 0 and x.shape.rank == 1:
-                x = tf.expand_dims(x, -1)
-            else:
-                y = tf.squeeze(y, -1)
-        elif off == 1 and expected == 0 and x.shape[-1] == 1:
-            if y.shape.rank == 1:
-                y = tf.expand_dims(y, -1)
-            else:
-                x = tf.squeeze(x, -1)
-        return {first: x, second: y}
 
     def _input(self, name: str, kind: Kind, x: Tensor) -> Tensor:
         """A tensor of the dtype that is wanted, its class axis last."""
@@ -598,32 +571,6 @@ class Engine:
         wanted = list(index) if None not in index else _running_shape(spec, kinds, values)
         return tf.broadcast_to(x, wanted)
 
-    # --- combinations
-    def combined(
-        self,
-        parts: Mapping[str, Tensor],
-        own: Mapping[str, Any],
-        step: Any,
-        weights: Mapping[str, Any],
-    ) -> Tensor:
-        """The value of a combination, from those of its losses."""
-        spec, numbers = self.bound.specs[0], self.bound.numbers[0]
-        given = tf.float64 if any(p.dtype == tf.float64 for p in parts.values()) else tf.float32
-        compute, out = self.dtypes(spec, given)
-        options = self.options(True, False, False)
-        found = kernel(spec, numbers, options)
-        values = {n: self._input(n, spec.inputs[n], _tensor(x)) for n, x in own.items()}
-        frontdoor.axis_lengths(
-            {n: spec.inputs[n] for n in own}, {n: tuple(values[n].shape) for n in own}, self.name
-        )
-        values.update((n, _tensor(w)) for n, w in weights.items())
-        values.update((n, _as_float(_tensor(x), compute)) for n, x in self.bound.arrays.items())
-        if step is not None:
-            values["step"] = tf.cast(_tensor(step), compute)
-        # Each part is scaled for the replicas already, where it is a mean.
-        values.update((call.name, parts[call.port]) for call in found.plan.calls)
-        return found([values[n] for n in found.names], compute, out)
-
     # --- trees
     def _over_tree(self, call: Call) -> Tensor:
         """A penalty on parameters: over the variables of a model, or any nest of tensors."""
@@ -634,7 +581,7 @@ class Engine:
                 "weigh or mask; pass the parameters that count"
             )
         variables = getattr(given, "trainable_variables", given)
-        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables)]
+        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables) if slips.is_array(leaf)]
         for leaf in leaves:
             if not leaf.dtype.is_floating:
                 raise DTypeError(
@@ -659,7 +606,7 @@ class Engine:
                 values[key] = _as_float(_tensor(value), compute)
             if count is not None:
                 values["normalizer_count"] = _as_float(_tensor(count), compute)
-            parts.append(_Run(self.name, values, {}, compute, out)(spec, numbers, options, out))
+            parts.append(_Run(self.name, values, {}, compute, out, {})(spec, numbers, options, out))
         if options.reduction == "none":
             return keras.tree.pack_sequence_as(variables, parts)
         widest = tf.float64 if any(p.dtype == tf.float64 for p in parts) else tf.float32
@@ -754,15 +701,45 @@ def _dtype_names(raw: Mapping[str, Tensor]) -> list[str]:
     return ["real" if x.dtype.is_floating else "int" for x in raw.values()]
 
 
-def _keras_mask(inputs: Any) -> Any:
-    """The masks that layers left on predictions and targets: an element counts if all say so."""
-    found = [m for m in (getattr(x, "_keras_mask", None) for x in inputs) if m is not None]
-    if not found:
-        return None
-    result = tf.cast(found[0], tf.bool)
-    for other in found[1:]:
-        result = result & tf.cast(other, tf.bool)
-    return result
+def refuse_activated(bound: Bound, call: Call) -> None:
+    """Refuse probabilities given for logits, where it is known that they are."""
+    first = next(iter(bound.specs[0].inputs))
+    if first == "logits" and activated(call.inputs[first]):
+        raise ArgumentError(
+            f"{bound.form.name} takes logits, but these predictions come out of a softmax or a "
+            "sigmoid; drop that activation from the last layer, and apply it to predictions "
+            "where probabilities are wanted"
+        )
+
+
+def _rank(x: Tensor) -> int | None:
+    """How many dimensions a tensor has, which a graph of TensorFlow may not know."""
+    rank: int | None = x.shape.rank if BACKEND == "tensorflow" else len(x.shape)
+    return rank
+
+
+def same_rank(spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Squeeze or expand one trailing 1 between the two ranks, which ``fit`` itself makes."""
+    if len(spec.inputs) != 2:
+        return given
+    (first, kind), (second, other) = spec.inputs.items()
+    expected = len(kind.axes) - len(other.axes)
+    x, y = given[first], given[second]
+    ranks = _rank(x), _rank(y)
+    if ranks[0] is None or ranks[1] is None:
+        return given
+    off = (ranks[0] - ranks[1]) - expected
+    if off == -1 and y.shape[-1] == 1:
+        if expected == 0 and ranks[0] == 1:
+            x = keras.ops.expand_dims(x, -1)
+        else:
+            y = keras.ops.squeeze(y, -1)
+    elif off == 1 and expected == 0 and x.shape[-1] == 1:
+        if ranks[1] == 1:
+            y = keras.ops.expand_dims(y, -1)
+        else:
+            x = keras.ops.squeeze(x, -1)
+    return {first: x, second: y}
 
 
 def _tensor(x: Any) -> Tensor:

@@ -29,7 +29,6 @@ from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Options, Plan, PortCall, index_sources
 from lossbridge.plan import plan as planned
 from lossbridge.spec import Spec
-from lossbridge.trace import port_axes
 from lossbridge.verify import verify
 from lossbridge_torch.eager import eager_function, owns_results, settled
 from lossbridge_torch.lowering import LOWERING
@@ -43,7 +42,7 @@ def _legal(graph: Graph) -> Graph:
 
 def polished(graph: Graph) -> Graph:
     """A derived graph after the passes."""
-    return verify(guard(stabilise(canonicalise(verify(graph)))))
+    return verify(guard(stabilise(canonicalise(verify(graph)), derived=True)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -659,9 +658,8 @@ class Outside:
             self.token = token_of(self.bound)
             return
         port = spec.ports[call.port]
-        self.output = str(port.output)
+        self.output = port.output
         self.maps = port.output.name == "maps"
-        self.axes = port_axes(port)
 
 
 def _bound_use(used: Spec, call: PortCall) -> Bound:
