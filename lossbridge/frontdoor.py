@@ -235,7 +235,13 @@ class Bound:
 
     def plan(self, which: int, options: Options, native: frozenset[str]) -> Plan:
         """The plan of one of the specs, with this reduction."""
-        full = replace(options, reduction=self.reduction, normalizer=self.normalizer)
+        full = replace(
+            options,
+            reduction=self.reduction,
+            normalizer=self.normalizer,
+            # The losses in a combination look at their own inputs.
+            unread=options.unread and self.combined is None,
+        )
         return plan(self.specs[which], self.numbers[which], full, native)
 
     def select(self, dtype_kinds: Mapping[str, str], ranks: Sequence[int | None] = ()) -> int:
