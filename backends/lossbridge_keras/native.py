@@ -725,10 +725,8 @@ class _Foreign:
         refuse_activated(self.bound, call)
         mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         given = {n: self._fit(x, kinds[n].dtype) for n, x in call.inputs.items()}
-        first = given[next(iter(kinds))]
-        dtype = keras.backend.standardize_dtype(first.dtype)
-        if not dtype.startswith(("float", "bfloat")):
-            return self._ranked(given), None  # for the loss itself to refuse
+        first = next((n for n, kind in kinds.items() if kind.dtype == "real"), None)
+        dtype = "float32" if first is None else keras.backend.standardize_dtype(given[first].dtype)
         compute = "float64" if "float64" in (dtype, self.dtype) and _has_float64() else "float32"
         for place, (name, kind) in enumerate(kinds.items()):
             found = keras.backend.standardize_dtype(given[name].dtype)
@@ -736,8 +734,14 @@ class _Foreign:
             if found.startswith(("float", "bfloat")):
                 if real:
                     given[name] = keras.ops.cast(given[name], compute)
-            # Where integers choose another of several losses, they stay what they are.
-            elif kind.dtype == "real" and len(self.bound.specs) == 1 and found[:7] != "complex":
+            # Where integers choose another of several losses, they stay what they are; the loss
+            # itself refuses them as predictions.
+            elif (
+                kind.dtype == "real"
+                and place > 0
+                and len(self.bound.specs) == 1
+                and not found.startswith("complex")
+            ):
                 given[name] = keras.ops.cast(given[name], compute)
         given = self._ranked(given)
         if call.sample_weight is not None:
