@@ -687,8 +687,8 @@ class _Foreign:
         given, out = self._inputs(call)
         given.update(call.ports)
         for key in ("normalizer_count", "step"):
-            if getattr(call, key) is not None:
-                given[key] = getattr(call, key)
+            if (x := getattr(call, key)) is not None:
+                given[key] = x.value if isinstance(x, keras.Variable) else x
         if not weights:
             value = inner(**given)
         else:
@@ -899,6 +899,12 @@ class WithLoss(keras.Model):
         self.model = model
         self.endpoint = loss
         self._ports = _Held(dict(ports or {}))
+        # JAX's trainer hands a loss no optimizer: its iterations would be a constant of the trace.
+        self._steps: Any = None
+        if loss.bound.specs[0].step and BACKEND == "jax":
+            self._steps = self.add_weight(
+                name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
+            )
         declared = loss.bound.specs[0].ports
         unknown = [p for p in self._ports.value if p not in declared]
         missing = [p for p in declared if p not in self._ports.value]
@@ -923,7 +929,11 @@ class WithLoss(keras.Model):
         given = self._named(y, y_pred)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
-        if self.endpoint.bound.specs[0].step and self.optimizer is not None:
+        if self._steps is not None:
+            given["step"] = self._steps.value
+            if training:
+                self._steps.assign(self._steps + 1)
+        elif self.endpoint.bound.specs[0].step and self.optimizer is not None:
             given["step"] = self.optimizer.iterations
         own = self.endpoint(**given, **self._ports.value)
         if self._compile_loss is not None or self.losses:
