@@ -638,7 +638,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
         scalar = as_number(value)
         if scalar is not None or isinstance(value, list | tuple):
             try:
-                found = array_literal(as_numbers(value), param.kind, f"{name} of {self.id}")
+                found = array_literal(
+                    as_numbers(value), param.kind, f"{name} of {self.id}", param.value
+                )
             except SpecError as error:
                 wrong = ArgumentError if error.code == "wrong_type" else DomainError
                 raise wrong(error.message) from None

@@ -28,11 +28,14 @@ __all__ = ["LOWERING", "JaxEmitter"]
 # `eject` copies these with the code that calls them, so each stands on its own.
 
 
-def divided(x: jax.Array, by: jax.Array) -> jax.Array:
+def divided(x: jax.Array, by: jax.Array | float) -> jax.Array:
     """The quotient, rounded once: XLA does not see that the divisor is one number repeated.
 
-    No index lies below -1 - abs(by). The values of ``x`` are not asked, so that this is linear.
+    No index lies below -1 - abs(by). The values of ``x`` are not asked, so that this is linear; of
+    a plain number XLA would see that.
     """
+    if not hasattr(by, "dtype"):
+        by = lax.optimization_barrier(jnp.asarray(by, x.dtype))
     below = lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1) < -1.0 - jnp.abs(by)
     return x / jnp.where(below, 1.0, by)
 
@@ -86,6 +89,13 @@ def moved(x: jax.Array, axis: int, by: int, fill: float) -> jax.Array:
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (by, -by, 0)
     return lax.pad(x, jnp.asarray(fill, x.dtype), config)
+
+
+def contracted(equation: str, x: jax.Array, y: jax.Array, group: int) -> jax.Array:
+    """The sums of products over some dimensions; ``*`` stands for the ``group`` dimensions of a
+    group."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:group]
+    return jnp.einsum(equation.replace("*", letters), x, y, precision="highest")
 
 
 def recursion(
@@ -189,14 +199,16 @@ def _dot(emitter: Emitter, node: Node, x: list[str]) -> str:
     e = _compact(emitter)
     a, b = (e.axes(i) for i in node.args)
     over, out = node.attr("axes"), node.type.axes
-    outer = any(i not in b for i in a) and any(i not in a for i in b)
-    if not outer or any(is_star(i) for i in over):
+    if set(a) <= set(b) or set(b) <= set(a):
         every = [i for i in e.graph.layout if i in a or i in b]
         product = f"({e.expanded(x[0], a, every)} * {e.expanded(x[1], b, every)})"
         return f"jnp.sum({product}, axis={e.places(every, over)})"
-    letters = {i: "..." if is_star(i) else chr(97 + k) for k, i in enumerate(e.graph.layout)}
+    letters = {i: "*" if is_star(i) else chr(97 + k) for k, i in enumerate(e.graph.layout)}
     left, right, result = ("".join(letters[i] for i in axes) for axes in (a, b, out))
-    return f'jnp.einsum("{left},{right}->{result}", {x[0]}, {x[1]}, precision="highest")'
+    if any(is_star(i) for i in over):  # einsum sums no dots
+        return f'contracted("{left},{right}->{result}", {x[0]}, {x[1]}, {e.rank})'
+    equation = f"{left},{right}->{result}".replace("*", "...")
+    return f'jnp.einsum("{equation}", {x[0]}, {x[1]}, precision="highest")'
 
 
 def _size(emitter: Emitter, node: Node, x: list[str]) -> str:
@@ -355,7 +367,7 @@ LOWERING = Lowering(
     table=TABLE,
     imports=("import jax.numpy as jnp", "from jax import lax"),
     namespace={"jnp": jnp, "lax": lax, "math": math},
-    helpers=(divided, gather, lookup, placed, moved, recursion),
+    helpers=(divided, gather, lookup, placed, moved, contracted, recursion),
     native=frozenset({"put"}),
     literal=_literal,
     prologue=lambda first: (f"dt = {first}.dtype",),

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lossbridge import emit, fitting, frontdoor
+from lossbridge import emit, fitting, frontdoor, slips
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
@@ -273,9 +273,11 @@ class _Run:
         ports: Mapping[str, Any],
         compute: DType,
         seen: DType,
+        lengths: Mapping[str, Sequence[int | None]],
     ) -> None:
         self.name = name
         self.values = values
+        self.lengths = lengths
         self.ports = ports
         self.compute = compute
         self.seen = seen  # the dtype in which ports are given what was computed
@@ -303,22 +305,21 @@ class _Run:
                 for k, p in used.params.items()
                 if k not in given and k not in fixed and p.value is not None
             )
-            inner = _Run(self.name, given, self.ports, self.compute, self.seen)
+            inner = _Run(self.name, given, self.ports, self.compute, self.seen, self.lengths)
             return inner(used, (*call.numbers, *missing), Options(), self.compute)
         arguments = self._given(call, self.seen)
-        if call.op == "derivative":
-            return _derivative(self.ports[call.port], arguments, call.wrt)
-        result = self.ports[call.port](*arguments)
-        if spec.ports[call.port].output.name == "maps":
-            return self._joined(call, result)
-        result = tf.convert_to_tensor(result)
-        wanted = len(spec.ports[call.port].output.axes)
-        if not any(map(is_star, spec.ports[call.port].output.axes)) and result.shape.rank != wanted:
-            raise ShapeError(
-                f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
-                f"{spec.ports[call.port].output}; let it return e.g. tf.squeeze(result, -1)"
-            )
-        return result
+        output = spec.ports[call.port].output
+        if output.name == "maps" and call.op == "apply":
+            return self._joined(call, self.ports[call.port](*arguments))
+
+        def port(*xs: Tensor) -> Tensor:
+            result = tf.convert_to_tensor(self.ports[call.port](*xs))
+            shape = tuple(result.shape)
+            if frontdoor.port_squeezes(self.name, call.port, output, shape, self.lengths):
+                return tf.squeeze(result, -1)
+            return result
+
+        return _derivative(port, arguments, call.wrt if call.op == "derivative" else ())
 
     def _given(self, call: PortCall, dtype: DType) -> list[Tensor]:
         if call.passed is not None:
@@ -386,6 +387,10 @@ class Engine:
         """The value of one call."""
         if any(kind.name == "tree" for kind in self.bound.specs[0].inputs.values()):
             return self._over_tree(call)
+        for name in self.bound.specs[0].inputs:
+            wrong = slips.not_an_array(self.name, name, call.inputs[name], "keras")
+            if wrong is not None:
+                raise ArgumentError(wrong)
         refuse_activated(self.bound, call)
         mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         raw = {n: _tensor(call.inputs[n]) for n in self.bound.specs[0].inputs}
@@ -446,7 +451,8 @@ class Engine:
                     f"{frontdoor.call_text(spec, 'keras')}, or loss.bind_step(optimizer.iterations)"
                 )
             values["step"] = tf.cast(_tensor(call.step), compute)
-        run = _Run(self.name, values, call.ports, compute, dtype if self.dtype is None else out)
+        seen = dtype if self.dtype is None else out
+        run = _Run(self.name, values, call.ports, compute, seen, lengths)
         return self.scaled(run(spec, self.bound.numbers[which], options, out), options)
 
     def options(self, reduce: bool, weighted: bool, masked: bool) -> Options:
@@ -548,7 +554,7 @@ class Engine:
                 "weigh or mask; pass the parameters that count"
             )
         variables = getattr(given, "trainable_variables", given)
-        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables)]
+        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables) if slips.is_array(leaf)]
         for leaf in leaves:
             if not leaf.dtype.is_floating:
                 raise DTypeError(
@@ -573,7 +579,7 @@ class Engine:
                 values[key] = _as_float(_tensor(value), compute)
             if count is not None:
                 values["normalizer_count"] = _as_float(_tensor(count), compute)
-            parts.append(_Run(self.name, values, {}, compute, out)(spec, numbers, options, out))
+            parts.append(_Run(self.name, values, {}, compute, out, {})(spec, numbers, options, out))
         if options.reduction == "none":
             return keras.tree.pack_sequence_as(variables, parts)
         widest = tf.float64 if any(p.dtype == tf.float64 for p in parts) else tf.float32

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lossbridge import frontdoor
+from lossbridge import frontdoor, slips
 from lossbridge.errors import (
     ArgumentError,
     DomainError,
@@ -79,8 +79,9 @@ def checked(
         if lenient or (whole and all(type(k) is int for k in x)):
             return torch.as_tensor(x)
         raise ArgumentError(
-            f"{name}: {key} must be a tensor, but {shown(type(x).__name__)} was given; write "
-            f"torch.as_tensor({key})"
+            slips.not_an_array(name, key, x, "torch")
+            or f"{name}: {key} must be a tensor, but an array of {shown(type(x).__module__)} was "
+            f"given; write torch.as_tensor({key})"
         )
     if x.layout is not torch.strided or x.is_nested:
         what, dense = (

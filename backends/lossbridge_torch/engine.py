@@ -28,7 +28,6 @@ from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Options, Plan, PortCall, index_sources
 from lossbridge.spec import Spec
-from lossbridge.trace import port_axes
 from lossbridge.verify import verify
 from lossbridge_torch.eager import eager_function, owns_results, settled
 from lossbridge_torch.lowering import LOWERING
@@ -647,9 +646,8 @@ class Outside:
             self.token = token_of(self.bound)
             return
         port = spec.ports[call.port]
-        self.output = str(port.output)
+        self.output = port.output
         self.maps = port.output.name == "maps"
-        self.axes = port_axes(port)
 
 
 def _bound_use(used: Spec, call: PortCall) -> Bound:

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lossbridge.errors import BackendUnavailable, LossbridgeError, suggestion
+from lossbridge.errors import BackendUnavailable, LossbridgeError
 from lossbridge.files import save
+from lossbridge.synonyms import class_hint
 
 PLATFORMS = ("torch", "keras", "jax")
 app = typer.Typer(
@@ -108,7 +109,7 @@ def resolve(name: str) -> Any:
         )
     known = [*forms(), *catalogue()]
     raise ArgumentError(
-        f"there is no loss {name!r}; `lossbridge list` shows them{suggestion(name, known)}; a loss "
+        f"there is no loss {name!r}; `lossbridge list` shows them{class_hint(name, known)}; a loss "
         "of your own is a path to a .json file or file.py:name"
     )
 
@@ -393,24 +394,41 @@ def compare(
     b: Annotated[
         str, typer.Argument(help="Another; also a record, a specification, or FILE.py:name.")
     ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(help="An input of plain functions, as logits=real[n,c]; repeat it."),
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="training, or strict, which leaves out nothing.")
+    ] = "training",
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="An input that may change neither; repeat it.")
+    ] = None,
     weights: Annotated[str, typer.Option(help="sample or class: demand that they be probed.")] = "",
     classes: Annotated[
         int | None, typer.Option(help="How many; for functions that take no other number.")
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="All causes, all digits, what was probed, notes.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Say whether two losses are the same function, and if not, why.
 
     Exit code 0: the same; 1: not; 3: undecided.
     """
-    import os
-
+    from lossbridge.migrate.comparison import Comparison
     from lossbridge.migrate.judge import compare as compare_losses
+    from lossbridge.migrate.sides import UncallableError
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sides = (given(x, classes=classes) for x in (a, b))
-    found = compare_losses(*sides, weights=weights or None)
-    print(found.to_json() if as_json else found)
+    try:
+        sides = [given(x, inputs or (), classes=classes) for x in (a, b)]
+        found = compare_losses(
+            *sides, weights=weights or None, profile=profile, ignore=tuple(ignore or ())
+        )
+    except UncallableError as error:
+        found = Comparison("undecided", a, b, notes=(str(error),))
+    print(found.to_json() if as_json else found.whole() if verbose else found)
     return found.exit_code
 
 
@@ -453,14 +471,11 @@ def record(
     as_json: Json = False,
 ) -> int:
     """Record what a loss gives on the probes, to compare it in another environment."""
-    import os
-
     from lossbridge.errors import ArgumentError
     from lossbridge.migrate.probes import CLASSES
     from lossbridge.migrate.record import record as record_loss
     from lossbridge.migrate.record import recorder
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if bool(loss) == (emit is not None):
         raise ArgumentError(
             "write `lossbridge record FILE.py:loss -o side.json`, or `lossbridge record --emit "
