@@ -158,7 +158,7 @@ def converted(frame: FrameType | None, to: str) -> SpecError:
 def explained(error: Exception, where: str) -> SpecError:
     """What an author's function raised, as an error that says where and what to write."""
     frame, line = _authors_line(error.__traceback__)
-    said = f"{type(error).__name__}: {error}"
+    said = f"raised {type(error).__name__}: {error}"
     call = foreign_call(frame, line)
     text = str(error)
     if call is not None:
@@ -169,9 +169,9 @@ def explained(error: Exception, where: str) -> SpecError:
         advice = "something of the loss is None there; every function must return its value"
     else:
         advice = "a loss is written in arithmetic, comparisons and the functions of lossbridge.ops"
-    at = f", in line {line}" if line else ""
+    at = f"line {line}, " if line else "it "
     return SpecError(
-        f"{where}: its function cannot be traced{at} ({shown_line(said)}); {advice}",
+        f"{where}: its function cannot be traced: {at}{shown_line(said)}; {advice}",
         phase="semantic",
         code="not_traceable",
     )
