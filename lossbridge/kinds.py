@@ -4,6 +4,7 @@ One notation serves specifications, annotations and messages::
 
     real[*batch, classes]        a number for every batch element and class
     index(classes)[*batch]       an integer that selects along the axis ``classes``
+    length(time)[batch]          an integer that says how many entries along ``time`` count
     simplex(classes)[*batch, classes]
     flag                         no brackets: a scalar
 
@@ -111,6 +112,13 @@ _KINDS: Final[dict[str, _Facts]] = {
         takes_axis=True,
         meaning="an integer from 0 to the size of the axis less 1",
     ),
+    # How much of an axis counts: what stands beyond it is not looked at.
+    "length": _Facts(
+        Interval(0.0, math.inf, False, True),
+        dtype="int",
+        takes_axis=True,
+        meaning="an integer from 0 to the size of the axis",
+    ),
     "binary": _Facts(_UNIT, values=(0, 1), meaning="0 or 1"),
     "sign": _Facts(Interval(-1.0, 1.0, False, False), values=(-1, 1), meaning="-1 or 1"),
     "mask": _Facts(_UNIT, dtype="bool", values=(0, 1), meaning="true or false"),
@@ -144,7 +152,7 @@ def axis_name(axis: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind: ``name(of)[axes]``, where ``of`` is the axis an index, simplex or unit refers to."""
+    """A kind: ``name(of)[axes]``; an index, length, simplex or unit refers to the axis ``of``."""
 
     name: str
     of: str | None = None
@@ -201,13 +209,14 @@ class Kind:
             return
         check_name(self.of, "axis")
         inside = self.of in self.axes
-        if self.name == "index" and inside:
+        if self.dtype == "int" and inside:
+            does = "selects along" if self.name == "index" else "counts entries along"
             raise _error(
-                f"{self} selects along {self.of}, so {self.of} is not one of its own axes; write "
-                f"index({self.of})[{', '.join(a for a in self.axes if a != self.of)}]",
+                f"{self} {does} {self.of}, so {self.of} is not one of its own axes; write "
+                f"{self.name}({self.of})[{', '.join(a for a in self.axes if a != self.of)}]",
                 "kind_axis",
             )
-        if self.name != "index" and not inside:
+        if self.dtype != "int" and not inside:
             raise _error(
                 f"{self} lies along {self.of}, which must be one of its axes; write "
                 f"{self.name}({self.of})[{', '.join((*self.axes, self.of))}]",

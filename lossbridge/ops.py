@@ -326,29 +326,28 @@ def _d_div(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     return da, -(da * out)
 
 
+def _larger_gets(g: Expr, a: Expr, b: Expr) -> Expr:
+    """g where a > b, half of it where they tie, and NaN where either is: a loss that is NaN has no
+    gradient of 0 beside it."""
+    return where(a > b, g, where(a == b, 0.5 * g, where(a < b, 0.0, math.nan)))
+
+
 def _d_maximum(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     a, b = args
-    tie = 0.5 * g
-    return (
-        where(a > b, g, where(a == b, tie, 0.0)),
-        where(b > a, g, where(a == b, tie, 0.0)),
-    )
+    return _larger_gets(g, a, b), _larger_gets(g, b, a)
 
 
 def _d_minimum(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     a, b = args
-    tie = 0.5 * g
-    return (
-        where(a < b, g, where(a == b, tie, 0.0)),
-        where(b < a, g, where(a == b, tie, 0.0)),
-    )
+    return _larger_gets(g, b, a), _larger_gets(g, a, b)
 
 
 def _d_clip(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     x, lo, hi = args
     # At an end of the interval the gradient belongs to x, so the ends get it strictly outside.
+    outside = where((x < lo) | (x > hi), 0.0, math.nan)
     return (
-        where((x >= lo) & (x <= hi), g, 0.0),
+        where((x >= lo) & (x <= hi), g, outside),
         where(x < lo, g, 0.0),
         where(x > hi, g, 0.0),
     )
@@ -383,6 +382,37 @@ def _d_xlogy(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     )
 
 
+# What is infinite at a certainty though its operands are numbers, or logits at their limit.
+LOGARITHMS = frozenset(
+    {"log", "log1p", "softplus", "log_softmax", "log_softmax_complement", "log1mexp", "xlogy"}
+    | {"logsumexp", "logaddexp", "logistic_nll", "log_odds_against"}
+)
+
+
+def _logarithmic(x: Expr) -> bool:
+    """Whether a logarithm is a factor or a term of a value."""
+    b, seen, stack = x.builder, {x.index}, [x.index]
+    while stack:
+        node = b.nodes[stack.pop()]
+        if node.op in LOGARITHMS:
+            return True
+        if node.op in ("mul", "neg", "add", "sub", "where", "weigh", "take", "broadcast", "sum"):
+            stack.extend(a for a in node.args if a not in seen)
+            seen.update(node.args)
+    return False
+
+
+def damped(slope: Operand, g: Expr) -> Expr:
+    """``slope * g``, and 0 where the slope has vanished: of an infinite logarithm times a sigmoid
+    that is exactly 0 the limit is 0, and the product NaN."""
+    return weigh(slope, g) if _logarithmic(g) else g * slope
+
+
+def _d_weigh(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
+    a, x = args
+    return g * x, g * a
+
+
 def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     a, b = args
     # Equal infinities give inf - inf = NaN; two -inf have no weight. Other ties stay a difference,
@@ -402,7 +432,7 @@ def _d_amax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     mask = x == out
     ties = sum(indicator(mask), *out.node.attr("axes"))
-    return (where(mask, g / ties, 0.0),)
+    return (where(mask, g / ties, where(x < out, 0.0, math.nan)),)
 
 
 def _d_dot(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -431,16 +461,18 @@ def _split_at_top(v: Expr, x: Expr, axes: tuple[str, ...]) -> tuple[Expr, Expr, 
 def _d_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     axes = out.node.attr("axes")
-    top, others, whole = _split_at_top(g * out, x, axes)
-    return (out * where(top, g * softmax_complement(x, *axes) - others, g - whole),)
+    top, others, whole = _split_at_top(damped(out, g), x, axes)
+    # Of a class of probability 0 the incoming gradient may be infinite.
+    inner = where(top, g * softmax_complement(x, *axes) - others, g - whole)
+    return (damped(out, inner),)
 
 
 def _d_softmax_complement(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     axes = out.node.attr("axes")
     p = softmax(x, *axes)
-    top, others, whole = _split_at_top(g * p, x, axes)
-    return (-(p * where(top, g * out - others, g - whole)),)
+    top, others, whole = _split_at_top(damped(p, g), x, axes)
+    return (-damped(p, where(top, g * out - others, g - whole)),)
 
 
 def _d_log_softmax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -459,10 +491,11 @@ def _d_log_softmax_complement(args: list[Expr], out: Expr, g: Expr) -> Sequence[
     most, below = _majority(x, axes)
     # All but a class with most of the probability have a complement of at least 1/2, so that the
     # quotient is harmless. What that class's complement is made of are the others' own softmax.
-    h = where(most, 0.0, g * (p / where(most, 1.0, q)))
-    led = sum(where(most, g * p, 0.0), *axes)
+    h = where(most, 0.0, damped(p / where(most, 1.0, q), g))
+    own = damped(p, g)
+    led = sum(where(most, own, 0.0), *axes)
     among = where(most, 0.0, softmax(below, *axes))
-    return (p * (total(h, axes, out) - h) - g * p + led * among,)
+    return (p * (total(h, axes, out) - h) - own + weigh(led, among),)
 
 
 def _d_normalize(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -573,7 +606,7 @@ def _d_flip(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 def _d_attach(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     gradient = args[2]
     # The value's own gradients stay; its author stops those in x (see stop_gradient).
-    return g, g * gradient, None
+    return g, damped(gradient, g), None
 
 
 def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -752,7 +785,8 @@ def _x_logistic_nll(x: Expr, target: Expr) -> Expr:
     # With t = sigmoid(-|x|), log(1 + exp(-|x|)) = -log(1 - t): one exponential serves value and
     # gradient. Both terms are non-negative, so nothing cancels.
     step = indicator(x > 0.0)
-    return (step - target) * x - log1p(-sigmoid(-abs_(x)))
+    # A certain and right logit may be infinite.
+    return weigh(step - target, x) - log1p(-sigmoid(-abs_(x)))
 
 
 def _x_softmax_complement(x: Expr, axes: tuple[str, ...]) -> Expr:
@@ -873,6 +907,10 @@ def _x_kl_phi(t: Expr) -> Expr:
     return where(near, series, far)
 
 
+def _x_weigh(a: Expr, x: Expr) -> Expr:
+    return where(a == 0.0, 0.0, a * x)
+
+
 def _x_xlogy(x: Expr, y: Expr) -> Expr:
     return where(x == 0.0, 0.0, x * log(y))
 
@@ -969,7 +1007,7 @@ _ROWS = (
     Op("neg", V1, REAL, "-x", lambda a, o, g: (-g,), bounds=lambda a: (-a[1], -a[0])),
     _unary("abs", "|x|; gradient 0 at 0", lambda x, o: sign(x), bounds=_b_abs),
     _unary("sign", "-1, 0 or 1; no gradient", None, expand=_x_sign, bounds=lambda a: (-1.0, 1.0)),
-    _unary("exp", "e**x", lambda x, o: o, bounds=_b_exp),
+    Op("exp", V1, REAL, "e**x", lambda a, o, g: (damped(o, g),), bounds=_b_exp),
     _unary(
         "expm1",
         "e**x - 1, accurate near 0",
@@ -993,17 +1031,21 @@ _ROWS = (
         _d_sqrt,
         bounds=lambda a: HALF_LINE,
     ),
-    _unary(
+    Op(
         "sigmoid",
+        V1,
+        REAL,
         "1 / (1 + exp(-x))",
-        lambda x, o: o * sigmoid(-x),
+        lambda a, o, g: (damped(o * sigmoid(-a[0]), g),),
         expand=_x_sigmoid,
         bounds=lambda a: UNIT,
     ),
-    _unary(
+    Op(
         "softplus",
+        V1,
+        REAL,
         "log(1 + exp(x))",
-        lambda x, o: sigmoid(x),
+        lambda a, o, g: (damped(sigmoid(a[0]), g),),
         expand=_x_softplus,
         bounds=lambda a: HALF_LINE,
     ),
@@ -1120,6 +1162,15 @@ _ROWS = (
         bounds=lambda a, b: (-1.0, 1.0),
     ),
     Op("xlogy", V2, REAL, "x log(y), 0 where x is 0", _d_xlogy, expand=_x_xlogy),
+    Op(
+        "weigh",
+        V2,
+        REAL,
+        "x y, 0 where x is 0, whatever y is",
+        _d_weigh,
+        expand=_x_weigh,
+        bounds=_b_mul,
+    ),
     Op("logaddexp", V2, REAL, "log(exp(x) + exp(y))", _d_logaddexp, expand=_x_logaddexp),
     # conditions and selection
     _compare_row("lt", "x < y"),
@@ -1497,6 +1548,7 @@ _ROWS = (
         "a value with a stated gradient in x",
         _d_attach,
         elementwise=False,
+        bounds=lambda a, x, slope: a,
     ),
     Op(
         "apply",
@@ -1649,6 +1701,11 @@ def compare(x: Operand, y: Operand) -> Expr:
 def xlogy(x: Operand, y: Operand) -> Expr:
     """x log(y), 0 where x is 0."""
     return _apply("xlogy", x, y)
+
+
+def weigh(x: Operand, y: Operand) -> Expr:
+    """X y, 0 where x is 0, whatever y is."""
+    return _apply("weigh", x, y)
 
 
 def logaddexp(x: Operand, y: Operand) -> Expr:

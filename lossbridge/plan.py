@@ -151,24 +151,28 @@ HARMLESS = {"probability": 0.5, "simplex": 0.5, "log_probability": -1.0}
 def _unmasked(b: Builder, graph: Graph, mask: Expr) -> dict[str, Expr]:
     """The inputs with what the mask leaves out replaced by harmless numbers.
 
-    Masking selects: a NaN that is masked has neither a value nor a gradient, however far it would
-    have spread inside its own sample. Where samples depend on one another the inputs stay.
+    Masking selects: a NaN that is masked, or a label that names no class, has neither a value nor a
+    gradient, however far it would have spread inside its own sample. Where samples depend on one
+    another the inputs stay.
     """
-    if not _independent(graph, set(mask.axes)):
+    if not mask.axes or not independent(graph, set(mask.axes)):
         return {}
     found: dict[str, Expr] = {}
     for _, index in graph.inputs():
         node = graph.nodes[index]
-        if not mask.axes or not set(mask.axes) <= set(node.type.axes):
+        others = [axis for axis in mask.axes if axis not in node.type.axes]
+        if node.type.dtype == "bool" or len(others) == len(mask.axes):
             continue
         x = b.row("input", (), node.attrs, node.type)
-        if node.type.dtype == "real":
-            kind = str(node.attr("kind")).partition("(")[0].partition("[")[0]
-            found[node.attr("name")] = ops.where(mask, x, HARMLESS.get(kind, 1.0))
+        # An input that lacks some of the mask's axes counts where any of its values does.
+        counts = ops.any_(mask, *others) if others else mask
+        kind = str(node.attr("kind")).partition("(")[0].partition("[")[0]
+        harmless = 0 if node.type.dtype == "int" else HARMLESS.get(kind, 1.0)
+        found[node.attr("name")] = ops.where(counts, x, harmless)
     return found
 
 
-def _independent(graph: Graph, axes: set[str]) -> bool:
+def independent(graph: Graph, axes: set[str]) -> bool:
     """Whether nothing in a graph mixes entries along these axes."""
     for node in graph.nodes:
         if node.op in ("input", "broadcast"):
@@ -301,7 +305,7 @@ def _prepare(graph: Graph) -> Graph:
 
 
 def _polish(graph: Graph) -> Graph:
-    return verify(guard(stabilise(canonicalise(verify(graph)))))
+    return verify(guard(stabilise(canonicalise(verify(graph)), derived=True)))
 
 
 @lru_cache(maxsize=4096)
@@ -410,7 +414,7 @@ def trail(
     steps.append(("canonicalise", canonicalise(p.piece)))
     steps.append(("stabilise", stabilise(steps[-1][1])))
     steps.append(("differentiate", differentiate(steps[-1][1], "value", wrt)))
-    steps.append(("stabilise gradient", stabilise(canonicalise(steps[-1][1]))))
+    steps.append(("stabilise gradient", stabilise(canonicalise(steps[-1][1]), derived=True)))
     steps.append(("guard", guard(steps[-1][1])))
     steps.append(("legalise", guard(legalise(steps[-1][1]))))
     return steps

@@ -41,7 +41,11 @@ COMMUTATIVE = {"add", "mul", "maximum", "minimum", "eq", "ne", "and", "or", "dot
 
 @dataclass(frozen=True)
 class Rule:
-    """A named rewrite. ``kinds`` says what the variables of the pattern range over in its test."""
+    """A named rewrite. ``kinds`` says what the variables of the pattern range over in its test.
+
+    ``written`` rules say what a product that an author wrote means where it is 0 times infinity;
+    derivatives state that for themselves.
+    """
 
     name: str
     pattern: str
@@ -50,6 +54,7 @@ class Rule:
     given: str = ""
     kinds: tuple[tuple[str, str], ...] = ()
     differentiable: bool = True
+    written: bool = False
     guard: Callable[[Binding], bool] | None = field(default=None, compare=False)
 
     @cached_property

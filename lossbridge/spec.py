@@ -16,13 +16,13 @@ import functools
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
 
+from lossbridge import files
 from lossbridge.checks import (
     CASTS,
     EMPTY,
@@ -57,7 +57,6 @@ from lossbridge.checks import (
 from lossbridge.errors import (
     ArgumentError,
     DomainError,
-    OutputError,
     SpecError,
     listed,
     shown,
@@ -639,7 +638,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
         scalar = as_number(value)
         if scalar is not None or isinstance(value, list | tuple):
             try:
-                found = array_literal(as_numbers(value), param.kind, f"{name} of {self.id}")
+                found = array_literal(
+                    as_numbers(value), param.kind, f"{name} of {self.id}", param.value
+                )
             except SpecError as error:
                 wrong = ArgumentError if error.code == "wrong_type" else DomainError
                 raise wrong(error.message) from None
@@ -1000,24 +1001,7 @@ def dumps(spec: Spec, indent: int | None = 2) -> str:
 
 def dump(spec: Spec, path: str | os.PathLike[str], indent: int | None = 2) -> None:
     """Write ``spec`` to a file; the file is replaced whole or left as it was."""
-    target = os.fspath(path)
-    temporary = f"{target}.{secrets.token_hex(4)}.tmp"
-    try:
-        try:
-            with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-                file.write(dumps(spec, indent))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"{shown(target)} could not be written: {shown(str(error))}; give a path in a folder "
-            "that exists and can be written"
-        ) from error
+    files.write(path, dumps(spec, indent).encode())
 
 
 def to_json(spec: Spec) -> dict[str, Any]:

@@ -379,6 +379,7 @@ SEVERAL: Mapping[str, str] = {
     "index": "integer labels",
     "labels": "integer labels",
     "integer": "integers",
+    "length": "lengths",
     "sign": "-1 or 1",
     "positive": "numbers above 0",
     "non_negative": "numbers of 0 or above",

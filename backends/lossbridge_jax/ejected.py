@@ -8,8 +8,9 @@ from lossbridge import frontdoor
 from lossbridge.emit import stand_alone
 from lossbridge.errors import UnsupportedError
 from lossbridge.frontdoor import Bound
+from lossbridge.integers import identities
 from lossbridge.plan import Options, plan
-from lossbridge_jax.engine import _dims, _paired, _whole, pushed_forward, with_gradients, written
+from lossbridge_jax.engine import _dims, _paired, pushed_forward, whole, with_gradients, written
 from lossbridge_jax.lowering import LOWERING
 
 __all__ = ["eject", "source"]
@@ -107,8 +108,10 @@ def eject(bound: Bound, name: str) -> str:
     for n in names:
         dtype = stable.nodes[dict(stable.inputs())[n]].type.dtype
         call.append(
-            f"    {n} = {'_whole(' if dtype == 'int' else ''}jnp.asarray({n})"
-            f"{')' if dtype == 'int' else ''}"
+            f"    {n} = whole(np.asarray({n}) if not isinstance({n}, jax.Array) else {n}, "
+            f"{n in identities(spec).names})"
+            if dtype == "int"
+            else f"    {n} = jnp.asarray({n})"
         )
         if spec.numerics.dtype and n in real and n in spec.inputs:
             call.append(f'    {n} = {n}.astype("{spec.numerics.dtype}")')
@@ -117,7 +120,7 @@ def eject(bound: Bound, name: str) -> str:
             source_axis = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else str(bound.axis)
             call.append(f"    {n} = jnp.moveaxis({n}, {source_axis}, -1)")
     call.append(f"    return _jitted({', '.join(names)})")
-    own = [inspect.getsource(f) for f in (_whole, _paired)]
+    own = [inspect.getsource(f) for f in (whole, _paired)]
     own.insert(1, inspect.getsource(_dims).replace("is_star(axis)", 'axis.startswith("*")'))
     body = "\n\n".join(pieces) + _EJECTED + "\n".join(lines) + "\n\n\n" + "\n".join(call) + "\n"
     indices = ", ".join(str(names.index(n)) for n in real)

@@ -16,11 +16,14 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import ShapeError, listed
+from lossbridge.frontdoor import port_squeezes
 from lossbridge.ir import Builder, Graph, inline, is_star
+from lossbridge.kinds import Kind
 from lossbridge.passes.canonicalise import canonicalise
 from lossbridge.passes.differentiate import differentiate, push_forward
 from lossbridge.passes.guard import guard
@@ -28,7 +31,6 @@ from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Numbers, Options, PortCall, plan
 from lossbridge.spec import Spec
-from lossbridge.trace import port_axes
 from lossbridge.verify import verify
 from lossbridge_jax.lowering import LOWERING
 
@@ -40,7 +42,7 @@ DType: TypeAlias = Any
 
 
 def _polished(graph: Graph) -> Graph:
-    return verify(guard(stabilise(canonicalise(verify(graph)))))
+    return verify(guard(stabilise(canonicalise(verify(graph)), derived=True)))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -133,7 +135,7 @@ def compiled(
 
     def widened(arrays: Sequence[Array]) -> list[Array]:
         return [
-            x.astype(compute) if kinds[name] == "real" else _whole(x) if kinds[name] == "int" else x
+            x.astype(compute) if kinds[name] == "real" else x
             for name, x in zip(names, arrays, strict=True)
         ]
 
@@ -170,12 +172,33 @@ def compiled(
     return jax.jit(run, inline=True)
 
 
-def _whole(x: Array) -> Array:
-    """Integers wide enough for every comparison; unsigned ones beyond int32 stay out of range."""
-    if x.dtype in (jnp.uint32, jnp.uint64):
-        x = jnp.minimum(x, np.iinfo(np.int32).max)
-        return x.astype(jnp.int32)
-    return x.astype(jnp.promote_types(x.dtype, jnp.int32))
+def whole(x: Array, identity: bool = False, far: tuple[int, ...] = ()) -> Array:
+    """Integers as int32, in which they are compared with every number.
+
+    What does not fit is held at the end, out of every range; of the numbers ``far`` beyond int32
+    that a loss has, each stays what no other integer is. An ``identity`` is as wide as it was
+    given, and of an unsigned one the same bits.
+    """
+    xp: Any = np if isinstance(x, np.ndarray) else jnp
+    wide, unsigned = x.dtype.itemsize == 8, x.dtype.kind == "u"
+    if identity and (wide or x.dtype == np.uint32):
+        if jax.dtypes.canonicalize_dtype(np.int64) == np.int64:
+            return jnp.asarray(x).astype(np.int64)
+        if not wide:
+            return x.view(np.int32) if xp is np else lax.bitcast_convert_type(x, np.int32)
+        if x.size and (x.min() < -(2**31) or x.max() >= 2**31):
+            raise TypeError("these labels do not fit into int32, and JAX has no int64 without x64")
+    if x.dtype.itemsize < 4 or (x.dtype == np.int32 and not far):
+        return x.astype(np.int32)
+    held = xp.minimum(x, xp.asarray(2**31 - 1 - bool(far), x.dtype))
+    if not unsigned:
+        held = xp.maximum(held, xp.asarray(-(2**31) + bool(far), x.dtype))
+    held = held.astype(np.int32)
+    for number in far if wide else ():
+        if number >= 0 or not unsigned:
+            end = np.int32(2**31 - 1 if number > 0 else -(2**31))
+            held = xp.where(x == np.asarray(number, x.dtype), end, held)
+    return held
 
 
 @functools.lru_cache(maxsize=1024)
@@ -234,7 +257,7 @@ class Run:
         port = spec.ports[call.port]
         if port.output.name == "maps" and call.op == "apply":
             return self._joined(call, function(*self._given(call, self.seen)))
-        function = self._checked(call, port_axes(port), function)
+        function = self._checked(call, port.output, function)
         for position in call.wrt:
             function = _slope(function, position)
         return function(*self._given(call, self.seen))
@@ -251,20 +274,14 @@ class Run:
         return [f.astype(dtype) if jnp.issubdtype(f.dtype, jnp.floating) else f for f in found]
 
     def _checked(
-        self, call: PortCall, axes: Sequence[str], function: Callable[..., Any]
+        self, call: PortCall, output: Kind, function: Callable[..., Any]
     ) -> Callable[..., Array]:
         """A port whose result has the shape it was declared with, or else says so."""
 
         def run(*arguments: Array) -> Array:
             result = jnp.asarray(function(*arguments))
-            wanted = tuple(n for axis in axes for n in self.lengths.get(axis, (None,)))
-            if None not in wanted and tuple(result.shape) != wanted:
-                raise ShapeError(
-                    f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its "
-                    f"result is [{', '.join(axes)}], here {wanted}; let it return "
-                    f"result.reshape({wanted})"
-                )
-            return result
+            squeezes = port_squeezes(self.name, call.port, output, result.shape, self.lengths)
+            return result[..., 0] if squeezes else result
 
         return run
 

@@ -45,6 +45,8 @@ def gather(x: jax.Array, index: jax.Array, axis: int) -> jax.Array:
     size = x.shape[axis]
     inside = (index >= 0) & (index < size)
     safe = jnp.clip(index, 0, max(size - 1, 0))
+    if size == 0:  # nothing to gather: one entry, which no index may show
+        x = jnp.zeros((*x.shape[: axis % x.ndim], 1, *x.shape[axis % x.ndim + 1 :]), x.dtype)
     found = jnp.take_along_axis(x, safe, axis=axis, mode="clip")
     return jnp.where(inside, found, math.nan) if jnp.issubdtype(x.dtype, jnp.floating) else found
 
@@ -53,6 +55,8 @@ def lookup(x: jax.Array, index: jax.Array, axis: int) -> jax.Array:
     """Whole slices of a table; the index's dimensions stand where ``axis`` was. NaN outside."""
     size = x.shape[axis]
     inside = (index >= 0) & (index < size)
+    if size == 0:
+        x = jnp.zeros((*x.shape[:axis], 1, *x.shape[axis + 1 :]), x.dtype)
     found = jnp.take(x, jnp.clip(index, 0, max(size - 1, 0)), axis=axis, mode="clip")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return found
@@ -82,6 +86,13 @@ def moved(x: jax.Array, axis: int, by: int, fill: float) -> jax.Array:
     config = [(0, 0, 0)] * x.ndim
     config[axis] = (by, -by, 0)
     return lax.pad(x, jnp.asarray(fill, x.dtype), config)
+
+
+def contracted(equation: str, x: jax.Array, y: jax.Array, group: int) -> jax.Array:
+    """The sums of products over some dimensions; ``*`` stands for the ``group`` dimensions of a
+    group."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:group]
+    return jnp.einsum(equation.replace("*", letters), x, y, precision="highest")
 
 
 def recursion(
@@ -185,14 +196,16 @@ def _dot(emitter: Emitter, node: Node, x: list[str]) -> str:
     e = _compact(emitter)
     a, b = (e.axes(i) for i in node.args)
     over, out = node.attr("axes"), node.type.axes
-    outer = any(i not in b for i in a) and any(i not in a for i in b)
-    if not outer or any(is_star(i) for i in over):
+    if set(a) <= set(b) or set(b) <= set(a):
         every = [i for i in e.graph.layout if i in a or i in b]
         product = f"({e.expanded(x[0], a, every)} * {e.expanded(x[1], b, every)})"
         return f"jnp.sum({product}, axis={e.places(every, over)})"
-    letters = {i: "..." if is_star(i) else chr(97 + k) for k, i in enumerate(e.graph.layout)}
+    letters = {i: "*" if is_star(i) else chr(97 + k) for k, i in enumerate(e.graph.layout)}
     left, right, result = ("".join(letters[i] for i in axes) for axes in (a, b, out))
-    return f'jnp.einsum("{left},{right}->{result}", {x[0]}, {x[1]}, precision="highest")'
+    if any(is_star(i) for i in over):  # einsum sums no dots
+        return f'contracted("{left},{right}->{result}", {x[0]}, {x[1]}, {e.rank})'
+    equation = f"{left},{right}->{result}".replace("*", "...")
+    return f'jnp.einsum("{equation}", {x[0]}, {x[1]}, precision="highest")'
 
 
 def _size(emitter: Emitter, node: Node, x: list[str]) -> str:
@@ -288,6 +301,8 @@ def _quotient(e: Emitter, node: Node, x: list[str]) -> str:
 def _literal(value: float | int | bool) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "math.nan" if math.isnan(value) else "math.inf" if value > 0 else "-math.inf"
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = min(max(value, -(2**31)), 2**31 - 1)  # as the wrapper holds integers
     return f"({value!r})" if value < 0 else repr(value)
 
 
@@ -349,7 +364,7 @@ LOWERING = Lowering(
     table=TABLE,
     imports=("import jax.numpy as jnp", "from jax import lax"),
     namespace={"jnp": jnp, "lax": lax, "math": math},
-    helpers=(divided, gather, lookup, placed, moved, recursion),
+    helpers=(divided, gather, lookup, placed, moved, contracted, recursion),
     native=frozenset({"put"}),
     literal=_literal,
     prologue=lambda first: (f"dt = {first}.dtype",),

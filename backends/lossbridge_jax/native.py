@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,24 +19,32 @@ import numpy as np
 from jax import lax
 from jax.experimental import checkify
 
-from lossbridge import fitting, frontdoor
-from lossbridge.combine import Combination
+from lossbridge import fitting, frontdoor, slips
+from lossbridge.combine import (
+    Combination,
+    CombinedCall,
+    bind_combined,
+    coefficient_inputs,
+    combination_text,
+)
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
-    LabelError,
     ShapeError,
     UnsupportedError,
     listed,
     shown,
-    suggestion,
 )
 from lossbridge.frontdoor import Bound, Call, Form
-from lossbridge.kinds import Kind
+from lossbridge.hf import hf_function, settings_for_hf
+from lossbridge.integers import identities
+from lossbridge.kinds import Interval, Kind
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
+from lossbridge.synonyms import setting_hint
+from lossbridge.valuecheck import ValueRule, refuse, value_rules
 from lossbridge_jax.ejected import source
-from lossbridge_jax.engine import Array, DType, Run, compiled
+from lossbridge_jax.engine import Array, DType, Run, compiled, whole
 from lossbridge_jax.lowering import LOWERING
 
 __all__ = [
@@ -50,6 +58,8 @@ __all__ = [
     "functions_of",
     "reduce",
 ]
+
+Report: TypeAlias = Callable[[str, ValueRule, Any, Interval, dict[str, Any]], None]
 
 # --- the loss ------------------------------------------------------------------------------------
 
@@ -93,7 +103,7 @@ class Loss(metaclass=_Meta):
         self._settle(form, args, kwargs)
 
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        given = frontdoor.by_name(form, args, kwargs)
+        given = frontdoor.by_name(form, args, kwargs, "jax")
         settings = {name: _frozen(value) for name, value in given.items()}
         self._keep(frontdoor.bind(form, "jax", settings))
 
@@ -127,19 +137,11 @@ class Loss(metaclass=_Meta):
         return hash(self._key)
 
     def __repr__(self) -> str:
-        bound = self._bound
-        given = {n: v for ns in bound.numbers for n, v in ns if n not in bound.arrays}
-        parts = [f"{n}={v}" for n, v in bound.sizes.items()]
-        for name in bound.form.params:
-            if name in bound.arrays:
-                value = bound.arrays[name]
-                parts.append(f"{name}=<{value.dtype}{list(value.shape)}>")
-            elif name in given:
-                parts.append(f"{name}={given[name]!r}")
-        parts += [f"reduction={bound.reduction!r}", f"normalizer={bound.normalizer!r}"]
-        if bound.axis is not None:
-            parts.append(f"axis={bound.axis}")
-        return f"{bound.form.name}({', '.join(parts)})"
+        arrays = {
+            name: (None if isinstance(x, jax.core.Tracer) else x.tolist(), str(x.dtype))
+            for name, x in self._bound.arrays.items()
+        }
+        return frontdoor.constructor_text(self._bound, arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
         settings = dict(self._bound.given)
@@ -158,11 +160,17 @@ class Loss(metaclass=_Meta):
 
     @property
     def spec(self) -> Spec:
-        """The loss as data, settings included; of several (chosen by dtypes) the first."""
-        arrays = self._bound.arrays
-        return frontdoor.settled(
-            self._bound, {n: np.asarray(x).tolist() for n, x in arrays.items()}
-        )
+        """The loss as data, settings included (the first, where dtypes decide between several)."""
+        return self._settled(0)
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """All the losses behind the name, as data, settings included."""
+        return tuple(self._settled(which) for which in range(len(self._bound.specs)))
+
+    def _settled(self, which: int) -> Spec:
+        arrays = {n: np.asarray(x, np.float64).tolist() for n, x in self._bound.arrays.items()}
+        return frontdoor.settled(self._bound, arrays, which)
 
     @property
     def source(self) -> str:
@@ -186,8 +194,21 @@ class Loss(metaclass=_Meta):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._evaluate(frontdoor.bind_call(self._bound, "jax", args, kwargs), _refuse)
 
-    def _evaluate(self, call: Call, report: Callable[[str, Any], None]) -> Any:
+    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """The values of the losses in a combination; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "terms"))
+
+    def term_coefficients(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the terms of a combination are multiplied with; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "term_coefficients"))
+
+    def _evaluate(self, call: Call, report: Report) -> Any:
         bound = self._bound
+        trees = any(kind.name == "tree" for kind in bound.specs[0].inputs.values())
+        for key, x in call.inputs.items():
+            wrong = None if trees else slips.not_an_array(bound.form.name, key, x, "jax")
+            if wrong is not None:
+                raise ArgumentError(wrong)
         which = bound.select(_dtype_kinds(bound, call), _ranks(bound, call))
         spec = bound.specs[which]
         if any(kind.name == "tree" for kind in spec.inputs.values()):
@@ -221,7 +242,10 @@ class Loss(metaclass=_Meta):
                     f"{name} follows a schedule; write {frontdoor.call_text(spec, 'jax')}"
                 )
             values["step"] = _scalar(name, "step", call.step)
-        _check_labels(bound, which, inputs, values, lengths, report)
+        numbers = dict(bound.numbers[which])
+        _look(name, value_rules(spec), values, numbers, lengths, report)
+        integers = {n: values[n] for n, kind in spec.inputs.items() if kind.dtype == "int"}
+        values.update(_held(name, spec, integers, numbers))
         out = next(values[k].dtype for k, kind in spec.inputs.items() if kind.dtype == "real")
         compute = functools.reduce(
             jnp.promote_types,
@@ -236,7 +260,9 @@ class Loss(metaclass=_Meta):
 
     def _input(self, key: str, kind: Kind, given: Any, call: Call | None = None) -> Array:
         """An array of the dtype kind that is wanted, its class axis last."""
-        x = _as_array(given)
+        # Integers stay as they were given until they have been looked at: JAX without x64 would
+        # make int64 int32, and wrap.
+        x = _as_integers(given) if kind.dtype == "int" else _as_array(given)
         name = self._bound.form.name
         floating = jnp.issubdtype(x.dtype, jnp.floating)
         if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -299,8 +325,16 @@ class Loss(metaclass=_Meta):
                 f"{bound.form.name} runs over parameters, which have no samples "
                 "to weigh or mask; pass the leaves that count"
             )
-        leaves, structure = jax.tree.flatten(call.inputs[name])
-        leaves = [_as_array(leaf) for leaf in leaves]
+        given, structure = jax.tree.flatten(call.inputs[name])
+        # A model of Equinox's holds its activations beside its weights.
+        places = [k for k, leaf in enumerate(given) if _is_array(leaf) or np.isscalar(leaf)]
+        places = [k for k in places if not isinstance(given[k], str | bytes | bool)]
+        if given and not places:
+            raise ArgumentError(
+                f"{bound.form.name}: {name} holds no array; pass the parameters, such as "
+                "nnx.state(model, nnx.Param), or a model of Equinox's as it is"
+            )
+        leaves = [_as_array(given[k]) for k in places]
         for leaf in leaves:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise DTypeError(
@@ -325,15 +359,11 @@ class Loss(metaclass=_Meta):
         if count is not None:
             arrays["normalizer_count"] = _scalar(bound.form.name, "normalizer_count", count)
         if bound.reduction == "none":
-            return jax.tree.unflatten(
-                structure,
-                [
-                    Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
-                        spec, bound.numbers[0], options, leaf.dtype
-                    )
-                    for leaf in leaves
-                ],
-            )
+            for place, leaf in zip(places, leaves, strict=True):
+                given[place] = Run(
+                    bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype
+                )(spec, bound.numbers[0], options, leaf.dtype)
+            return jax.tree.unflatten(structure, given)
         parts = [
             Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
                 spec, bound.numbers[0], options, compute
@@ -357,6 +387,61 @@ def _as_array(x: Any) -> Array:
     if x is None or isinstance(x, str | bytes | Mapping | set):
         raise ArgumentError(f"a loss takes arrays and numbers, but {shown(x)} was given")
     return jnp.asarray(x)
+
+
+def _as_integers(x: Any) -> Any:
+    """As ``_as_array``, but NumPy's as they are, and numbers as NumPy's."""
+    if isinstance(x, np.ndarray):
+        return x
+    if isinstance(x, int | list | tuple | np.generic):
+        try:
+            return np.asarray(x)
+        except (TypeError, ValueError):  # some are traced
+            return jnp.asarray(x)
+    return _as_array(x)
+
+
+def _held(
+    name: str, spec: Spec, values: Mapping[str, Any], numbers: Mapping[str, Any]
+) -> dict[str, Array]:
+    """Integer inputs in a dtype that JAX has, in which what was told apart still is."""
+    known = identities(spec)
+    far = tuple(
+        v
+        for v in numbers.values()
+        if isinstance(v, int) and not isinstance(v, bool) and not -(2**31) <= v < 2**31
+    )
+    wide = {n: x for n, x in values.items() if n in known.names and not _fits(x, n in known.plain)}
+    if not wide:
+        return {n: whole(x, n in known.names, far) for n, x in values.items()}
+    together = {n: x for n, x in values.items() if n in known.names}
+    if not all(n in known.plain and _readable(x) for n, x in together.items()):
+        raise DTypeError(
+            f"{name}: {listed(wide)} of dtype {next(iter(wide.values())).dtype} is compared, and "
+            "does not fit into int32, the widest that JAX has without x64; enable x64 with "
+            'jax.config.update("jax_enable_x64", True), or number the labels: '
+            "np.unique(labels, return_inverse=True)[1]"
+        )
+    # Told apart here, since JAX would wrap them: 5000000001 and 705032705 are one int32.
+    arrays = {n: np.asarray(x) for n, x in together.items()}
+    every = np.concatenate([x.ravel() for x in arrays.values()])
+    places = np.unique(every, return_inverse=True)[1].astype(np.int32)
+    found = {n: whole(x, False, far) for n, x in values.items() if n not in together}
+    for n, x in arrays.items():
+        found[n], places = places[: x.size].reshape(x.shape), places[x.size :]
+    return found
+
+
+def _fits(x: Any, plain: bool) -> bool:
+    """Whether JAX has a dtype in which these integers stay apart from one another."""
+    if jax.config.jax_enable_x64 or x.dtype.itemsize < 4 or x.dtype == np.int32:
+        return True
+    if plain and x.dtype == np.uint32:
+        return True
+    if not _readable(x):
+        return False
+    array = np.asarray(x)
+    return bool(array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31))
 
 
 def _cast(spec: Spec, kind: Kind, given: Any) -> Any:
@@ -401,7 +486,7 @@ def _dtype_kinds(bound: Bound, call: Call) -> dict[str, str]:
     for position, given in enumerate(call.inputs[n] for n in bound.specs[0].inputs):
         if len(bound.specs) == 1:
             break
-        dtype = _as_array(given).dtype
+        dtype = _as_integers(given).dtype
         kind = (
             "real"
             if jnp.issubdtype(dtype, jnp.floating)
@@ -476,43 +561,28 @@ def _initial(rule: str | float, key: jax.Array, shape: tuple[int, ...], dtype: D
 # --- labels out of range -------------------------------------------------------------------------
 
 
-def _check_labels(
-    bound: Bound,
-    which: int,
-    given: Mapping[str, Any],
-    values: Mapping[str, Array],
+def _look(
+    name: str,
+    rules: Iterable[ValueRule],
+    values: Mapping[str, Any],
+    numbers: Mapping[str, Any],
     lengths: Mapping[str, Sequence[int | None]],
-    report: Callable[[str, Any], None],
+    report: Report,
 ) -> None:
-    """Find labels that name no class, among those that count."""
-    spec, numbers = bound.specs[which], dict(bound.numbers[which])
-    for key, kind in spec.inputs.items():
-        if kind.name != "index" or kind.of is None:
+    """Hand what a rule is about to ``report``; ``numbers`` has the parameters."""
+    for rule in rules:
+        interval = rule.interval(lengths)
+        if interval is None:
             continue
-        (size,) = lengths.get(kind.of, (None,))
-        if size is None:
-            continue
-        ignored = numbers.get("ignore_index")
-        counted = values.get("mask")
-        if counted is not None and counted.shape != values[key].shape:
-            counted = None
-        # What was given, not what JAX made of it: without x64 it wraps int64 to int32.
-        labels = given[key] if isinstance(given[key], np.ndarray) else values[key]
-        rule = frontdoor.label_rule(bound.form.name, key, kind, size, ignored)
-        report(rule, (labels, size, ignored, counted))
-
-
-def _inside(xp: Any, found: tuple[Any, int, int | None, Any]) -> Any:
-    labels, size, ignored, counted = found
-    good = (labels >= 0) & (labels < size)
-    if ignored is not None:
-        good = good | (labels == ignored)
-    return good if counted is None else good | xp.logical_not(counted)
+        known = {**numbers, **values}
+        needed = {*rule.exempt, *(end for end, _ in rule.ends), "mask"}
+        beside = {n: known[n] for n in needed if n in known}
+        report(name, rule, values[rule.name], interval, beside)
 
 
 def _readable(x: Any) -> bool:
     """Whether reading the values waits for nobody: a concrete array of this process, on a CPU."""
-    if isinstance(x, np.ndarray) or x is None:
+    if not isinstance(x, jax.Array):
         return True
     return (
         not isinstance(x, jax.core.Tracer)
@@ -521,18 +591,22 @@ def _readable(x: Any) -> bool:
     )
 
 
-def _refuse(rule: str, found: tuple[Any, int, int | None, Any]) -> None:
+def _refuse(name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]) -> None:
     """Raise, where that costs no synchronisation; elsewhere the loss is NaN there."""
-    labels, size, ignored, counted = found
-    if not _readable(labels) or not _readable(counted):
+    if not all(_readable(v) for v in (x, *beside.values())):
         return
-    labels = np.asarray(labels)
-    if labels.size == 0 or (labels.min() >= 0 and labels.max() < size):
+    array = np.asarray(x)
+    if array.size == 0 or (array.min() in interval and array.max() in interval):
         return
-    good = _inside(np, (labels, size, ignored, None if counted is None else np.asarray(counted)))
-    if not good.all():
-        worst = labels[~good].ravel()[0]
-        raise LabelError(f"{rule}; {worst} was given, at {np.argwhere(~good)[0].tolist()}")
+    arrays = {n: v if isinstance(v, int) else np.asarray(v) for n, v in beside.items()}
+    refuse(name, rule, array, interval, arrays)
+
+
+def _comparable(x: Any) -> Any:
+    """What JAX compares with any other integer: numbers and integers held at the ends of int32."""
+    if isinstance(x, int) and not isinstance(x, bool):
+        return min(max(x, -(2**31)), 2**31 - 1)
+    return whole(x) if _is_array(x) and jnp.issubdtype(x.dtype, jnp.integer) else x
 
 
 def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
@@ -541,8 +615,12 @@ def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
     ``error.throw()`` raises outside the jit if a label names no class (JAX cannot raise inside).
     """
 
-    def report(rule: str, found: tuple[Any, int, int | None, Any]) -> None:
-        checkify.check(jnp.all(_inside(jnp, found)), rule)
+    def report(
+        name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]
+    ) -> None:
+        held = {n: _comparable(v) for n, v in beside.items()}
+        wrong = rule.wrong(jnp, _comparable(x), interval, held)
+        checkify.check(~jnp.any(wrong), rule.text(name, interval, beside))
 
     def run(*args: Any, **kwargs: Any) -> Any:
         call = frontdoor.bind_call(loss._bound, "jax", args, kwargs)
@@ -577,30 +655,16 @@ class CombinedLoss(Loss):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         made = type(self).combination
-        if made is None or len(args) > len(made.arguments):
-            raise ArgumentError(f"{type(self).__name__} was given {len(args)} positional arguments")
-        given = dict(zip(made.arguments, args, strict=False))
-        for name, value in kwargs.items():
-            if name in given or name not in made.arguments:
-                raise ArgumentError(
-                    f"{made.name} was given {shown(name)} "
-                    + ("twice" if name in given else "which it does not take")
-                    + f"; its arguments are {listed(made.arguments)}"
-                )
-            given[name] = value
-        if "losses" not in given:
-            raise ArgumentError(
-                f"{made.name} needs losses=, such as "
-                "{'depth': L.HuberLoss(), 'label': L.CrossEntropyLoss()}"
-            )
+        if made is None:
+            raise ArgumentError("write L.WeightedLoss(...), or another class of a combination")
+        given = made.settings(args, kwargs)
         bound = made.build(**given)
         object.__setattr__(self, "_children", dict(given["losses"]))
         object.__setattr__(self, "_given", given)
         self._keep(bound, tuple(self._children.items()))
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
-        return f"{type(self).__name__}({parts})"
+        return combination_text(type(self).__name__, self._given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self._given)
@@ -616,70 +680,99 @@ class CombinedLoss(Loss):
         }
         return {**found, "children": children} if children else found
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound, spec, name = self._bound, self._bound.specs[0], type(self).__name__
-        if args:
-            raise ArgumentError(
-                f"{name} takes its inputs by name, such as "
-                f"{next(iter(self._children))}=(prediction, target)"
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._evaluated(args, kwargs, None)
+
+    def terms(self, /, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """The value of each loss in a combination, by its name, at the call as ``loss`` takes it.
+
+        The values are reduced, as each loss alone gives them, before its coefficient. The terms of
+        a combination inside this one come under its name, as ``outer/inner``, beside ``outer``.
+        """
+        found: dict[str, Array] = {}
+        self._evaluated(args, kwargs, found)
+        return found
+
+    def term_coefficients(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the value multiplies each of ``terms`` with, at the same call, by the same names."""
+        call = self._bound_call(args, kwargs)
+        own, below = self._own(call)
+        if "moment" in own:
+            own["moment"] = own["moment"].astype(jnp.float32)
+        found: dict[str, Any] = {}
+        for name, child in self._children.items():
+            spec, numbers, given = coefficient_inputs(self._bound, name, own)
+            fixed = not own
+            found[name] = (
+                next(iter(given.values())) if fixed else _coefficient(spec, numbers)(**given)
             )
-        params = dict(kwargs.pop("params", None) or {})
-        step = kwargs.pop("step", None)
-        below = params.pop("children", {})
-        positional: dict[str, tuple[Any, ...]] = dict.fromkeys(self._children, ())
-        named: dict[str, dict[str, Any]] = {n: {} for n in self._children}
-        own: dict[str, Any] = {}
-        for key, value in kwargs.items():
-            # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
-            child = next(
-                (
-                    n
-                    for n in sorted(self._children, key=len, reverse=True)
-                    if key.startswith(f"{n}_")
-                ),
-                None,
-            )
-            if key in named and isinstance(value, Mapping):
-                named[key].update(value)
-            elif key in named:
-                positional[key] = tuple(value) if isinstance(value, tuple | list) else (value,)
-            elif key in spec.inputs and child is None:
-                own[key] = value
-            elif child is not None:
-                named[child][key[len(child) + 1 :]] = value
-            else:
-                raise ArgumentError(
-                    f"{name} was given {shown(key)}, which names none of its "
-                    f"losses; they are {listed(self._children)}"
-                )
-        if step is None and spec.step:
-            raise ArgumentError(f"{name} follows a schedule; give it step=step")
-        if step is not None and not spec.step:
-            raise ArgumentError(f"{name} has no schedule, so it takes no step=")
-        parts = {
-            n: child(*positional[n], **named[n], **({"params": below[n]} if n in below else {}))
-            for n, child in self._children.items()
-        }
+            if isinstance(child, CombinedLoss):
+                mapping = self._mapping(call, name)
+                extra = {"params": below[name]} if name in below else {}
+                for key, inner in child.term_coefficients(mapping, **extra).items():
+                    found[f"{name}/{key}"] = found[name] * inner
+        return found
+
+    def _bound_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CombinedCall:
+        children = {name: child.bound for name, child in self._children.items()}
+        return bind_combined(type(self).__name__, self._bound, children, "jax", args, kwargs)
+
+    def _mapping(self, call: CombinedCall, name: str) -> dict[str, Any]:
+        """What a combination inside this one is called with."""
+        return {**call.named[name], **dict(*call.places.get(name, ()))}
+
+    def _own(self, call: CombinedCall) -> tuple[dict[str, Array], Mapping[str, Any]]:
+        """What the combination itself computes with, the step as ``moment``; and the weights of
+        its losses."""
+        spec, title = self._bound.specs[0], type(self).__name__
+        params = dict(call.params or {})
+        below: Mapping[str, Any] = params.pop("children", {})
         values: dict[str, Array] = {
-            key: self._input(key, spec.inputs[key], value) for key, value in own.items()
+            key: self._input(key, spec.inputs[key], value) for key, value in call.own.items()
         }
-        kinds = {key: spec.inputs[key] for key in own}
+        kinds = {key: spec.inputs[key] for key in call.own}
         self._take_weights(spec, Call({}, params=params or None), values, kinds)
-        frontdoor.axis_lengths(kinds, {k: values[k].shape for k in kinds}, name)
-        for key, array in bound.arrays.items():
-            values[key] = _scalar(name, key, array)
-        if step is not None:
-            values["step"] = _scalar(name, "step", step)
+        frontdoor.axis_lengths(kinds, {k: values[k].shape for k in kinds}, title)
+        if spec.step:
+            if call.step is None:
+                raise ArgumentError(f"{title} follows a schedule; give it step=step")
+            values["moment"] = _scalar(title, "step", call.step)
+        return values, below
+
+    def _evaluated(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], terms: dict[str, Array] | None
+    ) -> Array:
+        """The value; ``terms``, where it is given, is filled with the value of each loss."""
+        bound, spec = self._bound, self._bound.specs[0]
+        combined = bound.combined
+        assert combined is not None
+        call = self._bound_call(args, kwargs)
+        values, below = self._own(call)
+        parts: dict[str, Array] = {}
+        for name, child in self._children.items():
+            extra = {"params": below[name]} if name in below else {}
+            inner: dict[str, Array] | None = None if terms is None else {}
+            if isinstance(child, CombinedLoss):
+                parts[name] = child._evaluated((self._mapping(call, name),), extra, inner)
+            else:
+                parts[name] = child(*call.places.get(name, ()), **call.named[name], **extra)
+            if terms is not None:
+                terms[name] = parts[name]
+                terms.update((f"{name}/{key}", value) for key, value in (inner or {}).items())
+        if spec.step:
+            values["step"] = values.pop("moment")
         options = Options(bound.reduction, bound.normalizer)
         prepared = plan(spec, bound.numbers[0], options, LOWERING.native)
-        missing = [n for n, _ in prepared.stable.inputs() if n in spec.inputs and n not in values]
-        if missing:
-            raise ArgumentError(f"{name} was called without {listed(missing)}")
-        values.update((call.name, parts[call.port]) for call in prepared.calls)
+        values.update((call.name, parts[combined.uses[call.port]]) for call in prepared.calls)
         out = functools.reduce(jnp.promote_types, [part.dtype for part in parts.values()])
         compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
         run = compiled(spec, bound.numbers[0], options, compute, out)
         return run(*(values[n] for n, _ in prepared.stable.inputs()))
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficient(spec: Spec, numbers: tuple[tuple[str, Any], ...]) -> Loss:
+    return compile(spec, **dict(numbers))
 
 
 def combination_of(combination: Combination) -> type[CombinedLoss]:
@@ -780,7 +873,7 @@ class _Function:
                 options = [*self.__signature__.parameters]
                 raise ArgumentError(
                     f"{self.__name__} has no argument {shown(name)}; its arguments "
-                    f"are {listed(options)}{suggestion(name, options)}"
+                    f"are {listed(options)}{setting_hint(name, options)}"
                 )
         try:
             loss = self._cached(**settings)
@@ -800,61 +893,58 @@ def functions_of(form: Form) -> list[_Function]:
     return [_Function(f) for f in (form, *rest)]
 
 
-@functools.cache
-def _identity_loss() -> Spec:
-    from lossbridge.spec import loads
-
-    return loads(
-        b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
-        b'"inputs": {"values": "real[*batch]"}, "yields": "per_element", '
-        b'"body": ["value = values"]}'
-    )
-
-
 def reduce(
     values: Array,
     *,
-    where: Array | None = None,
-    weights: Array | None = None,
-    denominator: str | Array | None = None,
+    mask: Any = None,
+    where: Any = None,
+    sample_weight: Any = None,
+    weights: Any = None,
+    reduction: str = "mean",
+    normalizer: str | None = None,
+    normalizer_count: Any = None,
+    denominator: Any = None,
 ) -> jax.Array:
-    """The mean of unreduced values, as every loss here takes it.
+    """Reduce values as every loss here does; masked ones neither show nor have a gradient.
 
-    ``where`` selects; ``weights`` multiply, and enter the divisor only with
-    ``denominator="weights"``; ``denominator`` is a normaliser's name or a number.
+    ``mask`` selects; ``sample_weight`` multiplies, and enters the divisor only with
+    ``normalizer="weights"``. ``normalizer_count`` is a divisor of your own. ``where``, ``weights``
+    and ``denominator`` (a normaliser's name or a number) are other names of these.
     """
-    named = denominator is None or isinstance(denominator, str)
-    loss = compile(
-        _identity_loss(),
-        reduction="mean",
-        normalizer=(denominator or "elements") if named else "external",
+    settings, call = frontdoor.reduce_arguments(
+        mask=mask,
+        where=where,
+        sample_weight=sample_weight,
+        weights=weights,
+        reduction=reduction,
+        normalizer=normalizer,
+        normalizer_count=normalizer_count,
+        denominator=denominator,
     )
-    count = None if named else denominator
-    result: jax.Array = loss(values, mask=where, sample_weight=weights, normalizer_count=count)
+    result: jax.Array = compile(frontdoor.values_spec(), **settings)(values, **call)
     return result
 
 
 def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
     """A function ``f(outputs, labels, num_items_in_batch=None)`` as transformers' Trainer calls it.
 
-    ``shift_labels`` pairs each position's logits with the next position's label.
+    ``outputs`` is a model's output with ``logits`` (an object or a dictionary), a tuple that begins
+    with them, or the logits, which have the classes last; half-precision ones are computed with in
+    float32, and so is the loss that comes back. ``shift_labels`` pairs each position's logits with
+    the next position's label.
     """
-    bound = loss._bound
-    settings = {**bound.given, "reduction": "mean"}
-    whole: Any = functools.partial(compile, bound.form) if type(loss).form is None else type(loss)
-    own = whole(**settings)
-    counted = whole(**{**settings, "normalizer": "external"})
+    bound: Any = getattr(loss, "bound", None)
+    settings = settings_for_hf(loss, bound)
+    own = compile(bound.form, **settings)
+    counted = compile(bound.form, **{**settings, "normalizer": "external"})
 
-    def hf_loss(outputs: Any, labels: Array, num_items_in_batch: Array | None = None) -> Any:
-        logits = (
-            outputs["logits"]
-            if isinstance(outputs, Mapping)
-            else (getattr(outputs, "logits", outputs))
-        )
-        if shift_labels:
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        if num_items_in_batch is None:
-            return own(logits, labels)
-        return counted(logits, labels, normalizer_count=num_items_in_batch)
+    def rank(x: Any) -> int | None:
+        return np.ndim(x) if _is_array(x) else None
 
-    return hf_loss
+    def prepare(logits: Array, labels: Array) -> tuple[Array, Array]:
+        logits = jnp.asarray(logits)
+        if logits.dtype in (jnp.float16, jnp.bfloat16):
+            logits = logits.astype(jnp.float32)
+        return logits, labels if isinstance(labels, np.ndarray) else jnp.asarray(labels)
+
+    return hf_function(bound, shift_labels, rank, prepare, own, counted)

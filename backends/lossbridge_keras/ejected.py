@@ -8,8 +8,9 @@ from lossbridge import frontdoor
 from lossbridge.emit import emit, stand_alone
 from lossbridge.errors import ArgumentError, UnsupportedError, shown
 from lossbridge.frontdoor import Bound
+from lossbridge.integers import identities
 from lossbridge.plan import Options
-from lossbridge_keras.engine import MANY_ROWS, _as_int32, _spread, _widened, kernel
+from lossbridge_keras.engine import MANY_ROWS, _spread, _widened, kernel, whole
 from lossbridge_keras.lowering import LOWERING
 
 __all__ = ["eject", "source"]
@@ -123,7 +124,7 @@ def eject(bound: Bound, name: str) -> str:
         integer = prepared.piece.nodes[dict(prepared.piece.inputs())[n]].type.dtype == "int"
         call.append(f"    {n} = tf.convert_to_tensor({n})")
         if integer:
-            call.append(f"    {n} = _as_int32({n})")
+            call.append(f"    {n} = whole({n}, {n in identities(spec).names})")
         elif spec.numerics.dtype and n in real and n in spec.inputs:
             call.append(f'    {n} = tf.cast({n}, "{spec.numerics.dtype}")')
         kind = spec.inputs.get(n)
@@ -139,7 +140,7 @@ def eject(bound: Bound, name: str) -> str:
         if spec.numerics.dtype
         else f"    return {run}"
     )
-    own = [inspect.getsource(f) for f in (_widened, _as_int32)]
+    own = [inspect.getsource(f) for f in (_widened, whole)]
     own.append(inspect.getsource(_spread).replace("is_star(axis)", 'axis.startswith("*")'))
     places_real = ", ".join(str(names.index(n)) for n in real)
     body = "\n\n".join(

@@ -6,26 +6,28 @@ behind ``tf.custom_gradient``. What Keras makes of both stands in ``native``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
 import numpy as np
 
-from lossbridge import emit, fitting, frontdoor
+from lossbridge import emit, fitting, frontdoor, slips
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
-    LabelError,
     ShapeError,
     UnsupportedError,
 )
 from lossbridge.frontdoor import Bound, Call
+from lossbridge.integers import identities
 from lossbridge.ir import Graph, is_star
-from lossbridge.kinds import Kind
+from lossbridge.kinds import Interval, Kind
 from lossbridge.plan import Numbers, Options, Plan, PortCall, index_sources, plan
 from lossbridge.spec import Spec
+from lossbridge.valuecheck import ValueRule, refuse, value_rules
+from lossbridge_keras.attached import activated, layer_mask
 
 BACKEND: str = keras.backend.backend()
 
@@ -271,9 +273,11 @@ class _Run:
         ports: Mapping[str, Any],
         compute: DType,
         seen: DType,
+        lengths: Mapping[str, Sequence[int | None]],
     ) -> None:
         self.name = name
         self.values = values
+        self.lengths = lengths
         self.ports = ports
         self.compute = compute
         self.seen = seen  # the dtype in which ports are given what was computed
@@ -289,7 +293,7 @@ class _Run:
     def _outside(self, spec: Spec, call: PortCall) -> Tensor:
         if call.op == "segments":
             sizes = self.maps[call.port]
-            return tf.constant(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+            return tf.constant(np.repeat(np.arange(len(sizes), dtype=np.int64), sizes))
         if call.op == "map_sizes":
             return tf.constant(self.maps[call.port], self.compute)
         if call.op == "use":
@@ -301,22 +305,21 @@ class _Run:
                 for k, p in used.params.items()
                 if k not in given and k not in fixed and p.value is not None
             )
-            inner = _Run(self.name, given, self.ports, self.compute, self.seen)
+            inner = _Run(self.name, given, self.ports, self.compute, self.seen, self.lengths)
             return inner(used, (*call.numbers, *missing), Options(), self.compute)
         arguments = self._given(call, self.seen)
-        if call.op == "derivative":
-            return _derivative(self.ports[call.port], arguments, call.wrt)
-        result = self.ports[call.port](*arguments)
-        if spec.ports[call.port].output.name == "maps":
-            return self._joined(call, result)
-        result = tf.convert_to_tensor(result)
-        wanted = len(spec.ports[call.port].output.axes)
-        if not any(map(is_star, spec.ports[call.port].output.axes)) and result.shape.rank != wanted:
-            raise ShapeError(
-                f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
-                f"{spec.ports[call.port].output}; let it return e.g. tf.squeeze(result, -1)"
-            )
-        return result
+        output = spec.ports[call.port].output
+        if output.name == "maps" and call.op == "apply":
+            return self._joined(call, self.ports[call.port](*arguments))
+
+        def port(*xs: Tensor) -> Tensor:
+            result = tf.convert_to_tensor(self.ports[call.port](*xs))
+            shape = tuple(result.shape)
+            if frontdoor.port_squeezes(self.name, call.port, output, shape, self.lengths):
+                return tf.squeeze(result, -1)
+            return result
+
+        return _derivative(port, arguments, call.wrt if call.op == "derivative" else ())
 
     def _given(self, call: PortCall, dtype: DType) -> list[Tensor]:
         if call.passed is not None:
@@ -384,10 +387,12 @@ class Engine:
         """The value of one call."""
         if any(kind.name == "tree" for kind in self.bound.specs[0].inputs.values()):
             return self._over_tree(call)
-        self._refuse_logits(call)
-        mask = call.mask
-        if mask is None:
-            mask = _keras_mask(call.inputs.values())
+        for name in self.bound.specs[0].inputs:
+            wrong = slips.not_an_array(self.name, name, call.inputs[name], "keras")
+            if wrong is not None:
+                raise ArgumentError(wrong)
+        refuse_activated(self.bound, call)
+        mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         raw = {n: _tensor(call.inputs[n]) for n in self.bound.specs[0].inputs}
         which = self.bound.select(self._dtype_kinds(raw), [x.shape.rank for x in raw.values()])
         spec = self.bound.specs[which]
@@ -401,7 +406,7 @@ class Engine:
                 f"{fitting.swapped(self.bound, 'keras', _dtype_names(raw))}"
             )
         compute, out = self.dtypes(spec, dtype)
-        given = self._same_rank(spec, given)
+        given = same_rank(spec, given)
         values = {n: self._input(n, kind, given[n], compute) for n, kind in spec.inputs.items()}
         kinds: dict[str, Kind] = dict(spec.inputs)
         for name, weight in spec.weights.items():
@@ -416,7 +421,6 @@ class Engine:
                 values[name] = _hyperparameter(
                     self.name, name, param.kind, self.bound.arrays[name], lengths, compute
                 )
-        self._check_labels(which, values, lengths)
         index = frontdoor.index_shape(spec, lengths)
         options = self.options(reduce, call.sample_weight is not None, mask is not None)
         if call.sample_weight is not None:
@@ -432,6 +436,12 @@ class Engine:
             values["mask"] = self._along(
                 "mask", tf.cast(_tensor(mask), tf.bool), index, spec, kinds, values
             )
+        if tf.executing_eagerly():
+            numbers = dict(self.bound.numbers[which])
+            check_values(self.name, rules_of(spec, lengths), values, numbers)
+        for name, kind in spec.inputs.items():
+            if kind.dtype == "int":
+                values[name] = whole(values[name], name in identities(spec).names)
         if call.normalizer_count is not None:
             values["normalizer_count"] = _as_float(_tensor(call.normalizer_count), compute)
         if spec.step:
@@ -441,7 +451,8 @@ class Engine:
                     f"{frontdoor.call_text(spec, 'keras')}, or loss.bind_step(optimizer.iterations)"
                 )
             values["step"] = tf.cast(_tensor(call.step), compute)
-        run = _Run(self.name, values, call.ports, compute, dtype if self.dtype is None else out)
+        seen = dtype if self.dtype is None else out
+        run = _Run(self.name, values, call.ports, compute, seen, lengths)
         return self.scaled(run(spec, self.bound.numbers[which], options, out), options)
 
     def options(self, reduce: bool, weighted: bool, masked: bool) -> Options:
@@ -475,15 +486,6 @@ class Engine:
         return value * tf.cast(1.0 / replicas, value.dtype)
 
     # --- inputs
-    def _refuse_logits(self, call: Call) -> None:
-        first = next(iter(self.bound.specs[0].inputs))
-        if first == "logits" and getattr(call.inputs[first], "_keras_logits", None) is not None:
-            raise ArgumentError(
-                f"{self.name} takes logits, but these predictions come out of a softmax or a "
-                "sigmoid; drop that activation from the last layer, and apply it to predictions "
-                "where probabilities are wanted"
-            )
-
     def _dtype_kinds(self, raw: Mapping[str, Tensor]) -> dict[str, str]:
         if len(self.bound.specs) == 1:
             return {}
@@ -492,28 +494,6 @@ class Engine:
             for own, name in zip(spec.inputs, self.bound.specs[0].inputs, strict=True):
                 found[own] = "real" if raw[name].dtype.is_floating else "int"
         return found
-
-    def _same_rank(self, spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Squeeze or expand one trailing 1 between the two ranks, which ``fit`` itself makes."""
-        if len(spec.inputs) != 2:
-            return given
-        (first, kind), (second, other) = spec.inputs.items()
-        expected = len(kind.axes) - len(other.axes)
-        x, y = given[first], given[second]
-        if x.shape.rank is None or y.shape.rank is None:
-            return given
-        off = (x.shape.rank - y.shape.rank) - expected
-        if off == -1 and y.shape[-1] == 1:
-            if expected == 0 and x.shape.rank == 1:
-                x = tf.expand_dims(x, -1)
-            else:
-                y = tf.squeeze(y, -1)
-        elif off == 1 and expected == 0 and x.shape[-1] == 1:
-            if y.shape.rank == 1:
-                y = tf.expand_dims(y, -1)
-            else:
-                x = tf.squeeze(x, -1)
-        return {first: x, second: y}
 
     def _input(self, name: str, kind: Kind, x: Tensor, compute: DType) -> Tensor:
         """A tensor of the kind that is wanted, its class axis last."""
@@ -526,9 +506,8 @@ class Engine:
             if not x.dtype.is_integer:
                 raise DTypeError(
                     f"{self.name}: {name} is {kind}, an integer, but {x.dtype.name} "
-                    f"was given; pass tf.cast({name}, 'int32')"
+                    f"was given; pass tf.cast({name}, 'int64')"
                 )
-            x = _as_int32(x)
         elif kind.dtype == "bool":
             x = tf.cast(x, tf.bool)
         elif not x.dtype.is_floating:
@@ -544,19 +523,6 @@ class Engine:
             order = [d for d in range(rank) if d != axis % rank]
             x = tf.transpose(x, [*order, axis % rank])
         return x
-
-    def _check_labels(
-        self, which: int, values: Mapping[str, Tensor], lengths: Mapping[str, Sequence[int | None]]
-    ) -> None:
-        """Labels that name no class raise, where looking at them waits for no device."""
-        if not tf.executing_eagerly():
-            return
-        spec, numbers = self.bound.specs[which], dict(self.bound.numbers[which])
-        for name, kind in spec.inputs.items():
-            if kind.name == "index" and kind.of is not None and kind.of in lengths:
-                (size,) = lengths[kind.of]
-                ignored = numbers.get("ignore_index")
-                check_labels(self.name, name, kind, values[name], size, ignored)
 
     def _along(
         self,
@@ -578,32 +544,6 @@ class Engine:
         wanted = list(index) if None not in index else _running_shape(spec, kinds, values)
         return tf.broadcast_to(x, wanted)
 
-    # --- combinations
-    def combined(
-        self,
-        parts: Mapping[str, Tensor],
-        own: Mapping[str, Any],
-        step: Any,
-        weights: Mapping[str, Any],
-    ) -> Tensor:
-        """The value of a combination, from those of its losses."""
-        spec, numbers = self.bound.specs[0], self.bound.numbers[0]
-        given = tf.float64 if any(p.dtype == tf.float64 for p in parts.values()) else tf.float32
-        compute, out = self.dtypes(spec, given)
-        options = self.options(True, False, False)
-        found = kernel(spec, numbers, options)
-        values = {n: self._input(n, spec.inputs[n], _tensor(x), compute) for n, x in own.items()}
-        frontdoor.axis_lengths(
-            {n: spec.inputs[n] for n in own}, {n: tuple(values[n].shape) for n in own}, self.name
-        )
-        values.update((n, _tensor(w)) for n, w in weights.items())
-        values.update((n, _as_float(_tensor(x), compute)) for n, x in self.bound.arrays.items())
-        if step is not None:
-            values["step"] = tf.cast(_tensor(step), compute)
-        # Each part is scaled for the replicas already, where it is a mean.
-        values.update((call.name, parts[call.port]) for call in found.plan.calls)
-        return found([values[n] for n in found.names], compute, out)
-
     # --- trees
     def _over_tree(self, call: Call) -> Tensor:
         """A penalty on parameters: over the variables of a model, or any nest of tensors."""
@@ -614,7 +554,7 @@ class Engine:
                 "weigh or mask; pass the parameters that count"
             )
         variables = getattr(given, "trainable_variables", given)
-        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables)]
+        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables) if slips.is_array(leaf)]
         for leaf in leaves:
             if not leaf.dtype.is_floating:
                 raise DTypeError(
@@ -639,7 +579,7 @@ class Engine:
                 values[key] = _as_float(_tensor(value), compute)
             if count is not None:
                 values["normalizer_count"] = _as_float(_tensor(count), compute)
-            parts.append(_Run(self.name, values, {}, compute, out)(spec, numbers, options, out))
+            parts.append(_Run(self.name, values, {}, compute, out, {})(spec, numbers, options, out))
         if options.reduction == "none":
             return keras.tree.pack_sequence_as(variables, parts)
         widest = tf.float64 if any(p.dtype == tf.float64 for p in parts) else tf.float32
@@ -666,36 +606,86 @@ def cast(spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def check_labels(
-    loss: str, name: str, kind: Kind, labels: Tensor, size: int | None, ignored: Any = None
+def check_values(
+    loss: str,
+    rules: Iterable[tuple[ValueRule, Interval]],
+    values: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
 ) -> None:
-    """Raise if an eager tensor on a CPU holds a label that names no class."""
-    if size is None or "CPU" not in (labels.device or "CPU"):
-        return
-    found = labels.numpy()
-    if found.size == 0 or (found.min() >= 0 and found.max() < size):
-        return
-    wrong = (found < 0) | (found >= size)
-    if ignored is not None:
-        wrong &= found != ignored
-    if wrong.any():
-        rule = frontdoor.label_rule(loss, name, kind, size, ignored)
-        raise LabelError(f"{rule}; {int(found[wrong].flat[0])} was given")
+    """Raise if an eager tensor on a CPU holds what its rule excludes; elsewhere the loss is NaN.
+
+    ``numbers`` has the parameters.
+    """
+    for rule, interval in rules:
+        x = values[rule.name]
+        if not _readable(x):
+            continue
+        array = x.numpy()
+        if array.size == 0 or (array.min() in interval and array.max() in interval):
+            continue
+        beside = {**numbers, **values}
+        needed = {*rule.exempt, *(name for name, _ in rule.ends), "mask"} & beside.keys()
+        if all(_readable(beside[n]) for n in needed):
+            arrays = {n: v if isinstance(v := beside[n], int) else v.numpy() for n in needed}
+            refuse(loss, rule, array, interval, arrays)
+
+
+def _readable(x: Any) -> bool:
+    """Whether looking at a tensor waits for no device."""
+    return not isinstance(x, tf.Tensor) or (isinstance(x, Eager) and "CPU" in (x.device or "CPU"))
+
+
+def rules_of(
+    spec: Spec, lengths: Mapping[str, Sequence[int | None]]
+) -> tuple[tuple[ValueRule, Interval], ...]:
+    """What is looked at, and where it has to lie."""
+    found = ((rule, rule.interval(lengths)) for rule in value_rules(spec))
+    return tuple((rule, interval) for rule, interval in found if interval is not None)
 
 
 def _dtype_names(raw: Mapping[str, Tensor]) -> list[str]:
     return ["real" if x.dtype.is_floating else "int" for x in raw.values()]
 
 
-def _keras_mask(inputs: Any) -> Any:
-    """The masks that layers left on predictions and targets: an element counts if all say so."""
-    found = [m for m in (getattr(x, "_keras_mask", None) for x in inputs) if m is not None]
-    if not found:
-        return None
-    result = tf.cast(found[0], tf.bool)
-    for other in found[1:]:
-        result = result & tf.cast(other, tf.bool)
-    return result
+def refuse_activated(bound: Bound, call: Call) -> None:
+    """Refuse probabilities given for logits, where it is known that they are."""
+    first = next(iter(bound.specs[0].inputs))
+    if first == "logits" and activated(call.inputs[first]):
+        raise ArgumentError(
+            f"{bound.form.name} takes logits, but these predictions come out of a softmax or a "
+            "sigmoid; drop that activation from the last layer, and apply it to predictions "
+            "where probabilities are wanted"
+        )
+
+
+def _rank(x: Tensor) -> int | None:
+    """How many dimensions a tensor has, which a graph of TensorFlow may not know."""
+    rank: int | None = x.shape.rank if BACKEND == "tensorflow" else len(x.shape)
+    return rank
+
+
+def same_rank(spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Squeeze or expand one trailing 1 between the two ranks, which ``fit`` itself makes."""
+    if len(spec.inputs) != 2:
+        return given
+    (first, kind), (second, other) = spec.inputs.items()
+    expected = len(kind.axes) - len(other.axes)
+    x, y = given[first], given[second]
+    ranks = _rank(x), _rank(y)
+    if ranks[0] is None or ranks[1] is None:
+        return given
+    off = (ranks[0] - ranks[1]) - expected
+    if off == -1 and y.shape[-1] == 1:
+        if expected == 0 and ranks[0] == 1:
+            x = keras.ops.expand_dims(x, -1)
+        else:
+            y = keras.ops.squeeze(y, -1)
+    elif off == 1 and expected == 0 and x.shape[-1] == 1:
+        if ranks[1] == 1:
+            y = keras.ops.expand_dims(y, -1)
+        else:
+            x = keras.ops.squeeze(x, -1)
+    return {first: x, second: y}
 
 
 def _tensor(x: Any) -> Tensor:
@@ -715,15 +705,16 @@ def _as_float(x: Tensor, compute: DType) -> Tensor:
     return x if x.dtype.is_floating else tf.cast(x, compute)
 
 
-def _as_int32(x: Tensor) -> Tensor:
-    """Labels as int32; what does not fit stays out of every range instead of wrapping into one."""
-    if x.dtype == tf.int32:
-        return x
-    if x.dtype in (tf.int64, tf.uint32, tf.uint64):
-        if x.dtype == tf.uint64:
-            x = tf.cast(tf.minimum(x, tf.constant(2**31 - 1, tf.uint64)), tf.int64)
-        x = tf.clip_by_value(tf.cast(x, tf.int64), -(2**31), 2**31 - 1)
-    return tf.cast(x, tf.int32)
+def whole(x: Tensor, identity: bool) -> Tensor:
+    """Integers as int64, in which every comparison is exact.
+
+    Of uint64 what does not fit is out of every range; an ``identity`` stays what no other is.
+    """
+    if x.dtype == tf.uint64:
+        if identity:
+            return tf.bitcast(x, tf.int64)
+        x = tf.minimum(x, tf.constant(2**63 - 1, tf.uint64))
+    return x if x.dtype == tf.int64 else tf.cast(x, tf.int64)
 
 
 def _hyperparameter(

@@ -4,7 +4,7 @@ Values are held compact: one dimension for each axis a value has, and none for t
 logits of [65536, 10], rows of [65536, 1] cost XLA 1.4 times what rows of [65536] do. Lengths of
 axes are plain Python numbers where they are known, and 0-d tensors where only the running graph
 knows them (a batch of ``None``), so whatever computes with lengths goes through a helper that takes
-both. Integers are int32 throughout: the wrapper brings them there, and saturates what does not fit.
+both. Integers are int64 throughout, where every comparison is exact; the wrapper casts them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _broadcast(x: Any, dt: Any, *like: Any) -> Any:
 
 def _iota(n: Any) -> Any:
     """0, 1, 2, ... below a length."""
-    return tf.range(tf.cast(n, tf.int32))
+    return tf.range(tf.cast(n, tf.int64))
 
 
 def _shift(x: Any, dim: int, by: int, fill: float) -> Any:
@@ -142,7 +142,8 @@ def _take(x: Any, index: Any, dim: int, mine: tuple[int, ...], theirs: tuple[int
     ``mine`` are the dimensions of x that the index has too, where they are its ``theirs``. The
     result has those, then the index's others, then those of x.
     """
-    if x.shape[dim] == 0:  # nothing to gather: one entry, which no index may show
+    n = tf.cast(_length(x, dim), tf.int64)
+    if not x.shape[dim]:  # perhaps nothing to gather: one entry more, which no index may show
         pads = [[0, 0]] * x.shape.rank
         pads[dim] = [0, 1]
         nothing = math.nan if x.dtype.is_floating else 0
@@ -151,14 +152,13 @@ def _take(x: Any, index: Any, dim: int, mine: tuple[int, ...], theirs: tuple[int
     dim, left, right = dim % rank, [d % rank for d in mine], [d % width for d in theirs]
     rest = [d for d in range(rank) if d != dim and d not in left]
     own = [d for d in range(width) if d not in right]
-    n = _length(x, dim)
     # Clipped, since a gather outside raises on a CPU and gives 0 on a GPU.
     safe = tf.maximum(tf.minimum(index, n - 1), 0)
     if dim == rank - 1 and not rest and not own and left == right:
         # One entry of each row: gathered from the flat array, which is several times as fast.
         # In int64: 32768 rows of 131072 classes are more entries than int32 counts.
-        rows = tf.cast(tf.reshape(safe, [-1]), tf.int64)
-        start = tf.range(tf.cast(_length(rows, 0), tf.int64)) * tf.cast(n, tf.int64)
+        rows = tf.reshape(safe, [-1])
+        start = tf.range(tf.cast(_length(rows, 0), tf.int64)) * tf.cast(_length(x, dim), tf.int64)
         values = tf.reshape(tf.gather(tf.reshape(x, [-1]), rows + start), _shape(index))
         return _checked(values, safe, index)
     safe, index = _transpose(safe, (*right, *own)), _transpose(index, (*right, *own))
@@ -271,7 +271,7 @@ class TensorFlowEmitter(CompactEmitter):
             name = self.expanded(name, self.axes(index), axes)
         held = {value: row for row, value in self.names.items()}
         like = [self.expanded(v, self.axes(held[v]), axes) for v in self.like(axes)]
-        dtype = {"real": "dt", "int": "tf.int32", "bool": "tf.bool"}[node.type.dtype]
+        dtype = {"real": "dt", "int": "tf.int64", "bool": "tf.bool"}[node.type.dtype]
         return f"_broadcast({name}, {dtype}, {', '.join(like)})"
 
     def row(self, index: int, node: Node) -> None:
@@ -303,7 +303,7 @@ def _number(emitter: Emitter, index: int, text: str) -> str:
     dtype = emitter.graph.nodes[index].type.dtype
     if index not in emitter.static or dtype == "bool":
         return text
-    return f"_as({text}, {'dt' if dtype == 'real' else 'tf.int32'})"
+    return f"_as({text}, {'dt' if dtype == 'real' else 'tf.int64'})"
 
 
 def _tensors(template: str) -> Callable[[Emitter, Node, list[str]], str]:
@@ -451,8 +451,6 @@ def _lower_scan(emitter: Emitter, node: Node, x: list[str]) -> str:
 def _literal(value: float | int | bool) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return repr(max(min(value, 2**31 - 1), -(2**31)))  # as the wrapper saturates labels
     return repr(value)
 
 
@@ -664,7 +662,7 @@ def _raw(name: str, *keys: str) -> Callable[[Emitter, Node, list[str]], str]:
         for key, index, value in zip(keys, node.args, x, strict=True):
             dtype = emitter.graph.nodes[index].type.dtype
             if index in emitter.static and dtype != "bool":
-                value = f"_held({value}, {'dt' if dtype == 'real' else 'tf.int32'})"
+                value = f"_held({value}, {'dt' if dtype == 'real' else 'tf.int64'})"
             arguments.append(f"{key}={value}")
         return f"tf.raw_ops.{name}({', '.join(arguments)})"
 

@@ -9,18 +9,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lossbridge import frontdoor
+from lossbridge import frontdoor, slips
 from lossbridge.errors import (
     ArgumentError,
     DomainError,
     DTypeError,
-    LabelError,
     ShapeError,
     shown,
 )
 from lossbridge.frontdoor import Bound, Calls
-from lossbridge.kinds import Kind
+from lossbridge.kinds import Interval, Kind
 from lossbridge.spec import Spec, Weight
+from lossbridge.valuecheck import ValueRule, refuse
 from lossbridge_torch.engine import ordinary, transformed
 
 Lengths: TypeAlias = Mapping[str, Sequence["int | None"]]
@@ -79,8 +79,9 @@ def checked(
         if lenient or (whole and all(type(k) is int for k in x)):
             return torch.as_tensor(x)
         raise ArgumentError(
-            f"{name}: {key} must be a tensor, but {shown(type(x).__name__)} was given; write "
-            f"torch.as_tensor({key})"
+            slips.not_an_array(name, key, x, "torch")
+            or f"{name}: {key} must be a tensor, but an array of {shown(type(x).__module__)} was "
+            f"given; write torch.as_tensor({key})"
         )
     if x.layout is not torch.strided or x.is_nested:
         what, dense = (
@@ -102,8 +103,6 @@ def checked(
             f"{name}: {key} holds integers, but its dtype is {x.dtype}; pass {key}.long()"
             f"{'' if advise is None else advise()}"
         )
-    if dtype == "int" and x.dtype in _UNSIGNED:
-        return x.long()
     return x
 
 
@@ -293,37 +292,60 @@ def leaves_of(tree: Any) -> list[Any]:
     )
 
 
-def check_labels(
+def check_values(
     name: str,
-    spec: Spec,
-    numbers: Mapping[str, Any],
+    rules: Iterable[tuple[ValueRule, Interval]],
     inputs: Mapping[str, Tensor],
-    lengths: Lengths,
+    numbers: Mapping[str, Any],
 ) -> bool:
-    """Labels out of range raise where reading them waits for nobody; elsewhere the loss is NaN.
+    """Values outside their domain raise where reading them waits for nobody; elsewhere the loss is
+    NaN. ``numbers`` has the parameters.
 
-    True where all have been read and none is to be ignored.
+    True where all have been read and lie inside.
     """
-    in_range = True
-    for key, kind in spec.inputs.items():
-        if kind.name != "index" or kind.of is None:
+    inside = True
+    for rule, interval in rules:
+        x = inputs[rule.name]
+        if unread(x):
+            inside = False
             continue
-        labels = inputs[key]
-        if unread(labels):
-            in_range = False
+        lowest, highest = extremes(x)
+        if lowest in interval and highest in interval:
             continue
-        (size,) = lengths.get(kind.of, (None,))
-        if size is None:
-            in_range = False
+        inside = False
+        beside = {**numbers, **inputs}
+        needed = (*rule.exempt, *(key for key, _ in rule.ends), "mask")
+        tensors = {n: beside[n] for n in needed if n in beside}
+        if any(isinstance(v, Tensor) and v.numel() and unread(v) for v in tensors.values()):
             continue
-        lowest, highest = (int(v) for v in torch.aminmax(labels))
-        if lowest >= 0 and highest < size:
-            continue
-        in_range = False
-        ignored = numbers.get("ignore_index")
-        counted = labels if ignored is None else labels[labels != ignored]
-        wrong = counted[(counted < 0) | (counted >= size)]
-        if wrong.numel():
-            rule = frontdoor.label_rule(name, key, kind, size, ignored)
-            raise LabelError(f"{rule}; {int(wrong[0])} was given")
-    return in_range
+        arrays = {n: as_array(v) if isinstance(v, Tensor) else v for n, v in tensors.items()}
+        refuse(name, rule, as_array(x), interval, arrays)
+    return inside
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """The smallest and the largest number."""
+    if x.dtype in _UNSIGNED:
+        array = as_array(x)
+        return array.min().item(), array.max().item()
+    lowest, highest = torch.aminmax(x.detach())
+    return lowest.item(), highest.item()
+
+
+def as_array(x: Tensor) -> Any:
+    """A tensor's numbers for NumPy, which has no bfloat16."""
+    x = x.detach().resolve_neg()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def whole(x: Tensor, identity: bool) -> Tensor:
+    """Integers as int64, which every operation takes and compares with every number.
+
+    Of uint64 what does not fit is out of every range; an ``identity`` stays what no other is.
+    """
+    if x.dtype == torch.int64:
+        return x
+    if x.dtype != torch.uint64:
+        return x.long()
+    x = x.view(torch.int64)
+    return x if identity else torch.where(x < 0, 2**63 - 1, x)

@@ -203,6 +203,28 @@ def _is_zero(node: Node) -> bool:
     return node.op == "const" and node.type.dtype == "real" and const_value(node) == 0.0
 
 
+def _blanked(graph: Graph, node: Node) -> tuple[int, int] | None:
+    """``(a, x)`` of where(a == 0, 0, x), all of one type: the derivative of a threshold, at |a|.
+
+    A selection takes torch fifteen times as long as a product: 584 us for 131072 numbers, and the
+    comparison 80; this takes 65, and a NaN in ``a`` is none of the zeros.
+    """
+    if node.op != "where" or not _is_zero(graph.nodes[node.args[1]]):
+        return None
+    same = graph.nodes[node.args[0]]
+    if same.op != "eq" or not _is_zero(graph.nodes[same.args[1]]):
+        return None
+    a, x = same.args[0], node.args[2]
+    return (a, x) if graph.nodes[a].type == graph.nodes[x].type == node.type else None
+
+
+def _only_reader(graph: Graph, index: int) -> Node | None:
+    """The row that reads another, if there is one only, and it is no output."""
+    found = [node for node in graph.nodes for a in node.args if a == index]
+    kept = any(index == row for _, row in graph.outputs)
+    return found[0] if len(found) == 1 and not kept else None
+
+
 @dataclasses.dataclass
 class Whole(Eager):
     """All rows at once."""
@@ -382,7 +404,16 @@ class Body:
         if node.op not in ORDERINGS:
             return False
         readers = [i for i in (*self.plan.body, *self.plan.totals) if index in self.nodes[i].args]
+        if len(readers) == 1 and self._blanked(readers[0]) is not None:
+            return True
         return bool(readers) and all(self.nodes[i].op == "indicator" for i in readers)
+
+    def _blanked(self, index: int) -> tuple[int, int] | None:
+        """The operands of a row that is where(a == 0, 0, x), nothing else reading a == 0."""
+        found = _blanked(self.outer.graph, self.nodes[index])
+        if found is None or _only_reader(self.outer.graph, self.nodes[index].args[0]) is None:
+            return None
+        return found
 
     def _release(self, index: int) -> None:
         self.uses[index] -= 1
@@ -414,14 +445,30 @@ class Body:
         self.made += 1
         return f"r{self.made - 1}"
 
+    def _scratch(self, index: int) -> str:
+        """A buffer that holds nothing any more: not the row's own, nor one of its operands'."""
+        taken = {self.place.get(a) for a in self.nodes[index].args}
+        taken |= {self.place.get(a) for a in self.nodes[self.nodes[index].args[0]].args}
+        for name in self.free:
+            if name not in taken:
+                return name
+        self.made += 1
+        self.free.append(f"r{self.made - 1}")
+        return self.free[-1]
+
     def _row(self, index: int) -> None:
         node = self.nodes[index]
         operands: list[int] = list(node.args)
+        blanked = self._blanked(index)
+        if blanked is not None:
+            operands = [blanked[1], blanked[0]]
         if node.op == "indicator" and self._merged(node.args[0]):
             operands = list(self.nodes[node.args[0]].args)
         for a in set(node.args):
             self._release(a)
-        if operands != list(node.args):
+        if blanked is not None:
+            self._release(blanked[0])
+        elif operands != list(node.args):
             for a in set(operands):
                 self._release(a)
         known = {
@@ -440,9 +487,16 @@ class Body:
         else:
             name = self._target(index, operands)
             x = [known.get(a, "") or self._name(a) for a in operands]
+            scratch = ""
+            if blanked is not None:
+                scratch = self._scratch(index)
+                self._say(f"torch.abs({x[1]}, out={scratch})")
             self._say(
                 template.format(
-                    *x, out=name, **{f"p{k}": self._plain(a) for k, a in enumerate(operands)}
+                    *x,
+                    out=name,
+                    scratch=scratch,
+                    **{f"p{k}": self._plain(a) for k, a in enumerate(operands)},
                 )
             )
             self.place[index] = name
@@ -453,6 +507,11 @@ class Body:
         static = [a in self.outer.static for a in operands]
         tensors = [a in self.slices or a in self.place for a in operands]
         op = node.op
+        if op == "where" and len(operands) == 2:
+            return (
+                "torch.ops.aten.threshold_backward.grad_input"
+                "({0}, {scratch}, 0.0, grad_input={out})"
+            )
         if op in UNARY:
             return f"torch.{op}({{0}}, out={{out}})"
         if op in BINARY:

@@ -173,7 +173,7 @@ def evaluate(
             raise TypeError(f"{name} holds {piece.dtypes[name]} numbers, but is {x.dtype}")
         if name in piece.moved and x.ndim > 1:
             x = x.movedim(min(1, x.ndim - 1) if axis is None else axis, -1)
-        values[name] = x
+        values[name] = x.long() if piece.dtypes[name] == "int" else x
     values.update((n, w) for n, w in weights.items() if n in piece.dtypes)
     lengths = lengths_of(piece, values)
     first = values[piece.inputs[0]]

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 
 from lossbridge.emit import emit, load
 from lossbridge.frontdoor import Bound, as_form
+from lossbridge.integers import identities
 from lossbridge.ir import Builder, Graph, inline, is_star
 from lossbridge.passes.canonicalise import canonicalise
 from lossbridge.passes.differentiate import differentiate, pull_back_all, push_forward
@@ -27,7 +28,6 @@ from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Options, Plan, PortCall, index_sources
 from lossbridge.spec import Spec
-from lossbridge.trace import port_axes
 from lossbridge.verify import verify
 from lossbridge_torch.eager import eager_function, owns_results, settled
 from lossbridge_torch.lowering import LOWERING
@@ -41,7 +41,7 @@ def _legal(graph: Graph) -> Graph:
 
 def polished(graph: Graph) -> Graph:
     """A derived graph after the passes."""
-    return verify(guard(stabilise(canonicalise(verify(graph)))))
+    return verify(guard(stabilise(canonicalise(verify(graph)), derived=True)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -175,6 +175,7 @@ class Fused:
         self.orders = {n: stable.nodes[rows[n]].attr("order") for n in self.names}
         self.axes = plan.value_axes
         self.index = index_sources(plan.spec)  # what sample weights and masks run over
+        self.identities = tuple(identities(plan.spec).names)  # integers that are told apart
         late = ("segments", "map_sizes")
         self.outside = tuple(
             Outside(call, plan.spec) for call in sorted(plan.calls, key=lambda c: c.op in late)
@@ -645,9 +646,8 @@ class Outside:
             self.token = token_of(self.bound)
             return
         port = spec.ports[call.port]
-        self.output = str(port.output)
+        self.output = port.output
         self.maps = port.output.name == "maps"
-        self.axes = port_axes(port)
 
 
 def _bound_use(used: Spec, call: PortCall) -> Bound:

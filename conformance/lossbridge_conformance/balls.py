@@ -474,6 +474,11 @@ def xlogy(x: Value, y: Value) -> Value:
     return mul(x, log(y))
 
 
+def weigh(x: Value, y: Value) -> Value:
+    """x y, and 0 where x is exactly 0, whatever y is."""
+    return 0.0 if is_zero(x) else mul(x, y)
+
+
 def logaddexp(x: Value, y: Value) -> Value:
     """log(exp(x) + exp(y))."""
     if is_nan(x) or is_nan(y):
@@ -487,8 +492,8 @@ def logaddexp(x: Value, y: Value) -> Value:
 
 def logistic_nll(x: Value, y: Value) -> Value:
     """-y log(sigmoid(x)) - (1 - y) log(1 - sigmoid(x))."""
-    against = mul(sub(arb(1), y), softplus(x))
-    return add(mul(y, softplus(neg(x))), against)
+    against = weigh(sub(arb(1), y), softplus(x))
+    return add(weigh(y, softplus(neg(x))), against)
 
 
 # --- powers ----------------------------------------------------------------------------------

@@ -266,7 +266,13 @@ def _special(plan: _Plan, draw: Draw, count: int) -> list[Row]:
         patterns = special_rows(
             kind, plan.shape(name), plan.along(name), plan.count(name), draw.dtype
         )
-        labelled = any(other != name and plan.kinds[other].name in LABELS for other in plan.kinds)
+        # A sequence of labels has no one for which a logit is easy.
+        labelled = any(
+            other != name
+            and kind_.name in LABELS
+            and not (kind_.name == "index" and kind_.axes[1:])
+            for other, kind_ in plan.kinds.items()
+        )
         queue: list[Row] = []
         for at, (flag, row) in enumerate(patterns):
             # A saturated logit is a trap for one label and easy for the other: take both.

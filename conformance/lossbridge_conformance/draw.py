@@ -35,7 +35,7 @@ class Draw:
 
         ``count`` is the number of entries that an index may choose from.
         """
-        if kind.name in ("index", "integer"):
+        if kind.dtype == "int":
             return self.rng.integers(0, max(count, 1), shape)
         if kind.name in ("mask", "flag"):
             found = np.asarray(self.rng.random(shape) < 0.75)
@@ -152,7 +152,7 @@ def special_rows(
     kind: Kind, shape: Shape, along: int, count: int, dtype: str
 ) -> Iterator[tuple[str, Array]]:
     """Flag and array of each special pattern of one input of one sample."""
-    if kind.name in ("index", "integer"):
+    if kind.dtype == "int":
         for label in (0, max(count - 1, 0)):
             yield "label", np.full(shape, label, dtype=np.int64)
     elif kind.name in ("mask", "flag"):
@@ -220,7 +220,7 @@ def benign(kind: Kind, shape: Shape, along: int, variant: int, certain: bool = F
     """An ordinary value of a kind, to stand beside a special one; a probability may be certain."""
     if certain and kind.name == "probability":
         return np.full(shape, float(variant % 2))
-    if kind.name in ("index", "integer"):
+    if kind.dtype == "int":
         return np.full(shape, variant % 2, dtype=np.int64)
     if kind.name in ("mask", "flag"):
         return np.full(shape, kind.name == "mask", dtype=np.bool_)

@@ -100,7 +100,9 @@ def registered() -> dict[str, EntryPoint]:
 
 
 def as_arrays(values: Any) -> Any:
-    """A result as float64 arrays, whatever a probe returned it as."""
+    """A result as float64 arrays, whatever a probe returned it as; maps and lists stay."""
     if isinstance(values, Mapping):
         return {name: as_arrays(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [as_arrays(value) for value in values]
     return np.asarray(values, np.float64)

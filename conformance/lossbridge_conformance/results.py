@@ -10,13 +10,13 @@ from __future__ import annotations
 import enum
 import math
 import os
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from lossbridge import files
 from lossbridge.errors import LossbridgeError, OutputError, shown
 
 SCHEMA_NAME = "lossbridge-results/1"
@@ -239,7 +239,7 @@ def load_json(data: bytes, origin: str) -> Any:
         raise ResultsError(
             "too_large",
             f"{origin} has {len(data)} bytes, more than the {MAX_FILE_BYTES} a results file may "
-            "have; split the run with --shard",
+            "have; run it in parts, with --losses",
         )
     try:
         return msgspec.json.decode(data)
@@ -303,24 +303,16 @@ def write(results: Results, path: str | os.PathLike[str]) -> Path:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write ``data`` beside ``path`` and rename it into place, making folders as needed."""
+    """Write a file of a report, making folders as needed."""
     final = Path(path)
-    partial = final.with_name(f".{final.name[:80]}.{secrets.token_hex(6)}.part")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(final)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"cannot write {str(final)!r}: {error.strerror or error}; expected a folder that can "
             "be written, as in `python -m lossbridge conformance --out DIR`"
         ) from error
+    files.write(final, data)
     return final
 
 

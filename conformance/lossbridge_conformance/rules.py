@@ -477,7 +477,7 @@ _UNARY = (
     "neg", "exp", "expm1", "log", "log1p", "sqrt", "sigmoid", "softplus", "tanh", "sin", "cos",
     "cosh", "log_cosh", "log1mexp", "kl_phi",
 )  # fmt: skip
-_BINARY = ("div", "maximum", "minimum", "xlogy", "logaddexp", "logistic_nll")
+_BINARY = ("div", "maximum", "minimum", "xlogy", "weigh", "logaddexp", "logistic_nll")
 _ARITHMETIC: dict[str, Any] = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 
 

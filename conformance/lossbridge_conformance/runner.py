@@ -12,10 +12,9 @@ import datetime
 import hashlib
 import os
 import platform as machine
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ from lossbridge_conformance.subjects import (
     all_truths,
     chosen,
 )
-from lossbridge_conformance.workers import Worker, modes_of, run_all
+from lossbridge_conformance.workers import Worker, interruptible, oracles, probed, run_all
 
 TRACKS = ("stability", "agreement", "contract", "convergence")
 SUBJECTS = ("ours", "native")
@@ -102,22 +101,22 @@ def measure_all(
     tracks = _known("track", tracks, TRACKS)
     probes = registered()
     wanted = list(dict.fromkeys(platforms)) or sorted(probes)
-    present = {
-        name: modes for name in wanted if name in probes and (modes := modes_of(name)) is not None
-    }
+    available = {name: probed(name) for name in wanted if name in probes}
+    present = {name: found.modes for name, found in available.items() if not found.missing}
+    # Only a platform that was asked for by name is missed; any other's absence is a note.
+    required = list(dict.fromkeys(platforms)) or list(present)
+    absent = [f"{n} was not measured: {f.missing}" for n, f in available.items() if f.missing]
+    for line in absent:
+        print(f"lossbridge: {line}", file=sys.stderr)
     if not present:
         raise BackendUnavailable(
-            f"nothing was measured: {', '.join(wanted) or 'no platform'} is not installed here; "
+            f"nothing was measured: {', '.join(wanted) or 'no platform'} is not to be had here; "
             f"registered are {', '.join(sorted(probes)) or 'none'}"
         )
     cache = _folder(out)
     measured, skipped = chosen(losses, cache, settings=not quick)
     builtins = natives.chosen(measured, list(present)) if "native" in subjects else []
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        # A fresh process each: this one has threads, which a fork would not survive.
-        ProcessPoolExecutor(os.cpu_count() or 1, mp_context=get_context("spawn")) as pool,
-    ):
+    with interruptible(), tempfile.TemporaryDirectory() as temporary, oracles(temporary) as pool:
         # The contract is checked in float64 whatever is asked for.
         asked = tuple(d for d in DTYPES if d in dtypes or d == "float64")
         truths: Truths = all_truths(measured, builtins, asked, dtypes, cache, pool)
@@ -137,6 +136,7 @@ def measure_all(
             if name in TRAINERS:
                 tasks += training
             workers.append(Worker(name, modes, tasks, Path(temporary)))
+        workers[0].notes += absent
         run_all(workers)
         stability.excuse(workers, [*measured, *builtins], truths, pool)
         slopes = list(pool.map(derivatives.cell, measured)) if contracts else []
@@ -149,7 +149,7 @@ def measure_all(
         extra += agreement.cells(workers, measured, dtypes, truths)
     extra += _converged(workers, measured, training)
     merged = with_cells(merge(files), extra)
-    judged = report.prepare(merged, deviations.recorded(), required=wanted)
+    judged = report.prepare(merged, deviations.recorded(), required=required)
     for results in files:
         write(results, out / f"results-{results.platform}.json")
     # What no single platform could say, so that a later report of these files has it too.

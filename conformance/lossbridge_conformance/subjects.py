@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lossbridge.errors import ArgumentError, suggestion
+from lossbridge import files
+from lossbridge.errors import ArgumentError
 from lossbridge.frontdoor import Form, as_form, axis_lengths, forms, index_shape
 from lossbridge.ir import Graph
 from lossbridge.kinds import Kind
@@ -24,7 +23,8 @@ from lossbridge.passes.differentiate import differentiate
 from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Numbers, Options, inline_ports, plan, spec_graph
 from lossbridge.spec import Spec
-from lossbridge_conformance import cases, measure, networks
+from lossbridge.synonyms import class_hint
+from lossbridge_conformance import cases, measure, networks, wire
 from lossbridge_conformance.formats import FORMATS
 from lossbridge_conformance.oracle import (
     OracleResult,
@@ -279,7 +279,7 @@ def find(name: str) -> Form:
     if path.endswith(".json"):
         return as_form(path)
     raise ArgumentError(
-        f"there is no loss {name!r}{suggestion(name, [*forms(), *catalogue()])}; a loss of your "
+        f"there is no loss {name!r}{class_hint(name, [*forms(), *catalogue()])}; a loss of your "
         "own is a path to a .json file or file.py:name"
     )
 
@@ -490,22 +490,91 @@ def _size(subject: Subject, name: str, x: Array, y: Array) -> Array:
 
 
 def cached_truths(job: tuple[Subject, tuple[str, ...], str]) -> dict[tuple[int, str], Truth]:
-    """The same, kept in a folder for the next run."""
+    """The same, kept in a folder for the next run; what lies there and does not fit is replaced."""
     subject, dtypes, folder = job
     key = hashlib.sha256(
         f"{subject.spec.hash} {subject.name} {subject.fixtures} {dtypes} "
         f"{sorted((n, np.asarray(v).tolist()) for n, v in subject.params.items())} "
         f"{_own_code()}".encode()
     ).hexdigest()
-    path = Path(folder) / f"{key}.pickle"
-    if path.exists():
-        known: dict[tuple[int, str], Truth] = pickle.loads(path.read_bytes())
-        return known
-    found = truths(subject, dtypes)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(pickle.dumps(found))
-    os.replace(temporary, path)
-    return found
+    path = Path(folder) / f"{key}.truth"
+    known = _read_truths(path, subject, dtypes)
+    if known is None:
+        known = truths(subject, dtypes)
+        files.write(path, wire.encode([[at, d, asdict(t)] for (at, d), t in known.items()]))
+    return known
+
+
+CACHE_BYTES = 1 << 28  # of one file; the largest of a full run has 9 MB
+
+
+def _read_truths(
+    path: Path, subject: Subject, dtypes: Sequence[str]
+) -> dict[tuple[int, str], Truth] | None:
+    """What a file of truths says, or None where it is not one of this subject.
+
+    Anybody may have put it there: nothing in it is executed, and every array has the shape of what
+    it is the truth of.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > CACHE_BYTES:
+            return None
+        found = {(at, d): _truth(subject, at, d, t) for at, d, t in wire.decode(path.read_bytes())}
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None
+    expected = {
+        (at, d)
+        for at, call in enumerate(subject.calls)
+        for d in dtypes
+        if subject.against_truth(call, d)
+    }
+    return found if set(found) == expected else None
+
+
+def _truth(subject: Subject, at: int, dtype: str, data: Mapping[str, Any]) -> Truth:
+    call = subject.calls[at]
+    shapes: dict[str, tuple[int, ...]] = {"value": subject.index(call)}
+    shapes.update((f"gradient_{n}", np.shape(call.inputs[n])) for n in subject.wrt)
+
+    def all_of(rounded: Mapping[str, Any]) -> dict[str, Rounded]:
+        if set(rounded) != set(shapes):
+            raise ValueError("not the quantities of this loss")
+        return {n: _rounded(rounded[n], dtype, shapes[n]) for n in shapes}
+
+    return Truth(
+        all_of(data["rounded"]),
+        None if data["accepted"] is None else all_of(data["accepted"]),
+        {"value": _shaped(data["conditions"]["value"], np.float64, shapes["value"])},
+        _typed(data["from_rules"], bool),
+        {n: _shaped(x, np.bool_, shapes[f"gradient_{n}"]) for n, x in data["kinks"].items()},
+    )
+
+
+def _rounded(data: Mapping[str, Any], dtype: str, shape: tuple[int, ...]) -> Rounded:
+    arrays = {n: _shaped(data[n], kind, shape) for n, kind in ROUNDED.items()}
+    others = tuple(_rounded(other, dtype, shape) for other in data["alternatives"])
+    if data["dtype"] != dtype:
+        raise ValueError("of another dtype")
+    return Rounded(dtype=dtype, **arrays, alternatives=others)
+
+
+def _shaped(x: Any, kind: Any, shape: tuple[int, ...]) -> Array:
+    if not isinstance(x, np.ndarray) or x.dtype != kind or x.shape != shape:
+        raise ValueError("not an array of this loss")
+    return x
+
+
+def _typed(x: Any, kind: type) -> Any:
+    if type(x) is not kind:
+        raise ValueError(f"not a {kind.__name__}")
+    return x
+
+
+# The arrays of a rounded truth, and what they hold.
+ROUNDED: Mapping[str, Any] = {
+    "value": np.float64, "other": np.float64, "subnormal": np.bool_, "overflow": np.bool_,
+    "exact_zero": np.bool_, "undecided": np.bool_, "sign": np.int8, "beyond": np.float64,
+}  # fmt: skip
 
 
 def all_truths(

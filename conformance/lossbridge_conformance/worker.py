@@ -2,8 +2,10 @@
 
 Raw results go back; the parent, which holds the truth, judges them. A task that kills this process
 costs that task only: the parent sees which line is missing, and starts another worker behind it.
+The tasks come through the standard input, which stays open for as long as the parent lives: when it
+ends, however the parent died, this process clears its folder away and ends too.
 
-    python -m lossbridge_conformance.worker PLATFORM TASKS RESULTS
+    python -m lossbridge_conformance.worker PLATFORM RESULTS FOLDER
 """
 
 from __future__ import annotations
@@ -11,14 +13,18 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import shutil
 import sys
+import threading
 import traceback
 from base64 import b85encode
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from lossbridge.cli import QUIET
 from lossbridge.errors import UnsupportedError
+from lossbridge_conformance import wire
+from lossbridge_conformance.probe import as_arrays, registered
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -35,8 +41,7 @@ def environment(folder: str | None = None) -> dict[str, str]:
     ``folder`` is for what a framework compiles: two runs that share such a place can meet there.
     """
     quiet = {
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TF_ENABLE_ONEDNN_OPTS": "0",
+        **QUIET,
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "KERAS_BACKEND": "tensorflow",
     }
@@ -44,31 +49,38 @@ def environment(folder: str | None = None) -> dict[str, str]:
     return {**os.environ, **quiet, **own, **dict.fromkeys(THREADS, "1")}
 
 
-def main(platform: str, tasks_file: str, results_file: str) -> int:
+def main(platform: str, results_file: str, folder: str) -> int:
     """Run every task; returns the exit status."""
-    from lossbridge_conformance.probe import registered
-
+    tasks = pickle.load(sys.stdin.buffer)  # from our parent, through its own pipe
+    threading.Thread(target=_follow, args=(folder,), daemon=True).start()
     probe = registered()[platform].load()
-    tasks = pickle.loads(Path(tasks_file).read_bytes())  # written by our own parent
     subjects: dict[Any, Any] = {}
     with open(results_file, "ab", buffering=0) as out:
         out.write(_line({"versions": probe.versions(), "modes": probe.modes}))
         for task in tasks:
             out.write(_line({"started": task["id"]}))
             try:
-                answer: dict[str, Any] = _run(probe, subjects, task)
+                line = _line({"id": task["id"], **_run(probe, subjects, task)})
             except Exception as error:
                 answer = {
                     "error": f"{type(error).__name__}: {error}"[:500],
                     "kind": type(error).__name__,
                     "where": traceback.format_exc(limit=-2)[-600:],
                 }
-            out.write(_line({"id": task["id"], **answer}))
+                line = _line({"id": task["id"], **answer})
+            out.write(line)
     return 0
 
 
+def _follow(folder: str) -> None:
+    """End with the parent: its end of the pipe closes even where it was killed."""
+    sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
 def _line(record: Mapping[str, Any]) -> bytes:
-    return b85encode(pickle.dumps(dict(record), protocol=4)) + b"\n"
+    return b85encode(wire.encode(record)) + b"\n"
 
 
 def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +99,7 @@ def _run(probe: Any, subjects: dict[Any, Any], task: Mapping[str, Any]) -> dict[
             found = subjects[key].run(
                 task["inputs"], dtype=task["dtype"], mode=task["mode"], wrt=wrt, call=task["call"]
             )
-            return {"value": found["value"], "gradients": found["gradients"]}
+            return {n: as_arrays(found[n]) for n in ("value", "gradients")}
         except Exception as error:
             raised.append(error)
     raise raised[0]

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from base64 import b85decode
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lossbridge.errors import LossbridgeError
+from lossbridge_conformance import wire
 from lossbridge_conformance.worker import environment
 
+STARTS = 2  # attempts in a row of a process to reach its first task
 NOTES = 20  # more of them than anybody reads
 SILENCE = 240.0  # seconds after which a worker that says nothing counts as lost
 
@@ -36,13 +42,14 @@ class Worker:
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    stop: threading.Event = field(default_factory=threading.Event)  # set: the run is interrupted
 
     def run(self) -> Worker:
         """Run all tasks, whatever happens to the process: a death costs the task it was at."""
         began = time.monotonic()
         left = list(self.tasks)
-        attempt = 0
-        while left:
+        attempt = unstarted = 0
+        while left and not self.stop.is_set():
             attempt += 1
             status, started, words = self._process(left, attempt)
             done = {task["id"] for task in left if task["id"] in self.answers}
@@ -58,8 +65,8 @@ class Worker:
                     self._note(f"{started}: {detail}; its parts were run one by one")
                 else:
                     self._lose(started, detail)
-            elif not done:
-                # It never got to a task, and another process would do no better.
+            elif not done and (unstarted := unstarted + 1) >= STARTS:
+                # It never gets to a task, and another process would do no better.
                 for task in left:
                     self._lose(task["id"], f"the worker did not start ({_cause(status)}): {words}")
                 left = []
@@ -72,22 +79,32 @@ class Worker:
     def _process(self, left: list[dict[str, Any]], attempt: int) -> tuple[int, str | None, str]:
         """One process over the tasks left: its exit status, the last task begun, its last words."""
         name = self.folder / f"{self.platform}-{attempt}"
-        tasks, results, log = (name.with_suffix(f".{s}") for s in ("tasks", "results", "log"))
+        results, log = (name.with_suffix(f".{s}") for s in ("results", "log"))
         bare = [{k: v for k, v in task.items() if k not in ("parts", "dims")} for task in left]
-        tasks.write_bytes(pickle.dumps(bare))
         results.touch()
         with log.open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lossbridge_conformance.worker", self.platform, str(tasks),
-                 str(results)],
-                env=environment(str(self.folder)), stdout=subprocess.DEVNULL, stderr=errors,
+                [sys.executable, "-m", "lossbridge_conformance.worker", self.platform,
+                 str(results), str(self.folder)],
+                env=environment(str(self.folder)), stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL, stderr=errors,
             )  # fmt: skip
+            # It stays open: its end tells the process that this one is gone.
+            lifeline = process.stdin
+            assert lifeline is not None
             try:
+                try:
+                    lifeline.write(pickle.dumps(bare))
+                    lifeline.flush()
+                except BrokenPipeError:
+                    pass  # it died before it had read its tasks, as its status will say
                 self._watch(process, results)
             finally:
                 if process.poll() is None:  # this process is being interrupted
                     process.kill()
                     process.wait()
+                with contextlib.suppress(BrokenPipeError):
+                    lifeline.close()
         words = log.read_text("utf-8", "replace").strip().splitlines()[-3:]
         return process.returncode, self._read(results), " | ".join(words)[:400]
 
@@ -99,7 +116,7 @@ class Worker:
             now = results.stat().st_size
             if now != size:
                 size, since = now, time.monotonic()
-            elif time.monotonic() - since > self.silence:
+            elif self.stop.is_set() or time.monotonic() - since > self.silence:
                 process.kill()
                 process.wait()
 
@@ -107,8 +124,8 @@ class Worker:
         started: str | None = None
         for line in results.read_bytes().splitlines():
             try:
-                record = pickle.loads(b85decode(line))  # written by our own worker
-            except Exception:  # a line cut short by the process's death
+                record = wire.decode(b85decode(line))
+            except ValueError:  # a line cut short by the process's death
                 continue
             if "versions" in record:
                 self.versions = record["versions"]
@@ -138,6 +155,10 @@ class Worker:
         whole = self.answers.get(task["id"])
         if whole is None or "parts" not in task:
             return
+        if "error" in whole:  # the process never came to it
+            for part in task["parts"]:
+                self.answers[part["id"]] = {**whole, "id": part["id"]}
+            return
         dims: Mapping[str, int] = task["dims"]
         first = 0
         for part in task["parts"]:
@@ -161,31 +182,108 @@ def _cause(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
-def run_all(workers: Iterable[Worker]) -> None:
-    """As many at a time as there are cores."""
+def run_all(workers: Sequence[Worker]) -> None:
+    """As many at a time as there are cores; an interruption stops every process at once."""
     with ThreadPoolExecutor(max_workers=max(os.cpu_count() or 1, 1)) as pool:
-        list(pool.map(Worker.run, workers))
+        jobs = [pool.submit(worker.run) for worker in workers]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            for worker in workers:
+                worker.stop.set()
+            for job in jobs:
+                job.cancel()
+            raise
 
 
-def modes_of(platform: str) -> tuple[str, ...] | None:
-    """The modes of a platform, or None where its framework is not installed.
+@contextlib.contextmanager
+def oracles(folder: str) -> Iterator[ProcessPoolExecutor]:
+    """Processes for the oracle, one a core; none outlives this one, however it ends.
 
-    Asked in a process of its own, so that this one never loads a framework.
+    ``folder`` is the run's own, for nobody after it.
+    """
+    # A fresh process each: this one has threads, which a fork would not survive.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        os.cpu_count() or 1, mp_context=context, initializer=_follow_parent, initargs=(folder,)
+    )
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _follow_parent(folder: str) -> None:
+    """End when the parent does, which a pool's process does not notice by itself.
+
+    The run's folder is then cleared away: a parent that was killed could not do it.
+
+    Signals from a terminal reach the whole group; the parent alone decides what they mean.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does: processes stopped, folders cleared away."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    signals = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []  # only the main thread may say what a signal does
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What a platform says of itself: its modes, or why it cannot be used here."""
+
+    modes: tuple[str, ...] = ()
+    missing: str = ""
+
+
+def probed(platform: str) -> Availability:
+    """The modes of a platform, or why it is not to be had here.
+
+    Asked in a process of its own, so that this one never loads a framework, and that a third
+    party's that raises, or ends the process, as it is imported costs its own cells only.
     """
     code = (
         "import sys\nfrom lossbridge_conformance.probe import registered\n"
         "try:\n    probe = registered()[sys.argv[1]].load()\n"
         "except ImportError as error:\n    print(error, file=sys.stderr)\n    sys.exit(3)\n"
-        "print(*probe.modes)\n"
+        "sys.stdout.write('modes ' + ' '.join(probe.modes))\n"
     )
-    found = subprocess.run(
+    asked = subprocess.run(
         [sys.executable, "-c", code, platform], env=environment(), capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    if found.returncode == 3:
-        return None
-    if found.returncode != 0:
-        raise LossbridgeError(
-            f"the platform {platform} cannot be loaded: {found.stderr.strip().splitlines()[-1:]}"
-        )
-    return tuple(found.stdout.split())
+    last = next(iter(asked.stderr.strip().splitlines()[-1:]), _cause(asked.returncode))
+    if asked.returncode == 3:
+        return Availability(missing=f"it is not installed ({last})")
+    _, marked, modes = asked.stdout.rpartition("modes ")
+    if asked.returncode != 0 or not marked:
+        return Availability(missing=f"it cannot be loaded ({last})")
+    return Availability(tuple(modes.split()))

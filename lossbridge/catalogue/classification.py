@@ -25,6 +25,7 @@ from lossbridge.ops import (
     stop_gradient,
     sum,
     take,
+    weigh,
     where,
 )
 from lossbridge.spec import Weight
@@ -52,10 +53,12 @@ def bce_with_logits(
     ``weight`` weighs each element and does not enter the divisor of the mean; ``pos_weight`` weighs
     the positive part. Both may lack leading axes, as one weight for each label does.
 
-    Edges: exact in value and gradient however confident the logit is.
+    Edges: exact in value and gradient however confident the logit is; an infinite one that is right
+    costs 0, with gradient 0.
     """
     p = sigmoid(logits)
-    return -(weight * (pos_weight * target * log(p) + (1.0 - target) * log(1.0 - p)))
+    positive, negative = pos_weight * target, 1.0 - target
+    return -weigh(weight, weigh(positive, log(p)) + weigh(negative, log(1.0 - p)))
 
 
 @define(
@@ -141,9 +144,13 @@ def smoothed(target: Expr, share: Operand, classes: Operand) -> Expr:
 def expected_nll(
     log_p: Expr, target: Expr, *axes: str, weight: Operand | None = None, safe: bool = True
 ) -> Expr:
-    """The negative log-probabilities of classes, weighed by a target: 0 times infinity is 0."""
-    possible = where((target == 0.0) & (log_p == -math.inf), 0.0, log_p) if safe else log_p
-    terms = target * possible
+    """The negative log-probabilities of classes, weighed by a target: 0 times infinity is 0.
+
+    Where it is not ``safe`` that is NaN, as other libraries have it.
+    """
+    terms = weigh(target, log_p)
+    if not safe:
+        terms = terms + where((target == 0.0) & (log_p == -math.inf), math.nan, 0.0)
     return -sum(terms if weight is None else weight * terms, *axes)
 
 
@@ -248,12 +255,13 @@ def binary_focal(
 
     ``alpha`` weighs the positive part and ``1 - alpha`` the negative.
 
-    Edges: exact however confident the logit is; a soft target mixes both parts linearly.
+    Edges: exact however confident the logit is, and 0 where an infinite one is right; a soft target
+    mixes both parts linearly.
     """
     p = sigmoid(logits)
-    positive = alpha * target * (1.0 - p) ** gamma * log(p)
-    negative = (1.0 - alpha) * (1.0 - target) * p**gamma * log(1.0 - p)
-    return -(positive + negative)
+    positive = alpha * target * (1.0 - p) ** gamma
+    negative = (1.0 - alpha) * (1.0 - target) * p**gamma
+    return -(weigh(positive, log(p)) + weigh(negative, log(1.0 - p)))
 
 
 LINEAR = {
@@ -325,7 +333,7 @@ def linear_cross_entropy_probabilities(
 
 def focal_terms(target: Expr, p: Expr, gamma: Operand) -> Expr:
     """What each class contributes to the focal loss of a target distribution."""
-    return -target * (1.0 - p) ** gamma * log(p)
+    return -weigh(target * (1.0 - p) ** gamma, log(p))
 
 
 @define(

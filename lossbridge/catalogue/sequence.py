@@ -84,9 +84,9 @@ def forward(
 )
 def ctc(
     log_probs: Annotated[Expr, "real[time, batch, classes]"],
-    targets: Annotated[Expr, "integer[batch, positions]"],
-    input_lengths: Annotated[Expr, "integer[batch]"],
-    target_lengths: Annotated[Expr, "integer[batch]"],
+    targets: Annotated[Expr, "index(classes)[batch, positions]"],
+    input_lengths: Annotated[Expr, "length(time)[batch]"],
+    target_lengths: Annotated[Expr, "length(positions)[batch]"],
     *,
     blank: Expr,
     zero_infinity: Expr,
@@ -95,8 +95,9 @@ def ctc(
 
     The mean divides each sequence's loss by its target's length, then averages over the batch.
 
-    Edges: a target that cannot be aligned gives inf, or 0 with ``zero_infinity``, gradient 0. What
-    stands beyond the lengths is not looked at.
+    Edges: a target that cannot be aligned gives inf, or 0 with ``zero_infinity``, gradient 0; an
+    empty target costs the blanks, and 0 beside an empty input. A blank in a target is a label like
+    any other. What stands beyond the lengths is not looked at.
     """
     within = iota(log_probs, "time") < input_lengths
     spelled = where(iota(targets, "positions") < target_lengths, targets, blank)
@@ -105,11 +106,13 @@ def ctc(
         return where(within, emit, 0.0)
 
     alphas = forward(log_probs, spelled, blank, emitted=heard)
-    last = take(alphas, input_lengths - 1, "time")
+    empty = input_lengths == 0  # no step, so no last one; a negative length stays out of range
+    last = take(alphas, where(empty, 0, input_lengths - 1), "time")
     final = 2 * target_lengths
     at_blank = take(last, final, "states")
     at_label = take(last, where(target_lengths > 0, final - 1, 0), "states")
-    both = where(target_lengths > 0, logaddexp(at_blank, at_label), at_blank)
-    impossible = both == -math.inf
-    value = where(impossible, where(zero_infinity, 0.0, math.inf), -both)
+    spelt = where(target_lengths > 0, logaddexp(at_blank, at_label), at_blank)
+    nothing = where(target_lengths == 0, 0.0, where(target_lengths > 0, math.inf, math.nan))
+    cost = where(empty, nothing, -spelt)
+    value = where(cost == math.inf, where(zero_infinity, 0.0, math.inf), cost)
     return value, to_real(target_lengths)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lossbridge.errors import BackendUnavailable, LossbridgeError, suggestion
+from lossbridge.errors import BackendUnavailable, LossbridgeError
 from lossbridge.files import save
+from lossbridge.synonyms import class_hint
 
 PLATFORMS = ("torch", "keras", "jax")
 app = typer.Typer(
@@ -39,7 +43,14 @@ def command(name: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
     def register(function: Callable[..., int]) -> Callable[..., None]:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
-            raise typer.Exit(function(*args, **kwargs))
+            try:
+                code = function(*args, **kwargs)
+            except KeyboardInterrupt as stop:
+                # As a shell counts signals, and not 1, which says that something does not conform.
+                number = signal.Signals[str(stop) or "SIGINT"]
+                print(f"lossbridge: stopped by {number.name}; nothing was written", file=sys.stderr)
+                code = 128 + number
+            raise typer.Exit(code)
 
         return app.command(name)(wrapper)
 
@@ -57,6 +68,11 @@ def run(argv: Sequence[str]) -> int:
         return 3
     except (LossbridgeError, OSError) as error:
         print(f"lossbridge: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        # Python's own exit code would be 1, which says that a loss does not conform.
+        traceback.print_exc()
+        print("lossbridge: this is a fault of lossbridge; nothing was decided", file=sys.stderr)
         return 2
     return 0
 
@@ -93,13 +109,16 @@ def resolve(name: str) -> Any:
         )
     known = [*forms(), *catalogue()]
     raise ArgumentError(
-        f"there is no loss {name!r}; `lossbridge list` shows them{suggestion(name, known)}; a loss "
+        f"there is no loss {name!r}; `lossbridge list` shows them{class_hint(name, known)}; a loss "
         "of your own is a path to a .json file or file.py:name"
     )
 
 
 def load_definition(path: Path, attribute: str) -> Any:
-    """The definition called ``attribute`` in the caller's own Python file, which is executed."""
+    """The definition called ``attribute`` in the caller's own Python file, which is executed.
+
+    What the file raises, as it is executed or as its loss is traced, is an error in one line.
+    """
     import importlib.util
 
     from lossbridge.errors import ArgumentError
@@ -111,16 +130,39 @@ def load_definition(path: Path, attribute: str) -> Any:
     if spec is None or spec.loader is None:
         raise ArgumentError(f"{str(path)!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _their_code(path):
+        spec.loader.exec_module(module)
     found = {k: v for k, v in vars(module).items() if isinstance(v, Definition)}
     if not attribute and len(found) == 1:
-        return next(iter(found.values()))
+        attribute = next(iter(found))
     if attribute not in found:
         raise ArgumentError(
             f"{str(path)!r} defines {', '.join(found) or 'no loss'}; write {path}:NAME with one of "
             "them"
         )
+    with _their_code(path):
+        _ = found[attribute].spec  # traces it
     return found[attribute]
+
+
+@contextlib.contextmanager
+def _their_code(path: Path) -> Iterator[None]:
+    """Whatever a user's file raises, as an error that says where in it."""
+    from lossbridge.errors import ArgumentError
+
+    try:
+        yield
+    except LossbridgeError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
+        ]
+        if isinstance(error, SyntaxError):
+            lines.append(error.lineno)
+        place = f", line {lines[-1]}" if lines else ""
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ArgumentError(f"{str(path)!r}{place}, raised {what}") from error
 
 
 def backend(platform: str) -> Any:
@@ -362,11 +404,8 @@ def compare(
 
     Exit code 0: the same; 1: not; 3: undecided.
     """
-    import os
-
     from lossbridge.migrate.judge import compare as compare_losses
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sides = (given(x, classes=classes) for x in (a, b))
     found = compare_losses(*sides, weights=weights or None)
     print(found.to_json() if as_json else found)
@@ -412,14 +451,11 @@ def record(
     as_json: Json = False,
 ) -> int:
     """Record what a loss gives on the probes, to compare it in another environment."""
-    import os
-
     from lossbridge.errors import ArgumentError
     from lossbridge.migrate.probes import CLASSES
     from lossbridge.migrate.record import record as record_loss
     from lossbridge.migrate.record import recorder
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if bool(loss) == (emit is not None):
         raise ArgumentError(
             "write `lossbridge record FILE.py:loss -o side.json`, or `lossbridge record --emit "

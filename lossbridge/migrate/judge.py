@@ -350,8 +350,16 @@ def _multiplied(x: Side) -> Side:
 def _of_sequences(a: Side, b: Side) -> Comparison:
     """Two losses of sequences, which take lengths, paddings or neither."""
     told = len(a.signature.inputs) > 2 and len(b.signature.inputs) > 2
-    kinds = [[str(k) for k in x.signature.inputs.values()] for x in (a, b)]
-    alike = kinds[0] == kinds[1] and domains_of(a.signature) == domains_of(b.signature)
+    # Whether labels and lengths are described as such, or as integers, makes no other function.
+    kinds = [
+        [str(k) if k.dtype != "int" else k.axes for k in x.signature.inputs.values()]
+        for x in (a, b)
+    ]
+    domains = [
+        [d for d, k in zip(domains_of(s), s.inputs.values(), strict=True) if k.dtype != "int"]
+        for s in (a.signature, b.signature)
+    ]
+    alike = kinds[0] == kinds[1] and domains[0] == domains[1]
     own: tuple[str | None, ...] = (None,) * len(a.signature.inputs)
     pairs, unprobed = _sequences(a, b, tuple(domains_of(a.signature)) if alike else own, told)
     found = _verdict(a, b, pairs, None)

@@ -80,7 +80,10 @@ class Signature:
         if self.axis is not None and moved_axis(kind) is not None:
             return self.axis
         axes = kind.axes
-        chosen = next((axes.index(k.of) for k in self.inputs.values() if k.of in axes), len(axes))
+        chosen = next(
+            (axes.index(k.of) for k in self.inputs.values() if k.of in axes and k.name != "length"),
+            len(axes),
+        )
         if any(axis.startswith("*") for axis in axes[:chosen]):
             return min(chosen - len(axes), -1)
         return chosen if chosen + 1 < len(axes) else -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -518,7 +519,13 @@ def _ours(name: str, positional: Sequence[Any], keywords: Mapping[str, Any]) -> 
     if not available(platform):
         raise BackendUnavailable(f"{platform} is not installed, so {shown(name)} cannot be made")
     # Only names of the catalogue are looked up, never one that the text chose freely.
-    return getattr(importlib.import_module(front), attribute)(*positional, **keywords)
+    make = getattr(importlib.import_module(front), attribute)
+    try:
+        inspect.signature(make).bind(*positional, **keywords)
+    except TypeError as error:
+        works = f"{front}.HuberLoss()" if attribute != "native" else f"{name}('keras.losses.Huber')"
+        raise ArgumentError(f"{shown(name)}: {error}; write such as {works}") from None
+    return make(*positional, **keywords)
 
 
 def original(witness: Witness, arguments: Mapping[str, Any]) -> Any:

@@ -131,6 +131,8 @@ def _power_of_two(number: float) -> bool:
 
 def _mul(v: Expr) -> Expr | None:
     a, b = arg(v, 0), arg(v, 1)
+    if a.index == b.index and a.node.op == "abs":
+        return arg(a, 0) * arg(a, 0)  # whose second derivative is 2 at 0 too, and not 0
     for x, y in ((a, b), (b, a)):
         if is_const(x, 1.0):
             return _same_axes(y, v)
@@ -165,6 +167,17 @@ def _mul(v: Expr) -> Expr | None:
     if is_const(b) and not is_const(a):
         return b * a  # constants first, so that equal products are one row
     return None
+
+
+def _weigh(v: Expr) -> Expr | None:
+    a, x = arg(v, 0), arg(v, 1)
+    if is_const(a, 0.0):
+        return _same_axes(v.builder.const(0.0), v)
+    if is_const(a):
+        return a * x
+    if a.node.op == "neg":
+        return -ops.weigh(arg(a, 0), x)
+    return -ops.weigh(a, arg(x, 0)) if x.node.op == "neg" else None
 
 
 def _div(v: Expr) -> Expr | None:
@@ -313,6 +326,7 @@ SIMPLIFY: dict[str, Callable[[Expr], Expr | None]] = {
     "add": _add,
     "sub": _sub,
     "mul": _mul,
+    "weigh": _weigh,
     "div": _div,
     "neg": _neg,
     "abs": _abs,

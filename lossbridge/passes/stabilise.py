@@ -11,7 +11,7 @@ import math
 
 from lossbridge.ir import Expr, Graph, const_value, is_const
 from lossbridge.passes.canonicalise import drop_broadcast, fold, simplify
-from lossbridge.rewrite import Binding, Rule, rewrite
+from lossbridge.rewrite import Binding, Rule, bounds, rewrite
 
 
 def _not_small_integer(binding: Binding) -> bool:
@@ -185,6 +185,20 @@ RULES: tuple[Rule, ...] = (
         kinds=(("a", "probability[n]"), ("u", "real[n]")),
     ),
     Rule(
+        "logistic_nll_of_probability",
+        "weigh(a, softplus(-u)) + weigh(1 - a, softplus(u))",
+        "logistic_nll(u, a)",
+        "one exponential instead of two, and no cancellation in the gradient",
+        kinds=(("a", "probability[n]"), ("u", "real[n]")),
+    ),
+    Rule(
+        "logistic_nll_of_count",
+        "weigh(a, softplus(-u)) + (1 - a) * softplus(u)",
+        "logistic_nll(u, a)",
+        "one exponential instead of two, and no cancellation in the gradient",
+        kinds=(("a", "non_negative[n]"), ("u", "real[n]")),
+    ),
+    Rule(
         "log1mexp",
         "log(-expm1(-u))",
         "log1mexp(u)",
@@ -214,6 +228,46 @@ RULES: tuple[Rule, ...] = (
         given="a >= 0 and b >= 0",
         kinds=(("a", "non_negative[n]"), ("b", "non_negative[n]")),
         guard=lambda binding: _varies("a", binding),
+    ),
+    Rule(
+        "weighed_softplus",
+        "a * softplus(u)",
+        "weigh(a, softplus(u))",
+        "0 * softplus(inf) is NaN, and a class that weighs 0 costs 0 however certain the logit is",
+        given="a >= 0",
+        kinds=(("a", "non_negative[n]"), ("u", "real[n]")),
+        written=True,
+        guard=lambda binding: _may_vanish("a", binding),
+    ),
+    Rule(
+        "weighed_log_softmax",
+        "a * log_softmax(u, k)",
+        "weigh(a, log_softmax(u, k))",
+        "0 times the -inf of a masked class is NaN, and a class that weighs 0 costs 0",
+        given="a >= 0",
+        kinds=(("a", "non_negative[n]"), ("u", "real[n, k]")),
+        written=True,
+        guard=lambda binding: _may_vanish("a", binding),
+    ),
+    Rule(
+        "weighed_logistic_nll",
+        "a * logistic_nll(u, b)",
+        "weigh(a, logistic_nll(u, b))",
+        "0 * softplus(inf) is NaN, and a class that weighs 0 costs 0 however certain the logit is",
+        given="a >= 0",
+        kinds=(("a", "non_negative[n]"), ("u", "real[n]"), ("b", "probability[n]")),
+        written=True,
+        guard=lambda binding: _may_vanish("a", binding),
+    ),
+    Rule(
+        "weighed_again",
+        "a * weigh(b, u)",
+        "weigh(a, weigh(b, u))",
+        "0 * softplus(inf) is NaN, and a class that weighs 0 costs 0 however certain the logit is",
+        given="a >= 0",
+        kinds=(("a", "non_negative[n]"), ("b", "non_negative[n]"), ("u", "real[n]")),
+        written=True,
+        guard=lambda binding: _may_vanish("a", binding),
     ),
     # The gradients of these are stated: (a + b) + (a - b) loses digits that 2 a has.
     Rule(
@@ -537,12 +591,24 @@ def _varies(name: str, binding: Binding) -> bool:
     return not is_const(value)
 
 
+def _may_vanish(name: str, binding: Binding) -> bool:
+    """Whether a factor may be 0, as far as the kinds tell; a number that is 0 counts."""
+    value = binding[name]
+    assert isinstance(value, Expr)
+    return bounds(value)[0] <= 0.0
+
+
 RULES = tuple(rule for rule in RULES if rule.name not in ("over_twice", "cosine_distance"))
 
 
-def stabilise(graph: Graph, log: list[str] | None = None) -> Graph:
-    """Apply every rule to a fixpoint; the names of those that fired go into ``log``."""
+def stabilise(graph: Graph, log: list[str] | None = None, *, derived: bool = False) -> Graph:
+    """Apply every rule to a fixpoint; the names of those that fired go into ``log``.
+
+    To a ``derived`` graph, those that are not about what an author wrote.
+    """
     steps: dict[str, list[Rule]] = {}
     for rule in RULES:
+        if derived and rule.written:
+            continue
         steps.setdefault(rule.head, []).append(rule)
     return rewrite(graph, steps, log, anything=(fold, drop_broadcast, simplify))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -458,7 +459,8 @@ def focal_crossentropy(kind: str, last: str) -> Definition:
         x = where(from_logits, softmax(prediction, "classes"), prediction)
         whole = sum(x, "classes")
         terms = classification.focal_terms(t, held(x / whole), gamma)
-        return undefined_at(sum(alpha * terms, "classes"), prediction, whole == 0.0)
+        value = where(whole == 0.0, math.nan, sum(alpha * terms, "classes"))
+        return undefined_at(value, prediction, whole == 0.0)
 
     return body
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -102,6 +103,8 @@ def mse(size_average: Old = None, reduce: Old = None, reduction: str = "mean") -
     calls=dataclasses.replace(WARNS, result=("prediction",)),
 )
 def huber(reduction: str = "mean", delta: float = 1.0) -> Meaning:
+    if delta == math.inf:  # the quadratic part alone: no finite error is larger than this
+        delta = sys.float_info.max
     return meaning(regression.huber, delta=delta, reduction=reduced(reduction))
 
 
@@ -241,7 +244,9 @@ def torch_bce_with_logits(
     nll: Expr = classification.bce_with_logits.function(
         logits, target, weight=1.0, pos_weight=pos_weight
     )
-    return weight * (nll + where(logits == -math.inf, math.nan, 0.0))  # inf - inf
+    infinite = abs_(logits) == math.inf
+    lost = infinite & ((logits < 0.0) | (target == 1.0))  # inf - inf, and 0 times inf
+    return weight * (nll + where(lost, math.nan, 0.0))
 
 
 @witness(
@@ -370,10 +375,18 @@ def margin_ranking(
     reduction: str = "mean",
 ) -> Meaning:
     how = reduced(reduction, size_average, reduce)
-    return meaning(MARGIN_RANKING, margin=margin, reduction=how)
+    return meaning(torch_margin_ranking, margin=margin, reduction=how)
 
 
-MARGIN_RANKING = with_part(margin.margin_ranking, clamped)
+@variant(margin.margin_ranking)
+def torch_margin_ranking(*, x1: Expr, x2: Expr, target: Expr, **rest: Expr) -> Expr:
+    value = margin.margin_ranking.function(x1=x1, x2=x2, target=target, part=clamped, **rest)
+    # What the clamp leaves out is multiplied by 0 there.
+    apart = x1 - x2
+    inside = rest["margin"] - target * apart >= 0.0
+    return undefined_at(value, target, ~(inside | (abs_(apart) < math.inf)))
+
+
 MULTI_MARGIN = with_part(margin.multi_margin, above_zero, weight=CLASS_WEIGHT)
 MULTI_LABEL_MARGIN = with_part(margin.multi_label_margin, above_zero)
 
@@ -443,9 +456,12 @@ def multi_label_margin(
     return meaning(MULTI_LABEL_MARGIN, reduction=reduced(reduction, size_average, reduce))
 
 
-@variant(margin.multi_label_soft_margin, weight=CLASS_WEIGHT)
-def torch_multi_label_soft_margin(**values: Expr) -> Any:
-    return margin.multi_label_soft_margin.function(**values)
+@variant(margin.multi_label_soft_margin, weight=real(1.0, "*batch, classes"))
+def torch_multi_label_soft_margin(*, logits: Expr, target: Expr, weight: Expr) -> Expr:
+    # One weight for each element there; those of the classes are repeated along the batch.
+    value: Expr = margin.multi_label_soft_margin.function(logits, target, weight=weight)
+    right = ((logits == math.inf) & (target == 1.0)) | ((logits == -math.inf) & (target == 0.0))
+    return value + where(any_(right, "classes"), math.nan, 0.0)  # 0 times inf
 
 
 def classes_of_logits(inputs: dict[str, Any], arrays: Any) -> None:
@@ -566,15 +582,13 @@ def triplet_margin_with_distance(
 def torch_ctc(
     *, log_probs: Expr, input_lengths: Expr, target_lengths: Expr, zero_infinity: Expr, **rest: Expr
 ) -> Any:
-    some = input_lengths > 0
-    found, count = sequence.ctc.function(
+    cost, count = sequence.ctc.function(
         log_probs,
-        input_lengths=where(some, input_lengths, 1),
+        input_lengths=input_lengths,
         target_lengths=target_lengths,
         zero_infinity=log_probs.builder.const(False),
         **rest,
     )
-    cost = where(some, found, where(target_lengths > 0, math.inf, 0.0))
     impossible = cost == math.inf
     value = where(impossible & zero_infinity, 0.0, cost)
     # The gradient is that of the logits behind a log-softmax: the probabilities are added to it.

@@ -47,9 +47,9 @@ SIZES = {
 def _array(kind: str, axes: tuple[str, ...], rng: Any, sizes: dict[str, int]) -> Any:
     shape = [sizes.get(axis, 5) for axis in axes]
     if kind.startswith("index"):
-        return rng.integers(0, 5, shape).astype(np.int32)
-    if kind.startswith("integer"):
-        return rng.integers(1, 4, shape).astype(np.int32)
+        return rng.integers(0, 5, shape)
+    if kind.startswith(("integer", "length")):
+        return rng.integers(1, 4, shape)
     x = rng.normal(size=shape)
     if kind.startswith(("probability", "simplex")):
         x = 1.0 / (1.0 + np.exp(-x))

@@ -163,3 +163,54 @@ def test_a_combination_is_no_unknown_name(capsys: pytest.CaptureFixture[str]) ->
     code, _, err = run(capsys, "show", "WeightedLoss")
     assert code == 2
     assert "lossbridge.dump(loss.spec, path)" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("1 / 0", "line 1, raised ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(0)", "line 2, raised SystemExit: 0"),
+        ("x = = 1", "line 1, raised SyntaxError"),
+        ("import nothing_of_this_name", "raised ModuleNotFoundError"),
+        (
+            "from typing import Annotated\nfrom lossbridge import Expr, define\n"
+            '@define("me/bad@1")\n'
+            'def bad(x: Annotated[Expr, "real[*batch]"]) -> Expr:\n'
+            "    return x / [][0]\n",
+            "line 5, raised IndexError",
+        ),
+    ],
+    ids=["raises", "exits", "syntax", "import", "traced"],
+)
+@pytest.mark.parametrize("command", ["check", "show", "compile", "eject"])
+def test_a_users_file_that_raises_is_an_error_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, text: str, says: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    code, out, err = run(capsys, command, f"{path}:bad")
+    assert code == 2
+    assert says in err
+    assert (len(err.splitlines()), out) == (1, "")
+
+
+def test_an_error_of_our_own_has_not_the_code_of_a_verdict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lossbridge.cli import commands
+
+    def broken(name: str) -> None:
+        raise RuntimeError(name)
+
+    monkeypatch.setattr(commands, "resolve", broken)
+    code, _, err = run(capsys, "check", "MSELoss")
+    assert code == 2
+    assert "RuntimeError: MSELoss" in err and "nothing was decided" in err
+
+
+def test_arguments_that_a_name_of_ours_does_not_take(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    for text in ("lossbridge.torch.native()", "lossbridge.torch.HuberLoss(1, 2, 3)"):
+        code, _, err = run(capsys, "compare", text, "torch.nn.MSELoss()")
+        assert code == 2
+        assert len(err.splitlines()) == 1

@@ -68,6 +68,7 @@ BINARY: dict[str, tuple[Callable[[Any, Any], Any], list[tuple[float, float]]]] =
     "maximum": (lambda x, y: x if x[0] > y[0] else y, PAIRS),
     "minimum": (lambda x, y: x if x[0] < y[0] else y, PAIRS),
     "xlogy": (lambda x, y: x * y.log(), PAIRS),
+    "weigh": (lambda x, y: x * y, [*PAIRS, (0.0, 3.0), (2.0, 0.0)]),
     "logistic_nll": (
         lambda x, y: y * (1 + (-x).exp()).log() + (1 - y) * (1 + x.exp()).log(),
         [(-3.0, 0.25), (0.0, 0.5), (20.0, 1.0), (20.0, 0.0)],

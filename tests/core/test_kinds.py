@@ -98,7 +98,12 @@ def test_message_offers_the_nearest_kind() -> None:
 
 def some(name: str) -> Kind:
     """A kind of this name with as few axes as it can have."""
-    needs = {"index": ("classes", ()), "simplex": ("a", ("a",)), "unit": ("a", ("a",))}
+    needs = {
+        "index": ("classes", ()),
+        "length": ("a", ()),
+        "simplex": ("a", ("a",)),
+        "unit": ("a", ("a",)),
+    }
     return Kind(name, *needs.get(name, (None, ())))
 
 
@@ -113,6 +118,7 @@ def some(name: str) -> Kind:
         ("simplex", [0, 1], [1.5]),
         ("unit", [-1, 0.3, 1], [1.5, -1.5]),
         ("index", [0, 7, 2.0], [-1, 0.5, math.inf]),
+        ("length", [0, 7, 2.0], [-1, 0.5, math.inf]),
         ("integer", [-100, 0, 3.0], [0.5, math.inf]),
         ("binary", [0, 1, 1.0], [0.5, -1]),
         ("sign", [-1, 1.0], [0, 0.5]),
@@ -140,7 +146,9 @@ def test_integers_beyond_floats_are_no_error() -> None:
 
 def test_dtypes() -> None:
     dtypes = {name: some(name).dtype for name in KINDS}
-    assert {name for name, dtype in dtypes.items() if dtype == "int"} == {"index", "integer"}
+    assert {name for name, dtype in dtypes.items() if dtype == "int"} == {
+        *("index", "length", "integer"),
+    }
     assert {name for name, dtype in dtypes.items() if dtype == "bool"} == {"mask", "flag"}
     assert set(dtypes.values()) == {"real", "int", "bool"}
 
