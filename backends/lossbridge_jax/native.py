@@ -434,7 +434,9 @@ def _held(
 
 def _fits(x: Any, plain: bool) -> bool:
     """Whether JAX has a dtype in which these integers stay apart from one another."""
-    if jax.config.jax_enable_x64 or x.dtype.itemsize < 4 or x.dtype == np.int32:
+    if jax.dtypes.canonicalize_dtype(np.int64) == np.int64:
+        return True
+    if x.dtype.itemsize < 4 or x.dtype == np.int32:
         return True
     if plain and x.dtype == np.uint32:
         return True

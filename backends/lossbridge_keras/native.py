@@ -757,8 +757,8 @@ class _Foreign:
         given, out = self._inputs(call)
         given.update(call.ports)
         for key in ("normalizer_count", "step"):
-            if getattr(call, key) is not None:
-                given[key] = getattr(call, key)
+            if (x := getattr(call, key)) is not None:
+                given[key] = x.value if isinstance(x, keras.Variable) else x
         if not weights:
             value = inner(**given)
         else:
@@ -795,10 +795,8 @@ class _Foreign:
         refuse_activated(self.bound, call)
         mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         given = {n: self._fit(x, kinds[n].dtype) for n, x in call.inputs.items()}
-        first = given[next(iter(kinds))]
-        dtype = keras.backend.standardize_dtype(first.dtype)
-        if not dtype.startswith(("float", "bfloat")):
-            return self._ranked(given), None  # for the loss itself to refuse
+        first = next((n for n, kind in kinds.items() if kind.dtype == "real"), None)
+        dtype = "float32" if first is None else keras.backend.standardize_dtype(given[first].dtype)
         compute = "float64" if "float64" in (dtype, self.dtype) and _has_float64() else "float32"
         for place, (name, kind) in enumerate(kinds.items()):
             found = keras.backend.standardize_dtype(given[name].dtype)
@@ -806,8 +804,14 @@ class _Foreign:
             if found.startswith(("float", "bfloat")):
                 if real:
                     given[name] = keras.ops.cast(given[name], compute)
-            # Where integers choose another of several losses, they stay what they are.
-            elif kind.dtype == "real" and len(self.bound.specs) == 1 and found[:7] != "complex":
+            # Where integers choose another of several losses, they stay what they are; the loss
+            # itself refuses them as predictions.
+            elif (
+                kind.dtype == "real"
+                and place > 0
+                and len(self.bound.specs) == 1
+                and not found.startswith("complex")
+            ):
                 given[name] = keras.ops.cast(given[name], compute)
         given = self._ranked(given)
         if call.sample_weight is not None:
@@ -979,6 +983,12 @@ class WithLoss(keras.Model):
         self.model = model
         self.endpoint = loss
         self._ports = _Held(dict(ports or {}))
+        # JAX's trainer hands a loss no optimizer: its iterations would be a constant of the trace.
+        self._steps: Any = None
+        if loss.bound.specs[0].step and BACKEND == "jax":
+            self._steps = self.add_weight(
+                name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
+            )
         declared = loss.bound.specs[0].ports
         unknown = [p for p in self._ports.value if p not in declared]
         missing = [p for p in declared if p not in self._ports.value]
@@ -1003,7 +1013,11 @@ class WithLoss(keras.Model):
         given = self._named(y, y_pred)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
-        if self.endpoint.bound.specs[0].step and self.optimizer is not None:
+        if self._steps is not None:
+            given["step"] = self._steps.value
+            if training:
+                self._steps.assign(self._steps + 1)
+        elif self.endpoint.bound.specs[0].step and self.optimizer is not None:
             given["step"] = self.optimizer.iterations
         own = self.endpoint(**given, **self._ports.value)
         if self._compile_loss is not None or self.losses:

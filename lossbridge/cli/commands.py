@@ -394,21 +394,41 @@ def compare(
     b: Annotated[
         str, typer.Argument(help="Another; also a record, a specification, or FILE.py:name.")
     ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(help="An input of plain functions, as logits=real[n,c]; repeat it."),
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="training, or strict, which leaves out nothing.")
+    ] = "training",
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="An input that may change neither; repeat it.")
+    ] = None,
     weights: Annotated[str, typer.Option(help="sample or class: demand that they be probed.")] = "",
     classes: Annotated[
         int | None, typer.Option(help="How many; for functions that take no other number.")
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="All causes, all digits, what was probed, notes.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Say whether two losses are the same function, and if not, why.
 
     Exit code 0: the same; 1: not; 3: undecided.
     """
+    from lossbridge.migrate.comparison import Comparison
     from lossbridge.migrate.judge import compare as compare_losses
+    from lossbridge.migrate.sides import UncallableError
 
-    sides = (given(x, classes=classes) for x in (a, b))
-    found = compare_losses(*sides, weights=weights or None)
-    print(found.to_json() if as_json else found)
+    try:
+        sides = [given(x, inputs or (), classes=classes) for x in (a, b)]
+        found = compare_losses(
+            *sides, weights=weights or None, profile=profile, ignore=tuple(ignore or ())
+        )
+    except UncallableError as error:
+        found = Comparison("undecided", a, b, notes=(str(error),))
+    print(found.to_json() if as_json else found.whole() if verbose else found)
     return found.exit_code
 
 
