@@ -267,7 +267,8 @@ class Loss(_Compiled, keras.losses.Loss):
                     run, direct, rules, names, numbers, narrow, compute, out, options = fast
                     if rules:
                         given = dict(zip(names, (y_pred, y_true), strict=True))
-                        check_values(self.bound.form.name, rules, given, numbers)
+                        if not check_values(self.bound.form.name, rules, given, numbers):
+                            return self._slow(args, kwargs)
                     if narrow:
                         y_true = tf.raw_ops.Cast(x=y_true, DstT=tf.int64)
                     if direct is not None and not gradient_types((y_pred, y_true)):
@@ -294,9 +295,9 @@ class Loss(_Compiled, keras.losses.Loss):
         seen = cast(spec, given)
         if any(same[n] is not given[n] or seen[n].dtype != given[n].dtype for n in given):
             return
-        compute, out = engine.dtypes(spec, y_pred.dtype)
+        compute, out = engine._precision(which, given)
         _, second = spec.inputs.values()
-        if second.dtype == "int" and y_true.dtype == tf.uint64:
+        if second.dtype == "int" and (y_true.dtype == tf.uint64 or not y_true.dtype.is_integer):
             return
         if second.dtype == "real" and not y_true.dtype.is_floating:
             return
@@ -315,7 +316,7 @@ class Loss(_Compiled, keras.losses.Loss):
         direct = found.function("plain", (), True) if small else None
         if len(self._fast) > 64:  # every shape of a long run of ragged batches
             self._fast.clear()
-        rules = rules_of(spec, lengths)
+        rules = rules_of(bound, which, lengths)
         names, narrow = tuple(spec.inputs), second.dtype == "int" and y_true.dtype != tf.int64
         self._fast[key] = (
             *(found, direct, rules, names, dict(numbers), narrow),
