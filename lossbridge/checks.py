@@ -30,6 +30,8 @@ PRECISIONS: Final = ("at_least_float32", "at_least_float64")
 """Dtype policies, narrow to wide."""
 CASTS: Final = ("floating", "float16", "bfloat16", "float32", "float64")
 """To what a loss casts its inputs: what is not floating to a platform's default, or all to one."""
+OUTSIDES: Final = ("formula",)
+"""What a loss gives outside the domains of its inputs, where it does not refuse."""
 
 INITS: Final = ("zeros", "ones", "normal", "uniform", "glorot_normal", "glorot_uniform")
 

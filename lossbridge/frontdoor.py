@@ -12,7 +12,7 @@ import itertools
 import math
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ import msgspec
 from lossbridge import slips
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
 from lossbridge.divisors import DIVISORS
+from lossbridge.dtypes import Promotion, promotion
 from lossbridge.errors import (
     ArgumentError,
     ShapeError,
@@ -31,7 +32,7 @@ from lossbridge.errors import (
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.kinds import moved_axis as moved_axis
-from lossbridge.plan import Numbers, Options, Plan, index_sources, plan
+from lossbridge.plan import Numbers, Options, Plan, enclosed_inputs, index_sources, plan
 from lossbridge.spec import Reduction, Spec, with_values
 from lossbridge.synonyms import class_hint, setting_hint
 from lossbridge.trace import Definition
@@ -68,12 +69,11 @@ class Calls:
     ``ranks``; inputs in ``whole`` and axes in ``rigid`` it takes as they are. With ``warns`` it
     says so when it does. ``integers`` are real numbers to it. The result has the dtype that the
     inputs in ``result`` promote to, all of them if none is named; the inputs and parameters in
-    ``alike`` have one dtype, in a meaning that has all of them. Inputs in ``inside`` have to lie
-    in the domain of their kind. With ``normalised`` the first input is not stretched along the axes
-    that it is normalised over. Inputs in ``optional`` are zeros if they are left out; with
-    ``channel`` one that lacks the last axis is given it. ``arrange`` brings further ways of writing
-    an input into shape: it changes the named inputs in place and may return what undoes it on the
-    result.
+    ``alike`` have one dtype, in a meaning that has all of them. With ``normalised`` the first input
+    is not stretched along the axes that it is normalised over. Inputs in ``optional`` are zeros if
+    they are left out; with ``channel`` one that lacks the last axis is given it. ``arrange`` brings
+    further ways of writing an input into shape: it changes the named inputs in place and may return
+    what undoes it on the result.
     """
 
     broadcast: str = ""
@@ -83,7 +83,6 @@ class Calls:
     integers: bool = False
     result: tuple[str, ...] = ()
     alike: tuple[str, ...] = ()
-    inside: tuple[str, ...] = ()
     normalised: bool = False
     optional: tuple[str, ...] = ()
     channel: bool = False
@@ -106,6 +105,7 @@ class Original:
     arrays: Mapping[str, Any]
     ports: Mapping[str, Any]
     weights: Mapping[str, tuple[str, int]]
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,13 @@ class Bound:
 
     def plan(self, which: int, options: Options, native: frozenset[str]) -> Plan:
         """The plan of one of the specs, with this reduction."""
-        full = Options(self.reduction, self.normalizer, options.sample_weight, options.mask)
+        full = replace(
+            options,
+            reduction=self.reduction,
+            normalizer=self.normalizer,
+            # The losses in a combination look at their own inputs.
+            unread=options.unread and self.combined is None,
+        )
         return plan(self.specs[which], self.numbers[which], full, native)
 
     def select(self, dtype_kinds: Mapping[str, str], ranks: Sequence[int | None] = ()) -> int:
@@ -268,6 +274,36 @@ def _fits(spec: Spec, ranks: Sequence[int | None]) -> int:
             return 0
         exact = exact and not starred
     return 1 + exact
+
+
+def promotion_of(bound: Bound, which: int) -> Promotion:
+    """Whose dtypes decide how one of the losses is computed, and what it gives back."""
+    spec, original = bound.specs[which], bound.form.original
+    arrays = [n for n in bound.arrays if n in spec.params]
+    if original is None:
+        return promotion(spec.inputs, spec.weights, arrays)
+    calls = original.calls
+    return promotion(spec.inputs, spec.weights, arrays, original.package, calls.result)
+
+
+def refuse_settings(bound: Bound, which: int) -> None:
+    """Refuse a class that was to be ignored where the targets are no labels: it would be unheard.
+
+    An ``ignore_index`` below 0 names no class, and is the default.
+    """
+    if len(bound.specs) == 1:
+        return
+    spec = bound.specs[which]
+    for numbers in bound.numbers:
+        for name, value in numbers:
+            kind = bound.form.params[name].kind
+            if name not in spec.params and kind.name == "integer" and value >= 0:
+                second = tuple(spec.inputs)[1]
+                raise ArgumentError(
+                    f"{bound.form.name} was made with {name}={value}, a class that labels may name "
+                    f"so as not to count, but {second} is {spec.inputs[second]}; leave {name} out, "
+                    "and pass mask= for what should not count"
+                )
 
 
 def settings_of(bound: Bound) -> dict[str, Any]:
@@ -950,8 +986,12 @@ def docstring(form: Form, platform: str) -> str:
     spec = d.spec
     lines += ["", "Inputs:"]
     for definition in form.definitions:
+        defaults = ((n, p.value) for n, p in definition.spec.params.items())
+        numbers = tuple((n, v) for n, v in defaults if isinstance(v, int | float))
+        binding = enclosed_inputs(definition.spec, numbers)
         lines += [
             f"    {name}: {kind}, {kind.meaning}"
+            + ("; all else is an error, or NaN where values cannot be read" * (name in binding))
             for name, kind in definition.spec.inputs.items()
             if definition is d or (name, kind) not in spec.inputs.items()
         ]

@@ -27,6 +27,7 @@ from lossbridge.combine import (
     coefficient_inputs,
     combination_text,
 )
+from lossbridge.dtypes import check_mask, check_weight, family, promoted, reading, widest
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
@@ -39,10 +40,10 @@ from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.integers import identities
 from lossbridge.kinds import Interval, Kind
-from lossbridge.plan import Options, plan
+from lossbridge.plan import Options, needed_options, plan
 from lossbridge.spec import Spec
 from lossbridge.synonyms import setting_hint
-from lossbridge.valuecheck import ValueRule, refuse, value_rules
+from lossbridge.valuecheck import ValueRule, refuse, refuse_mask, value_rules
 from lossbridge_jax.ejected import source
 from lossbridge_jax.engine import Array, DType, Run, compiled, whole
 from lossbridge_jax.lowering import LOWERING
@@ -59,7 +60,7 @@ __all__ = [
     "reduce",
 ]
 
-Report: TypeAlias = Callable[[str, ValueRule, Any, Interval, dict[str, Any]], None]
+Report: TypeAlias = Callable[[str, ValueRule, Any, Interval, dict[str, Any]], bool]
 
 # --- the loss ------------------------------------------------------------------------------------
 
@@ -210,14 +211,17 @@ class Loss(metaclass=_Meta):
             if wrong is not None:
                 raise ArgumentError(wrong)
         which = bound.select(_dtype_kinds(bound, call), _ranks(bound, call))
+        frontdoor.refuse_settings(bound, which)
         spec = bound.specs[which]
         if any(kind.name == "tree" for kind in spec.inputs.values()):
             return self._over_tree(spec, call)
         inputs = frontdoor.rename_inputs(bound, which, call.inputs)
         name = bound.form.name
         values: dict[str, Array] = {}
+        like: DType = jnp.float32
         for key, kind in spec.inputs.items():
-            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]), call)
+            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]), call, like)
+            like = jnp.float64 if values[key].dtype == jnp.float64 else like
         kinds: dict[str, Kind] = dict(spec.inputs)
         self._take_weights(spec, call, values, kinds)
         shapes = {key: values[key].shape for key in kinds}
@@ -230,9 +234,14 @@ class Loss(metaclass=_Meta):
             if key in bound.arrays:
                 values[key] = _hyperparameter(name, key, param.kind, bound.arrays[key], lengths)
         if call.sample_weight is not None:
-            values["sample_weight"] = _along(name, "sample_weight", call.sample_weight, index)
+            weight = _along(name, "sample_weight", call.sample_weight, index)
+            check_weight(name, str(weight.dtype))
+            values["sample_weight"] = weight
         if call.mask is not None:
             mask = _along(name, "where", call.mask, index)
+            check_mask(name, "where", str(mask.dtype))
+            if _readable(mask):
+                refuse_mask(name, "where", np.asarray(mask))
             values["mask"] = mask if mask.dtype == jnp.bool_ else mask != 0
         if call.normalizer_count is not None:
             values["normalizer_count"] = _scalar(name, "normalizer_count", call.normalizer_count)
@@ -243,52 +252,53 @@ class Loss(metaclass=_Meta):
                 )
             values["step"] = _scalar(name, "step", call.step)
         numbers = dict(bound.numbers[which])
-        _look(name, value_rules(spec), values, numbers, lengths, report)
+        rules = value_rules(spec, bound.numbers[which])
+        inside = _look(name, rules, values, numbers, lengths, report)
         integers = {n: values[n] for n, kind in spec.inputs.items() if kind.dtype == "int"}
         values.update(_held(name, spec, integers, numbers))
-        out = next(values[k].dtype for k, kind in spec.inputs.items() if kind.dtype == "real")
-        compute = functools.reduce(
-            jnp.promote_types,
-            [values[k].dtype for k in kinds if jnp.issubdtype(values[k].dtype, jnp.floating)],
-            jnp.dtype(_LEAST[spec.numerics.compute]),
-        )
+        compute, out = _precision(bound, which, values)
         options = Options(
-            bound.reduction, bound.normalizer, call.sample_weight is not None, call.mask is not None
+            bound.reduction,
+            bound.normalizer,
+            call.sample_weight is not None,
+            call.mask is not None,
+            unread=not inside,
         )
+        options = needed_options(spec, bound.numbers[which], options)
         run = Run(name, values, lengths, call.ports, compute, out)
         return run(spec, bound.numbers[which], options, out)
 
-    def _input(self, key: str, kind: Kind, given: Any, call: Call | None = None) -> Array:
+    def _input(
+        self,
+        key: str,
+        kind: Kind,
+        given: Any,
+        call: Call | None = None,
+        like: DType = jnp.float32,
+    ) -> Array:
         """An array of the dtype kind that is wanted, its class axis last."""
         # Integers stay as they were given until they have been looked at: JAX without x64 would
         # make int64 int32, and wrap.
         x = _as_integers(given) if kind.dtype == "int" else _as_array(given)
-        name = self._bound.form.name
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            raise DTypeError(
-                f"{name}: {key} is {kind}, but {x.dtype} was given; pass its real and "
-                "imaginary parts"
-            )
-        if kind.dtype == "int" and not jnp.issubdtype(x.dtype, jnp.integer):
-            raise DTypeError(
-                f"{name}: {key} is {kind}, an integer, but {x.dtype} was given; pass "
-                f"{key}.astype('int32')"
-            )
-        if kind.dtype == "real" and not floating:
-            if key == next(iter(self._bound.specs[0].inputs)):
-                given = {} if call is None else call.inputs
-                arrays = [_as_array(given[n]) for n in self._bound.specs[0].inputs if n in given]
-                dtypes = [
-                    "real" if jnp.issubdtype(a.dtype, jnp.floating) else "int" for a in arrays
-                ]
-                raise DTypeError(
-                    f"{name}: {key} is {kind}, but {x.dtype} was given; pass "
-                    f"{key}.astype('float32'){fitting.swapped(self._bound, 'jax', dtypes)}"
-                )
-            x = x.astype(jnp.float32)  # such as labels 0 and 1; exact up to 2**24
-        if kind.dtype == "bool" and x.dtype != jnp.bool_:
+        bound = self._bound
+        name = bound.form.name
+
+        def advise() -> str:
+            found = {} if call is None else call.inputs
+            arrays = [_as_array(found[n]) for n in bound.specs[0].inputs if n in found]
+            return fitting.swapped(bound, "jax", [_family(a.dtype) for a in arrays])
+
+        how = reading(
+            name, key, kind, str(x.dtype), first=key in _first(bound), cast=_written_cast,
+            advise=advise,
+        )  # fmt: skip
+        if how == "bool":
             x = x != 0
+        elif how == "int":
+            x = x.astype(jnp.int32)
+        elif how != "as_is":
+            x = x.astype(like)  # such as labels 0 and 1
+            x = 2.0 * x - 1.0 if how == "sign" else x
         axis = self._bound.axis
         if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
             axis = frontdoor.given_axis(axis, x.ndim)
@@ -341,9 +351,8 @@ class Loss(metaclass=_Meta):
                     f"{bound.form.name}: a leaf of {name} is {leaf.dtype}; pass the "
                     "trainable leaves only"
                 )
-        dtypes = [leaf.dtype for leaf in leaves]
-        out = functools.reduce(jnp.promote_types, dtypes) if dtypes else jnp.dtype(jnp.float32)
-        compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
+        out = jnp.dtype(promoted(str(leaf.dtype) for leaf in leaves) if leaves else jnp.float32)
+        compute = np.dtype(widest([str(out)], spec.numerics.compute))
         options = Options(bound.reduction, bound.normalizer)
         count: Array = call.normalizer_count
         if bound.reduction == "mean" and bound.normalizer != "external":
@@ -373,7 +382,28 @@ class Loss(metaclass=_Meta):
         return functools.reduce(lax.add, parts, jnp.zeros((), compute)).astype(out)
 
 
-_LEAST = {"at_least_float32": np.float32, "at_least_float64": np.float64}
+def _first(bound: Bound) -> set[str]:
+    """The names of what the losses behind one name are about."""
+    return {next(iter(spec.inputs)) for spec in bound.specs}
+
+
+def _family(dtype: DType) -> str:
+    """As messages about exchanged inputs tell dtypes apart."""
+    return "real" if family(str(dtype)) == "real" else "int"
+
+
+def _written_cast(key: str, wanted: str) -> str:
+    if wanted == "parts":
+        return f"{key}.real or jnp.abs({key})"
+    return f"{key}.astype('{({'real': 'float32', 'int': 'int32'}).get(wanted, wanted)}')"
+
+
+def _precision(bound: Bound, which: int, values: Mapping[str, Array]) -> tuple[DType, DType]:
+    """What is computed in, and what is given back. Not by JAX's promotion, which may be strict."""
+    computed, given_back = frontdoor.promotion_of(bound, which)
+    least = bound.specs[which].numerics.compute
+    compute = widest((str(values[n].dtype) for n in computed), least)
+    return np.dtype(compute), jnp.dtype(promoted(str(values[n].dtype) for n in given_back))
 
 
 def _restored(source: Any, settings: Mapping[str, Any]) -> Loss:
@@ -434,7 +464,9 @@ def _held(
 
 def _fits(x: Any, plain: bool) -> bool:
     """Whether JAX has a dtype in which these integers stay apart from one another."""
-    if jax.config.jax_enable_x64 or x.dtype.itemsize < 4 or x.dtype == np.int32:
+    if jax.dtypes.canonicalize_dtype(np.int64) == np.int64:
+        return True
+    if x.dtype.itemsize < 4 or x.dtype == np.int32:
         return True
     if plain and x.dtype == np.uint32:
         return True
@@ -486,12 +518,7 @@ def _dtype_kinds(bound: Bound, call: Call) -> dict[str, str]:
     for position, given in enumerate(call.inputs[n] for n in bound.specs[0].inputs):
         if len(bound.specs) == 1:
             break
-        dtype = _as_integers(given).dtype
-        kind = (
-            "real"
-            if jnp.issubdtype(dtype, jnp.floating)
-            else ("bool" if dtype == jnp.bool_ else "int")
-        )
+        kind = family(str(_as_integers(given).dtype))
         found.update((tuple(spec.inputs)[position], kind) for spec in bound.specs)
     return found
 
@@ -568,8 +595,12 @@ def _look(
     numbers: Mapping[str, Any],
     lengths: Mapping[str, Sequence[int | None]],
     report: Report,
-) -> None:
-    """Hand what a rule is about to ``report``; ``numbers`` has the parameters."""
+) -> bool:
+    """Hand what a rule is about to ``report``; ``numbers`` has the parameters.
+
+    True where all real numbers have been read and lie inside.
+    """
+    inside = True
     for rule in rules:
         interval = rule.interval(lengths)
         if interval is None:
@@ -577,7 +608,16 @@ def _look(
         known = {**numbers, **values}
         needed = {*rule.exempt, *(end for end, _ in rule.ends), "mask"}
         beside = {n: known[n] for n in needed if n in known}
-        report(name, rule, values[rule.name], interval, beside)
+        found = report(name, rule, values[rule.name], interval, beside)
+        inside = inside and (found or rule.kind.dtype == "int")
+    return inside
+
+
+def _concrete(x: Any) -> Any:
+    """The numbers behind what is differentiated outside a ``jit``; what is traced stays itself."""
+    find = getattr(x, "to_concrete_value", None) if isinstance(x, jax.core.Tracer) else None
+    known = None if find is None else find()
+    return x if known is None else known
 
 
 def _readable(x: Any) -> bool:
@@ -591,15 +631,21 @@ def _readable(x: Any) -> bool:
     )
 
 
-def _refuse(name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]) -> None:
-    """Raise, where that costs no synchronisation; elsewhere the loss is NaN there."""
-    if not all(_readable(v) for v in (x, *beside.values())):
-        return
+def _refuse(name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]) -> bool:
+    """Raise, where that costs no synchronisation; elsewhere the loss is NaN there.
+
+    True where all has been read and lies inside.
+    """
+    x, beside = _concrete(x), {n: _concrete(v) for n, v in beside.items()}
+    if not _readable(x):
+        return False
     array = np.asarray(x)
-    if array.size == 0 or (array.min() in interval and array.max() in interval):
-        return
-    arrays = {n: v if isinstance(v, int) else np.asarray(v) for n, v in beside.items()}
-    refuse(name, rule, array, interval, arrays)
+    if rule.inside(array, interval):
+        return True
+    if all(map(_readable, beside.values())):
+        arrays = {n: v if isinstance(v, int) else np.asarray(v) for n, v in beside.items()}
+        refuse(name, rule, array, interval, arrays)
+    return False
 
 
 def _comparable(x: Any) -> Any:
@@ -610,17 +656,19 @@ def _comparable(x: Any) -> Any:
 
 
 def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
-    """The loss with its labels checked under ``jit`` too: gives ``(error, value)``.
+    """The loss with its values checked under ``jit`` too: gives ``(error, value)``.
 
-    ``error.throw()`` raises outside the jit if a label names no class (JAX cannot raise inside).
+    ``error.throw()`` raises outside the jit if a label names no class, or a number lies outside of
+    its domain (JAX cannot raise inside).
     """
 
     def report(
         name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]
-    ) -> None:
+    ) -> bool:
         held = {n: _comparable(v) for n, v in beside.items()}
         wrong = rule.wrong(jnp, _comparable(x), interval, held)
         checkify.check(~jnp.any(wrong), rule.text(name, interval, beside))
+        return False
 
     def run(*args: Any, **kwargs: Any) -> Any:
         call = frontdoor.bind_call(loss._bound, "jax", args, kwargs)
@@ -764,8 +812,8 @@ class CombinedLoss(Loss):
         options = Options(bound.reduction, bound.normalizer)
         prepared = plan(spec, bound.numbers[0], options, LOWERING.native)
         values.update((call.name, parts[combined.uses[call.port]]) for call in prepared.calls)
-        out = functools.reduce(jnp.promote_types, [part.dtype for part in parts.values()])
-        compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
+        out = jnp.dtype(promoted(str(part.dtype) for part in parts.values()))
+        compute = np.dtype(widest([str(out)], spec.numerics.compute))
         run = compiled(spec, bound.numbers[0], options, compute, out)
         return run(*(values[n] for n, _ in prepared.stable.inputs()))
 

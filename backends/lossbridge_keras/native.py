@@ -267,7 +267,8 @@ class Loss(_Compiled, keras.losses.Loss):
                     run, direct, rules, names, numbers, narrow, compute, out, options = fast
                     if rules:
                         given = dict(zip(names, (y_pred, y_true), strict=True))
-                        check_values(self.bound.form.name, rules, given, numbers)
+                        if not check_values(self.bound.form.name, rules, given, numbers):
+                            return self._slow(args, kwargs)
                     if narrow:
                         y_true = tf.raw_ops.Cast(x=y_true, DstT=tf.int64)
                     if direct is not None and not gradient_types((y_pred, y_true)):
@@ -294,9 +295,9 @@ class Loss(_Compiled, keras.losses.Loss):
         seen = cast(spec, given)
         if any(same[n] is not given[n] or seen[n].dtype != given[n].dtype for n in given):
             return
-        compute, out = engine.dtypes(spec, y_pred.dtype)
+        compute, out = engine._precision(which, given)
         _, second = spec.inputs.values()
-        if second.dtype == "int" and y_true.dtype == tf.uint64:
+        if second.dtype == "int" and (y_true.dtype == tf.uint64 or not y_true.dtype.is_integer):
             return
         if second.dtype == "real" and not y_true.dtype.is_floating:
             return
@@ -315,7 +316,7 @@ class Loss(_Compiled, keras.losses.Loss):
         direct = found.function("plain", (), True) if small else None
         if len(self._fast) > 64:  # every shape of a long run of ragged batches
             self._fast.clear()
-        rules = rules_of(spec, lengths)
+        rules = rules_of(bound, which, lengths)
         names, narrow = tuple(spec.inputs), second.dtype == "int" and y_true.dtype != tf.int64
         self._fast[key] = (
             *(found, direct, rules, names, dict(numbers), narrow),
@@ -757,8 +758,8 @@ class _Foreign:
         given, out = self._inputs(call)
         given.update(call.ports)
         for key in ("normalizer_count", "step"):
-            if getattr(call, key) is not None:
-                given[key] = getattr(call, key)
+            if (x := getattr(call, key)) is not None:
+                given[key] = x.value if isinstance(x, keras.Variable) else x
         if not weights:
             value = inner(**given)
         else:
@@ -795,10 +796,8 @@ class _Foreign:
         refuse_activated(self.bound, call)
         mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         given = {n: self._fit(x, kinds[n].dtype) for n, x in call.inputs.items()}
-        first = given[next(iter(kinds))]
-        dtype = keras.backend.standardize_dtype(first.dtype)
-        if not dtype.startswith(("float", "bfloat")):
-            return self._ranked(given), None  # for the loss itself to refuse
+        first = next((n for n, kind in kinds.items() if kind.dtype == "real"), None)
+        dtype = "float32" if first is None else keras.backend.standardize_dtype(given[first].dtype)
         compute = "float64" if "float64" in (dtype, self.dtype) and _has_float64() else "float32"
         for place, (name, kind) in enumerate(kinds.items()):
             found = keras.backend.standardize_dtype(given[name].dtype)
@@ -806,8 +805,14 @@ class _Foreign:
             if found.startswith(("float", "bfloat")):
                 if real:
                     given[name] = keras.ops.cast(given[name], compute)
-            # Where integers choose another of several losses, they stay what they are.
-            elif kind.dtype == "real" and len(self.bound.specs) == 1 and found[:7] != "complex":
+            # Where integers choose another of several losses, they stay what they are; the loss
+            # itself refuses them as predictions.
+            elif (
+                kind.dtype == "real"
+                and place > 0
+                and len(self.bound.specs) == 1
+                and not found.startswith("complex")
+            ):
                 given[name] = keras.ops.cast(given[name], compute)
         given = self._ranked(given)
         if call.sample_weight is not None:
@@ -979,6 +984,12 @@ class WithLoss(keras.Model):
         self.model = model
         self.endpoint = loss
         self._ports = _Held(dict(ports or {}))
+        # JAX's trainer hands a loss no optimizer: its iterations would be a constant of the trace.
+        self._steps: Any = None
+        if loss.bound.specs[0].step and BACKEND == "jax":
+            self._steps = self.add_weight(
+                name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
+            )
         declared = loss.bound.specs[0].ports
         unknown = [p for p in self._ports.value if p not in declared]
         missing = [p for p in declared if p not in self._ports.value]
@@ -1003,7 +1014,11 @@ class WithLoss(keras.Model):
         given = self._named(y, y_pred)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
-        if self.endpoint.bound.specs[0].step and self.optimizer is not None:
+        if self._steps is not None:
+            given["step"] = self._steps.value
+            if training:
+                self._steps.assign(self._steps + 1)
+        elif self.endpoint.bound.specs[0].step and self.optimizer is not None:
             given["step"] = self.optimizer.iterations
         own = self.endpoint(**given, **self._ports.value)
         if self._compile_loss is not None or self.losses:

@@ -27,6 +27,7 @@ from lossbridge.combine import (
     coefficient_inputs,
     combination_text,
 )
+from lossbridge.dtypes import check_mask
 from lossbridge.emit import emit
 from lossbridge.errors import (
     ArgumentError,
@@ -37,7 +38,7 @@ from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.kinds import Interval
 from lossbridge.plan import Options, Plan
 from lossbridge.spec import Spec
-from lossbridge.valuecheck import ValueRule, value_rules
+from lossbridge.valuecheck import ValueRule, refuse_mask, value_rules
 from lossbridge_torch.arguments import (
     Arrays,
     Lengths,
@@ -45,9 +46,9 @@ from lossbridge_torch.arguments import (
     as_real,
     cast,
     check_alike,
-    check_inside,
     check_values,
     checked,
+    dtype_name,
     initial,
     leaves_of,
     moved,
@@ -56,6 +57,8 @@ from lossbridge_torch.arguments import (
     promoted,
     selected,
     stretched,
+    unread,
+    weighing,
     whole,
 )
 from lossbridge_torch.engine import (
@@ -141,15 +144,20 @@ def _arguments(bound: Bound) -> Mapping[str, Any]:
     return frontdoor.settings_of(bound) if original is None else original.arguments
 
 
-def _rules(spec: Spec, lengths: Lengths) -> tuple[tuple[ValueRule, Interval], ...]:
+def _fitting(wanted: str, x: Tensor) -> bool:
+    """Whether a tensor's dtype is of the family that its kind asks for."""
+    if wanted == "real":
+        return x.is_floating_point()
+    return (x.dtype is torch.bool) == (wanted == "bool") and not x.is_floating_point()
+
+
+def _rules(bound: Bound, which: int, lengths: Lengths) -> tuple[tuple[ValueRule, Interval], ...]:
     """What is looked at, and where it has to lie."""
-    found = ((rule, rule.interval(lengths)) for rule in value_rules(spec))
+    found = (
+        (rule, rule.interval(lengths))
+        for rule in value_rules(bound.specs[which], bound.numbers[which])
+    )
     return tuple((rule, interval) for rule, interval in found if interval is not None)
-
-
-def _real(spec: Spec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """The inputs that stand for real numbers."""
-    return [inputs[n] for n, kind in spec.inputs.items() if kind.dtype == "real"]
 
 
 def _given(bound: Bound, call: Call) -> list[Tensor]:
@@ -169,20 +177,15 @@ def _dtype_names(bound: Bound, call: Call) -> list[str]:
 
 
 def _dtypes(
-    spec: Spec, inputs: Mapping[str, Tensor], original: Original | None
+    bound: Bound, which: int, inputs: Mapping[str, Tensor]
 ) -> tuple[torch.dtype, torch.dtype]:
     """What is computed in, and what is given back."""
-    out = inputs[next(iter(spec.inputs))].dtype
-    if original is not None:
-        names = original.calls.result or spec.inputs
-        out = promoted(inputs[n] for n in names if inputs[n].is_floating_point())
-    compute = torch.float32
-    for key, x in inputs.items():
-        if x.is_floating_point() and key not in ("normalizer_count", "step"):
-            compute = torch.promote_types(compute, x.dtype)
-    if spec.numerics.compute == "at_least_float64":
-        compute = torch.float64
-    return compute, out
+    computed, given_back = frontdoor.promotion_of(bound, which)
+    wide = bound.specs[which].numerics.compute == "at_least_float64" or any(
+        inputs[n].dtype == torch.float64 for n in computed
+    )
+    out = promoted(inputs[n] for n in given_back if inputs[n].is_floating_point())
+    return torch.float64 if wide else torch.float32, out
 
 
 # --- the module ----------------------------------------------------------------------------------
@@ -424,7 +427,10 @@ class Loss(nn.Module):
         )
         if any(cast(spec, spec.inputs[n], x) is not x for n, x in inputs.items()):
             return None
-        if any(x.dtype == torch.uint64 for x in inputs.values()):
+        if any(
+            not _fitting(spec.inputs[n].dtype, x) or x.dtype == torch.uint64
+            for n, x in inputs.items()
+        ):
             return None
         order = frontdoor.positional_order(bound.specs[0], "torch")
         renamed = dict(zip(bound.specs[0].inputs, spec.inputs, strict=True))
@@ -440,14 +446,12 @@ class Loss(nn.Module):
         shapes = {key: x.shape for key, x in inputs.items()}
         original = bound.form.original
         if original is not None and (
-            original.calls.inside
-            or _arranged(original, inputs)
-            or any(not x.is_floating_point() for x in _real(spec, inputs))
+            _arranged(original, inputs)
             or frontdoor.broadcast(spec, shapes, original.calls) != shapes
         ):
             return None
         lengths = frontdoor.axis_lengths(spec.inputs, shapes, bound.form.name)
-        compute, out = _dtypes(spec, inputs, original)
+        compute, out = _dtypes(bound, which, inputs)
         saved: tuple[str, ...] = ()
         # Under a transform the backward goes by the formula anyway, and vmap refuses a
         # saved gradient
@@ -467,7 +471,7 @@ class Loss(nn.Module):
             places,
             tuple(places[n] for n in fused.names),
             dict(bound.numbers[which]),
-            _rules(spec, lengths),
+            _rules(bound, which, lengths),
             tuple(
                 places[n]
                 for n, kind in spec.inputs.items()
@@ -493,6 +497,7 @@ class Loss(nn.Module):
         if len(spec.inputs) == 1 and next(iter(spec.inputs.values())).name == "tree":
             return self._over_tree(spec, call)
         which = selected(bound, call.inputs)
+        frontdoor.refuse_settings(bound, which)
         spec = bound.specs[which]
         inputs = dict(
             zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
@@ -509,14 +514,21 @@ class Loss(nn.Module):
         original = bound.form.original
         if original is not None:
             inputs = as_real(original.calls, spec.inputs, inputs)
+        # torch's own losses take integers for real numbers only where their arithmetic does.
+        strict = original is not None and original.package == "torch"
+        like = None
         for key, kind in spec.inputs.items():
             inputs[key] = checked(
                 name,
                 key,
-                kind.dtype,
+                kind,
                 cast(spec, kind, inputs[key]),
+                strict or like is None,
+                like,
                 advise=lambda: fitting.swapped(bound, "torch", _dtype_names(bound, call)),
             )
+            if like is None:
+                like = torch.float64 if inputs[key].dtype == torch.float64 else torch.float32
             if bound.form.has_axis:
                 inputs[key] = moved(kind, inputs[key], bound.axis)
         if original is not None:
@@ -526,7 +538,6 @@ class Loss(nn.Module):
             alike = {n: inputs.get(n, kept.get(n)) for n in original.calls.alike}
             if all(n in inputs or n in bound.form.params for n in alike) and not _autocast():
                 check_alike(name, alike)
-            check_inside(name, original.calls, spec.inputs, inputs)
         shapes = {key: x.shape for key, x in inputs.items()}
         lengths = frontdoor.axis_lengths(
             spec.inputs,
@@ -559,12 +570,15 @@ class Loss(nn.Module):
             for axis in axes:
                 index.extend(lengths.get(axis, (None,)))
             if call.sample_weight is not None:
-                weight = checked(name, "sample_weight", "real", call.sample_weight, lenient=True)
+                weight = weighing(name, call.sample_weight)
                 inputs["sample_weight"] = along(
                     name, "sample_weight", weight.to(first.device), index
                 )
             if call.mask is not None:
                 mask = torch.as_tensor(call.mask, device=first.device)
+                check_mask(name, "mask", dtype_name(mask))
+                if mask.dtype != torch.bool and not unread(mask):
+                    refuse_mask(name, "mask", mask.numpy())
                 inputs["mask"] = along(name, "mask", mask, index).to(torch.bool)
         in_range = not torch.compiler.is_compiling() and self._look(which, spec, inputs, lengths)
         if call.normalizer_count is not None:
@@ -581,7 +595,7 @@ class Loss(nn.Module):
         for key, kind in spec.inputs.items():
             if kind.dtype == "int":
                 inputs[key] = whole(inputs[key], key in told_apart)
-        compute, out = _dtypes(spec, inputs, original)
+        compute, out = _dtypes(bound, which, inputs)
         return self._run(
             self._token,
             which,
@@ -598,7 +612,7 @@ class Loss(nn.Module):
 
     def _look(self, which: int, spec: Spec, inputs: dict[str, Any], lengths: Lengths) -> bool:
         """Look at the values; whether all lie in range."""
-        rules = _rules(spec, lengths)
+        rules = _rules(self.bound, which, lengths)
         numbers = dict(self.bound.numbers[which])
         return bool(rules) and check_values(self.bound.form.name, rules, inputs, numbers)
 
@@ -739,7 +753,10 @@ class Loss(nn.Module):
                 f"{bound.form.name} runs over parameters, which have no samples to weigh or mask; "
                 "pass the leaves that count"
             )
-        leaves = [checked(bound.form.name, name, "real", x) for x in leaves_of(call.inputs[name])]
+        kind = spec.inputs[name]
+        leaves = [
+            checked(bound.form.name, name, kind, x, True) for x in leaves_of(call.inputs[name])
+        ]
         if not leaves:
             raise ArgumentError(
                 f"{bound.form.name} was given a tree without a parameter; pass a "
@@ -833,7 +850,10 @@ class Loss(nn.Module):
     def _own(self, call: CombinedCall, like: Tensor | None = None) -> dict[str, Tensor]:
         """What a combination itself computes with: its inputs, weights, and the ``moment``."""
         title, spec = type(self).__name__, self.bound.specs[0]
-        found = {key: checked(title, key, "real", x) for key, x in call.own.items()}
+        found = {
+            key: checked(title, key, self.bound.specs[0].inputs[key], x, True)
+            for key, x in call.own.items()
+        }
         found.update((key, self._weight(key)) for key in spec.weights)
         if spec.step:
             step = self._array("step")

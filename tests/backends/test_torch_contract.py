@@ -360,6 +360,10 @@ def everything(case: Case) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 @every
 def test_t7_gradcheck_and_gradgradcheck(case: Case) -> None:
     f, xs = everything(case)
+    kinds = list(case.loss().spec.inputs.values())
+    for x, kind in zip(xs, kinds, strict=False):
+        if kind.name == "sign":  # has no neighbours, which finite differences ask for
+            x.requires_grad_(False)
     assert torch.autograd.gradcheck(f, xs, check_forward_ad=False)
     assert torch.autograd.gradgradcheck(f, xs, atol=1e-4)
 
