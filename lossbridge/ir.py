@@ -280,7 +280,7 @@ class Builder:
         limit: int = MAX_DERIVED,
     ) -> None:
         self.layout: list[str] = list(layout)
-        self.limit = limit if parent is None else parent.limit
+        self.limit: int = limit if parent is None else parent.limit
         self.nodes: list[Node] = []
         self.parent = parent
         self.early: set[str] | None = None  # axes named before they are made; None: not allowed
@@ -717,8 +717,9 @@ class Expr:
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         # A number of NumPy's is a number like any other; it may stand on the left.
         if method == "__call__" and ufunc.__name__ in _ARITHMETIC and not kwargs:
-            plain = [x if isinstance(x, Expr) else _python_number(x) for x in inputs]
-            if not any(x is None for x in plain):
+            numbers = [x if isinstance(x, Expr) else _python_number(x) for x in inputs]
+            plain = [x for x in numbers if x is not None]
+            if len(plain) == len(inputs):
                 return self._op(_ARITHMETIC[ufunc.__name__], *plain)
         raise misused(f"np.{ufunc.__name__} of x", instead(ufunc.__name__))
 
