@@ -379,6 +379,7 @@ LOWERING = Lowering(
     native=frozenset({"put"}),
     literal=_literal,
     prologue=lambda first: (f"dt = {first}.dtype",),
+    whole_prologue=lambda first: ("dt = jnp.float32",),
     transpose="jnp.transpose({0}, {1})",
     emitter=JaxEmitter,
 )
