@@ -228,7 +228,7 @@ def unread(x: Tensor) -> bool:
 
 def promoted(tensors: Iterable[Tensor]) -> torch.dtype:
     """The dtype of a result: numbers without dimensions do not widen the others."""
-    dtypes = [(x.dim() > 0, x.dtype) for x in tensors]
+    dtypes = [(x.dim() > 0, x.dtype) for x in tensors] or [(True, torch.float32)]
     first, *rest = [t for sized, t in dtypes if sized] or [t for _, t in dtypes]
     for dtype in rest:
         first = torch.promote_types(first, dtype)

@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -314,21 +315,26 @@ def show(
 
 @command("check")
 def check(loss: LossName, as_json: Json = False) -> int:
-    """Check a loss: what is unstable as written, which rule cures it, and what stays unproved."""
+    """Check a loss: what is unstable as written and rewritten, whether the outcome is accurate in
+    float32 where it is tried, and what domains stay unproved."""
     from lossbridge.advise import advise
 
     findings = [finding for spec in resolve(loss).specs for finding in advise(spec)]
-    unproved = [f for f in findings if f["kind"] == "unproved"]
+    counts = Counter(finding["kind"] for finding in findings)
+    bad = counts["unproved"] + counts["inaccurate"]
     if as_json:
-        echo_json({"loss": loss, "findings": findings, "conforms": not unproved})
+        echo_json({"loss": loss, "findings": findings, "conforms": not bad})
     elif not findings:
         print(f"{loss}: nothing is unstable as written, and every domain is proved")
     else:
         for finding in findings:
-            print(f"{finding['kind']:9} {finding['where']}")
-            print(f"          {finding['what']}")
-        print(f"{len(findings) - len(unproved)} cured, {len(unproved)} unproved")
-    return 1 if unproved else 0
+            print(f"{finding['kind']:10} {finding['where']}")
+            print(f"           {finding['what']}")
+        named = ("cured", "rewritten", "inaccurate", "unproved")
+        print(
+            ", ".join(f"{counts[k]} {k}" for k in named if counts[k] or k in ("cured", "unproved"))
+        )
+    return 1 if bad else 0
 
 
 # --- compile, eject ------------------------------------------------------------------------------

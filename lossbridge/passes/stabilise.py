@@ -8,10 +8,11 @@ value and gradient.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from lossbridge.ir import Expr, Graph, const_value, is_const
-from lossbridge.passes.canonicalise import drop_broadcast, fold, simplify
-from lossbridge.rewrite import Binding, Rule, bounds, rewrite
+from lossbridge.passes.canonicalise import TIDY
+from lossbridge.rewrite import Binding, Rule, Steps, bounds, rewrite
 
 
 def _not_small_integer(binding: Binding) -> bool:
@@ -280,9 +281,56 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "one_minus_square",
         "1 - c * c",
-        "attach_gradient(stop_gradient((1 - c) * (1 + c)), c, -2 * c)",
+        "less_square(c)",
         "1 - 0.9999999**2 loses half its bits",
         kinds=(("c", "real[n]"),),
+    ),
+    Rule(
+        "log_of_sigmoid_difference",
+        "log(sigmoid(u) - sigmoid(v))",
+        "log1mexp(u - v) - softplus(-u) - softplus(v)",
+        "sigmoid(12.001) - sigmoid(12) is 0 in float32, where its logarithm is -19",
+        kinds=(("u", "real[n]"), ("v", "real[n]")),
+    ),
+    Rule(
+        "what_was_taken_away",
+        "a - (a - b)",
+        "b",
+        "12 - (12 - 1e-9) is 0 in float32",
+        kinds=(("a", "real[n]"), ("b", "real[n]")),
+        guard=lambda binding: _axes_of("b", binding) >= _axes_of("a", binding),
+    ),
+    Rule(
+        "one_minus_less_square",
+        "1 - less_square(c)",
+        "c * c",
+        "1 - (1 - 1e-4**2) is 0 in float32",
+        kinds=(("c", "real[n]"),),
+    ),
+    Rule(
+        "biweight",
+        "1 - less_square(c) ** 3",
+        "attach_gradient(stop_gradient(where(abs(c) < 1, "
+        "c * c * (1 + less_square(c) + less_square(c) * less_square(c)), "
+        "1 - less_square(c) * less_square(c) * less_square(c))), c, "
+        "6 * (c * less_square(c) * less_square(c)))",
+        "1 - (1 - 1e-4**2)**3 is 0 in float32",
+        kinds=(("c", "real[n]"),),
+    ),
+    Rule(
+        "one_minus_square_of_less_square",
+        "1 - less_square(c) * less_square(c)",
+        "c * c * (1 + less_square(c))",
+        "1 - (1 - 1e-4**2)**2 is 0 in float32",
+        kinds=(("c", "real[n]"),),
+    ),
+    Rule(
+        "one_minus_cube",
+        "1 - (1 - u) ** 3",
+        "attach_gradient(stop_gradient(where(abs(u) < 1, u * (1 + (1 - u) + (1 - u) * (1 - u)), "
+        "1 - (1 - u) * (1 - u) * (1 - u))), u, 3 * ((1 - u) * (1 - u)))",
+        "(1 - 1e-9)**3 is 1 in float32",
+        kinds=(("u", "real[n]"),),
     ),
     Rule(
         "square_less_one",
@@ -591,6 +639,12 @@ def _varies(name: str, binding: Binding) -> bool:
     return not is_const(value)
 
 
+def _axes_of(name: str, binding: Binding) -> set[str]:
+    value = binding[name]
+    assert isinstance(value, Expr)
+    return set(value.axes)
+
+
 def _may_vanish(name: str, binding: Binding) -> bool:
     """Whether a factor may be 0, as far as the kinds tell; a number that is 0 counts."""
     value = binding[name]
@@ -606,9 +660,13 @@ def stabilise(graph: Graph, log: list[str] | None = None, *, derived: bool = Fal
 
     To a ``derived`` graph, those that are not about what an author wrote.
     """
-    steps: dict[str, list[Rule]] = {}
+    return rewrite(graph, _steps(derived), log)
+
+
+@lru_cache(maxsize=2)
+def _steps(derived: bool) -> Steps:
+    table: dict[str, list[Rule]] = {}
     for rule in RULES:
-        if derived and rule.written:
-            continue
-        steps.setdefault(rule.head, []).append(rule)
-    return rewrite(graph, steps, log, anything=(fold, drop_broadcast, simplify))
+        if not (derived and rule.written):
+            table.setdefault(rule.head, []).append(rule)
+    return Steps(table, TIDY)
