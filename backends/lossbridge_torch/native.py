@@ -557,6 +557,11 @@ class Loss(nn.Module):
             )
             for axis, n in zip(spec.weights[key].kind.axes, inputs[key].shape, strict=True):
                 lengths.setdefault(axis, (n,))
+        for source in frontdoor.promotion_of(bound, which).given_back:
+            first = inputs.get(source, first)
+            break
+        if not first.is_floating_point():
+            first = first.new_empty((), dtype=torch.float32)  # numbers beside labels are real
         for key in bound.arrays:
             if key in spec.params:
                 inputs[key] = parameter(
