@@ -226,6 +226,7 @@ class Loss(nn.Module):
         settings = combination.settings(args, kwargs)
         bound = combination.build(**settings)
         self._settings = settings
+        assert bound.combined is not None
         self.losses = Children(bound.combined, settings["losses"])
         self._hold(bound)
 
