@@ -20,6 +20,7 @@ from lossbridge.catalogue import (
 from lossbridge.checks import CASTS
 from lossbridge.errors import ArgumentError, shown
 from lossbridge.ir import Expr
+from lossbridge.kinds import Kind
 from lossbridge.ops import (
     all_,
     amax,
@@ -420,8 +421,13 @@ def with_classes(
     return make(f"real[{places({axis: 'classes', -1: 'last'})}]", "last")
 
 
+def over_classes(kind: str) -> str:
+    """What a value means that is left of a kind when its classes are summed over."""
+    return index_meaning(", ".join(Kind.parse(kind).axes), ("classes",))
+
+
 def crossentropy(kind: str, last: str) -> Definition:
-    @keras("CategoricalCrossentropy", kind, params=SMOOTHED)
+    @keras("CategoricalCrossentropy", kind, yields=over_classes(kind), params=SMOOTHED)
     def body(prediction: Expr, target: Expr, *, from_logits: Expr, label_smoothing: Expr) -> Expr:
         t = classification.smoothed(target, label_smoothing, size(prediction, last))
         nll = classification.cross_entropy_probabilities.function(
@@ -453,7 +459,7 @@ def categorical_crossentropy(
 def focal_crossentropy(kind: str, last: str) -> Definition:
     params = {"alpha": real(0.25, "classes"), "gamma": real(2.0), **SMOOTHED}
 
-    @keras("CategoricalFocalCrossentropy", kind, params=params)
+    @keras("CategoricalFocalCrossentropy", kind, yields=over_classes(kind), params=params)
     def body(
         prediction: Expr,
         target: Expr,

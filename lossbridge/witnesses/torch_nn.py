@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -522,11 +523,26 @@ def largest_component(u: Expr, v: Expr, p: Expr, eps: Expr) -> Expr:
 
 
 TRIPLET = with_part(metric.triplet_margin, clamped)
-TRIPLET_LARGEST = variant(metric.triplet_margin)(
-    lambda **values: metric.triplet_margin.function(
-        **values, part=clamped, distance=largest_component
+
+
+def without_power(definition: Definition) -> Definition:
+    """The triplet loss at p = inf, which reads no p."""
+
+    def function(**values: Any) -> Any:
+        return metric.triplet_margin.function(
+            **values, p=None, part=clamped, distance=largest_component
+        )
+
+    found = variant(definition)(function)
+    known = inspect.signature(function)
+    function.__signature__ = known.replace(  # type: ignore[attr-defined]
+        parameters=[q for name, q in known.parameters.items() if name != "p"]
     )
-)
+    params = {name: param for name, param in found.params.items() if name != "p"}
+    return dataclasses.replace(found, params=params)
+
+
+TRIPLET_LARGEST = without_power(metric.triplet_margin)
 TRIPLET_DISTANCE = with_part(metric.triplet_margin_with_distance, clamped)
 
 
@@ -545,8 +561,10 @@ def triplet_margin(
     reduction: str = "mean",
 ) -> Meaning:
     how = reduced(reduction, size_average, reduce)
-    definition, power = (TRIPLET, p) if p != math.inf else (TRIPLET_LARGEST, None)
-    return meaning(definition, margin=margin, p=power, eps=eps, swap=swap, reduction=how)
+    settings = {"margin": margin, "eps": eps, "swap": swap}
+    if p == math.inf:
+        return meaning(TRIPLET_LARGEST, reduction=how, **settings)
+    return meaning(TRIPLET, p=p, reduction=how, **settings)
 
 
 def distance_of(loss: Any) -> Any:
