@@ -30,12 +30,14 @@ PRECISIONS: Final = ("at_least_float32", "at_least_float64")
 """Dtype policies, narrow to wide."""
 CASTS: Final = ("floating", "float16", "bfloat16", "float32", "float64")
 """To what a loss casts its inputs: what is not floating to a platform's default, or all to one."""
+OUTSIDES: Final = ("formula",)
+"""What a loss gives outside the domains of its inputs, where it does not refuse."""
 
 INITS: Final = ("zeros", "ones", "normal", "uniform", "glorot_normal", "glorot_uniform")
 
 
-def literal(value: object, kind: Kind, what: str) -> float | int | bool:
-    """``value`` as the Python type of ``kind``, if it is in its domain."""
+def literal(value: object, kind: Kind, what: str, usual: object = None) -> float | int | bool:
+    """``value`` as the Python type of ``kind``, if it is in its domain; ``usual`` is a default."""
     wanted = "true or false" if kind.dtype == "bool" else "a number"
     if not isinstance(value, bool | int | float) or isinstance(value, bool) != (
         kind.dtype == "bool"
@@ -50,7 +52,7 @@ def literal(value: object, kind: Kind, what: str) -> float | int | bool:
         raise semantic_error(
             f"{what} is {shown(value)}, but a {kind.name} is {kind.meaning}"
             + ("" if finite else ", and finite")
-            + f"; {example(kind)} would do",
+            + f"; {example(kind, usual)} would do",
             "domain",
         )
     if kind.dtype == "bool":
@@ -58,10 +60,12 @@ def literal(value: object, kind: Kind, what: str) -> float | int | bool:
     return int(value) if kind.dtype == "int" else float(value)
 
 
-def array_literal(value: object, kind: Kind, what: str = "the default of a parameter") -> Any:
+def array_literal(
+    value: object, kind: Kind, what: str = "the default of a parameter", usual: object = None
+) -> Any:
     """A number as :func:`literal` gives it, or nested lists of them as tuples of one shape."""
     if not isinstance(value, list | tuple):
-        return literal(value, kind, what)
+        return literal(value, kind, what, usual)
     shape = _shape(value, kind, what)
     if math.prod(shape) > MAX_ARRAY:
         raise schema_error(
@@ -104,11 +108,19 @@ def array_of(value: tuple[Any, ...], kind: Kind) -> Any:
     return np.asarray(value, {"real": "float64", "int": "int64", "bool": "bool"}[kind.dtype])
 
 
-_EXAMPLES: Final = {"sign": "1.0", "log_probability": "-0.5", "flag": "True", "mask": "True"}
+_EXAMPLES: Final = {
+    "sign": "1.0",
+    "log_probability": "-0.5",
+    "flag": "True",
+    "mask": "True",
+    "probability": "0.1",
+}
 
 
-def example(kind: Kind) -> str:
-    """A value of the kind, for messages."""
+def example(kind: Kind, usual: object = None) -> str:
+    """A value of the kind that somebody would choose, for messages: a default, if it is not 0."""
+    if isinstance(usual, int | float) and usual not in (0, True):
+        return repr(usual)
     return _EXAMPLES.get(kind.name, "1" if kind.dtype == "int" else "1.0")
 
 

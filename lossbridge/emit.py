@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -283,6 +284,12 @@ class Emitter:
         return self.lowering.squeeze.format(expression, self.dims(missing))
 
 
+def vanishing_reciprocal(divisor: Node) -> bool:
+    """Whether a number has a subnormal reciprocal in float32: compilers multiply with that, and it
+    is flushed to 0. Divided by 3e38, 1e38 was 0."""
+    return divisor.op == "const" and 2.0**126 < abs(float(const_value(divisor))) < math.inf
+
+
 @dataclass
 class CompactEmitter(Emitter):
     """Writes rows whose values have just their own axes, in layout order, and no singletons.
@@ -335,6 +342,8 @@ class CompactEmitter(Emitter):
         sum of exponentials gains nothing from it and would pay.
         """
         divisor = self.graph.nodes[node.args[1]]
+        if vanishing_reciprocal(divisor) and node.args[0] not in self.static:
+            return f"divided({x[0]}, {x[1]})"
         repeated = set(divisor.type.axes) < set(node.type.axes) and node.args[1] not in self.static
         if repeated and not self._of_exponentials(node.args[1]):
             return f"divided({x[0]}, {x[1]})"

@@ -36,6 +36,8 @@ def advice(bound: Bound, platform: str, which: int, shapes: Mapping[str, Shape])
     placed = _placed(kinds, shape_of, axis, platform)
     if placed is None:
         return said
+    if spec.weights and _fit(kinds, shape_of, axis, platform):
+        return said + _sizes(bound, which, placed, platform)
     for key in sorted(kinds, key=lambda n: -len(placed[n])):
         wanted = _wanted(kinds, placed, key)
         if wanted is not None and _dense(wanted) == _dense(placed[key]) == _dense(shapes[key]):
@@ -59,6 +61,21 @@ def advice(bound: Bound, platform: str, which: int, shapes: Mapping[str, Shape])
     last = tuple(kinds)[-1]
     wanted = _wanted(kinds, placed, last)
     return said if wanted is None else f"{said}; {last} of shape {wanted} would fit"
+
+
+def _sizes(bound: Bound, which: int, placed: Mapping[str, Shape], platform: str) -> str:
+    """The sizes that a loss's trainable weights should have for inputs that fit one another."""
+    spec = bound.specs[which]
+    lengths = axis_lengths(spec.inputs, placed, "")
+    sizes = dict(bound.sizes)
+    for weight in spec.weights.values():
+        for axis, size in weight.sizes.items():
+            if isinstance(size, str) and None not in lengths.get(axis, (None,)):
+                (sizes[size],) = lengths[axis]  # type: ignore[assignment]
+    made = ", ".join(f"{name}={n}" for name, n in sizes.items())
+    if sizes != dict(bound.sizes):
+        return f"; make the loss with {made}"
+    return f"; the weights of a loss with {made} are loss.init(key)" if platform == "jax" else ""
 
 
 def swapped(bound: Bound, platform: str, dtypes: Sequence[str]) -> str:

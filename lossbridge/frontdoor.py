@@ -8,28 +8,33 @@ a :class:`Bound`; :func:`bind_call` turns those of a call into named inputs.
 from __future__ import annotations
 
 import inspect
+import itertools
+import math
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from lossbridge import slips
 from lossbridge.checks import EMPTY, NORMALIZERS, REDUCTIONS
 from lossbridge.divisors import DIVISORS
+from lossbridge.dtypes import Promotion, promotion
 from lossbridge.errors import (
     ArgumentError,
     ShapeError,
     UnsupportedError,
     listed,
     shown,
-    suggestion,
 )
 from lossbridge.ir import is_star
 from lossbridge.kinds import Kind
 from lossbridge.kinds import moved_axis as moved_axis
-from lossbridge.plan import Numbers, Options, Plan, index_sources, plan
+from lossbridge.plan import Numbers, Options, Plan, enclosed_inputs, index_sources, plan
 from lossbridge.spec import Reduction, Spec, with_values
+from lossbridge.synonyms import class_hint, setting_hint
 from lossbridge.trace import Definition
 
 CLASS_AXIS = "classes"
@@ -40,6 +45,13 @@ REDUCTION_NAMES: Mapping[str, tuple[str, str | None]] = {
     "batchmean": ("mean", "batch"),
     "sum_over_batch_size": ("mean", "elements"),
     "mean_with_sample_weight": ("mean", "weights"),
+}
+_MEANT = {
+    **dict.fromkeys(("avg", "average", "elementwise_mean", "micro"), "reduction='mean'"),
+    **dict.fromkeys(("add", "total"), "reduction='sum'"),
+    **dict.fromkeys(("batch_mean", "mean_batch", "batch"), "reduction='batchmean'"),
+    **dict.fromkeys(("auto", "default"), "reduction='mean'"),
+    **dict.fromkeys(("token_mean", "valid", "mean_nonzero"), "normalizer='valid'"),
 }
 CALL_KEYWORDS = ("sample_weight", "mask", "normalizer_count", "step")
 ALIASES = {
@@ -57,12 +69,11 @@ class Calls:
     ``ranks``; inputs in ``whole`` and axes in ``rigid`` it takes as they are. With ``warns`` it
     says so when it does. ``integers`` are real numbers to it. The result has the dtype that the
     inputs in ``result`` promote to, all of them if none is named; the inputs and parameters in
-    ``alike`` have one dtype, in a meaning that has all of them. Inputs in ``inside`` have to lie
-    in the domain of their kind. With ``normalised`` the first input is not stretched along the axes
-    that it is normalised over. Inputs in ``optional`` are zeros if they are left out; with
-    ``channel`` one that lacks the last axis is given it. ``arrange`` brings further ways of writing
-    an input into shape: it changes the named inputs in place and may return what undoes it on the
-    result.
+    ``alike`` have one dtype, in a meaning that has all of them. With ``normalised`` the first input
+    is not stretched along the axes that it is normalised over. Inputs in ``optional`` are zeros if
+    they are left out; with ``channel`` one that lacks the last axis is given it. ``arrange`` brings
+    further ways of writing an input into shape: it changes the named inputs in place and may return
+    what undoes it on the result.
     """
 
     broadcast: str = ""
@@ -72,7 +83,6 @@ class Calls:
     integers: bool = False
     result: tuple[str, ...] = ()
     alike: tuple[str, ...] = ()
-    inside: tuple[str, ...] = ()
     normalised: bool = False
     optional: tuple[str, ...] = ()
     channel: bool = False
@@ -95,6 +105,7 @@ class Original:
     arrays: Mapping[str, Any]
     ports: Mapping[str, Any]
     weights: Mapping[str, tuple[str, int]]
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,6 +204,21 @@ def signature(form: Form, extra: Sequence[inspect.Parameter] = ()) -> inspect.Si
 
 
 @dataclass(frozen=True)
+class Combined:
+    """What a loss made of losses is made of.
+
+    ``names`` are the losses' own, in order; ``uses`` gives the name for each identifier that the
+    specification has for one; ``inputs`` are the combination's own. ``coefficients`` are losses
+    too: what each term is multiplied with.
+    """
+
+    names: tuple[str, ...]
+    uses: Mapping[str, str]
+    inputs: tuple[str, ...]
+    coefficients: Mapping[str, Spec]
+
+
+@dataclass(frozen=True)
 class Bound:
     """A loss with its settings: all that a call does not decide."""
 
@@ -205,10 +231,17 @@ class Bound:
     normalizer: str
     axis: int | None
     sizes: Mapping[str, int] = field(compare=False)
+    combined: Combined | None = field(default=None, compare=False)
 
     def plan(self, which: int, options: Options, native: frozenset[str]) -> Plan:
         """The plan of one of the specs, with this reduction."""
-        full = Options(self.reduction, self.normalizer, options.sample_weight, options.mask)
+        full = replace(
+            options,
+            reduction=self.reduction,
+            normalizer=self.normalizer,
+            # The losses in a combination look at their own inputs.
+            unread=options.unread and self.combined is None,
+        )
         return plan(self.specs[which], self.numbers[which], full, native)
 
     def select(self, dtype_kinds: Mapping[str, str], ranks: Sequence[int | None] = ()) -> int:
@@ -243,6 +276,36 @@ def _fits(spec: Spec, ranks: Sequence[int | None]) -> int:
     return 1 + exact
 
 
+def promotion_of(bound: Bound, which: int) -> Promotion:
+    """Whose dtypes decide how one of the losses is computed, and what it gives back."""
+    spec, original = bound.specs[which], bound.form.original
+    arrays = [n for n in bound.arrays if n in spec.params]
+    if original is None:
+        return promotion(spec.inputs, spec.weights, arrays)
+    calls = original.calls
+    return promotion(spec.inputs, spec.weights, arrays, original.package, calls.result)
+
+
+def refuse_settings(bound: Bound, which: int) -> None:
+    """Refuse a class that was to be ignored where the targets are no labels: it would be unheard.
+
+    An ``ignore_index`` below 0 names no class, and is the default.
+    """
+    if len(bound.specs) == 1:
+        return
+    spec = bound.specs[which]
+    for numbers in bound.numbers:
+        for name, value in numbers:
+            kind = bound.form.params[name].kind
+            if name not in spec.params and kind.name == "integer" and value >= 0:
+                second = tuple(spec.inputs)[1]
+                raise ArgumentError(
+                    f"{bound.form.name} was made with {name}={value}, a class that labels may name "
+                    f"so as not to count, but {second} is {spec.inputs[second]}; leave {name} out, "
+                    "and pass mask= for what should not count"
+                )
+
+
 def settings_of(bound: Bound) -> dict[str, Any]:
     """All that a loss was made with, by the constructor's names; arrays that nobody gave: None."""
     numbers = dict(number for ns in bound.numbers for number in ns)
@@ -256,15 +319,108 @@ def settings_of(bound: Bound) -> dict[str, Any]:
     return {**found, "empty": bound.specs[0].empty}
 
 
-def settled(bound: Bound, arrays: Mapping[str, Any]) -> Spec:
-    """The first specification, with a loss's settings as its defaults: compiled, it is that loss.
+def settled(bound: Bound, arrays: Mapping[str, Any], which: int = 0) -> Spec:
+    """A specification with a loss's settings as its defaults: compiled, it is that loss.
 
     ``arrays`` holds those of its parameters that are arrays, as nested lists.
     """
-    spec = with_values(bound.specs[0], {**dict(bound.numbers[0]), **arrays})
+    spec = bound.specs[which]
+    mine = {name: x for name, x in arrays.items() if name in spec.params}
+    spec = with_values(spec, {**dict(bound.numbers[which]), **mine})
     reduction = Reduction(bound.reduction, bound.normalizer)
     axis = bound.axis if "axis" in bound.given else spec.axis
     return msgspec.structs.replace(spec, reduction=reduction, axis=axis)
+
+
+def constructor_text(bound: Bound, arrays: Mapping[str, tuple[Any, str]], **further: Any) -> str:
+    """The call that makes a loss, with the arguments that it was given, in the constructor's order.
+
+    ``arrays`` holds the parameters that are arrays as nested lists, with the name of their dtype;
+    a long one stands as its shape. ``further`` are what one platform takes beside.
+    """
+    original, form = bound.form.original, bound.form
+    given = dict(bound.given if original is None else original.given)
+    if original is None:
+        order = list(signature(form).parameters)
+        given = {n: given[n] for n in sorted(given, key=lambda n: order.index(n))}
+    numbers = dict(number for ns in bound.numbers for number in ns)
+    parts = []
+    for name, value in {**given, **further}.items():
+        if name in arrays:
+            parts.append(f"{name}={array_text(*arrays[name])}")
+        elif original is None and name in numbers:
+            parts.append(f"{name}={numbers[name]!r}")
+        else:
+            parts.append(f"{name}={value!r}")
+    return f"{form.name}({', '.join(parts)})"
+
+
+_SHOWN_NUMBERS = 64
+
+
+def array_text(values: Any, dtype: str) -> str:
+    """Nested lists of numbers as one would write them, each in the fewest digits of its dtype."""
+    shape, row = [], values
+    while isinstance(row, list):
+        shape.append(len(row))
+        row = row[0] if row else None
+    if values is None or math.prod(shape) > _SHOWN_NUMBERS:
+        return f"<{dtype}{shape if values is not None else ''}>"
+
+    def written(x: Any) -> str:
+        if isinstance(x, list):
+            return f"[{', '.join(map(written, x))}]"
+        if dtype == "float64" or not isinstance(x, float) or not math.isfinite(x):
+            return repr(x)
+        texts = (f"{x:.{digits}g}" for digits in range(1, 10))
+        exact = struct.pack("f", x)
+        return repr(float(next((t for t in texts if struct.pack("f", float(t)) == exact), str(x))))
+
+    return written(values)
+
+
+@lru_cache(maxsize=1)
+def values_spec() -> Spec:
+    """The loss that ``reduce`` is: values as they are given."""
+    return Spec(
+        loss="lossbridge/values@1",
+        inputs={"values": Kind.parse("real[*batch]")},
+        body=("value = values",),
+        yields="per_element",
+    )
+
+
+def reduce_arguments(
+    *,
+    mask: Any,
+    where: Any,
+    sample_weight: Any,
+    weights: Any,
+    reduction: str,
+    normalizer: str | None,
+    normalizer_count: Any,
+    denominator: Any,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and call of the loss that ``reduce`` is: of each pair of names, one may be given."""
+
+    def one(first: str, a: Any, second: str, b: Any) -> Any:
+        if a is not None and b is not None:
+            raise ArgumentError(f"reduce was given {first} and {second}, which are one; give one")
+        return b if a is None else a
+
+    if isinstance(denominator, str):
+        normalizer = one("normalizer", normalizer, "denominator", denominator)
+    else:
+        normalizer_count = one("normalizer_count", normalizer_count, "denominator", denominator)
+    if normalizer_count is not None and normalizer is None:
+        normalizer = "external"
+    settings = {"reduction": reduction, "normalizer": normalizer or "elements"}
+    call = {
+        "mask": one("mask", mask, "where", where),
+        "sample_weight": one("sample_weight", sample_weight, "weights", weights),
+        "normalizer_count": normalizer_count,
+    }
+    return settings, call
 
 
 def refuse_setting(form: str, name: str, known: Any, value: Any) -> None:
@@ -286,8 +442,12 @@ def as_form(source: Any) -> Form:
         return Form(source.name, (source,))
     if isinstance(source, Spec):
         return Form(*_definition_of(source))
+    from lossbridge.combine import COMBINATIONS
     from lossbridge.spec import load
 
+    wrong = slips.from_another(source, {**forms(), **COMBINATIONS})
+    if wrong is not None:
+        raise ArgumentError(wrong)
     return as_form(load(source))
 
 
@@ -373,13 +533,54 @@ def restored_definition(text: str) -> Definition:
     return _definition_of(spec)[1][0]
 
 
-def by_name(form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _about_logits(form: Form) -> str:
+    """What is to be said of Keras's ``from_logits``."""
+    first, kind = next(iter(form.definitions[0].inputs.items()))
+    if first == "logits":
+        return (
+            "it takes logits, so leave from_logits out; where a model gives probabilities, take "
+            "the logits before its last activation"
+        )
+    if kind.name in ("probability", "simplex"):
+        return (
+            "it takes probabilities, so apply sigmoid or softmax before; BCEWithLogitsLoss, "
+            "CrossEntropyLoss and the focal losses take logits"
+        )
+    if kind.name == "log_probability":
+        return "it takes log-probabilities; CrossEntropyLoss takes logits"
+    return f"its {first} is taken as it is, so leave from_logits out"
+
+
+def _is_input(form: Form, name: str) -> bool:
+    known = {n for d in form.definitions for n in d.inputs}
+    if has_target(form.definitions[0].spec):
+        known |= {alias for pair in ALIASES.values() for alias in pair}
+    return name in known
+
+
+def _make_then_call(form: Form, platform: str) -> str:
+    sizes = ", ".join(f"{size}=..." for size in form.sizes)
+    text = call_text(form.specs[0], platform, f"L.{form.name}({sizes})")
+    return f"it is a class: make the loss, then call it, {text}"
+
+
+def by_name(
+    form: Form, args: Sequence[Any], kwargs: Mapping[str, Any], platform: str
+) -> dict[str, Any]:
     """A constructor's arguments, those given by position under their names."""
     found = dict(kwargs)
     if not args:
         return found
     parameters = signature(form).parameters.values()
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    arrays = [
+        not (n in form.params and form.params[n].kind.axes) and slips.rank(x) > 0
+        for n, x in itertools.zip_longest(names, args[: len(names)])
+    ]
+    if any(arrays) or sum(slips.rank(x) > 0 for x in args) > 1 or any(map(_is_tree, args)):
+        raise ArgumentError(
+            f"{form.name} was given arrays where it is made; {_make_then_call(form, platform)}"
+        )
     if len(args) > len(names):
         raise ArgumentError(
             f"{form.name} takes at most {len(names)} positional arguments ({listed(names)}), but "
@@ -390,6 +591,13 @@ def by_name(form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[
             raise ArgumentError(f"{form.name} was given {name} twice, by position and by name")
         found[name] = value
     return found
+
+
+def _is_tree(x: Any) -> bool:
+    """Whether this is a model or its parameters, which no constructor takes."""
+    if isinstance(x, Mapping) or (isinstance(x, list | tuple) and any(map(slips.rank, x))):
+        return True
+    return any(hasattr(x, n) for n in ("parameters", "trainable_variables", "__next__"))
 
 
 def sizes_of(spec: Spec, weights: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -419,9 +627,10 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
         reduction, implied = REDUCTION_NAMES[reduction]
         normalizer = normalizer or implied
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        meant = _MEANT.get(reduction) if isinstance(reduction, str) else None
         raise ArgumentError(
             f"{form.name}: reduction={shown(reduction)} was given; it is one of "
-            f"{', '.join(map(repr, REDUCTIONS))}"
+            f"{', '.join(map(repr, REDUCTIONS))}{f'; write {meant}' if meant else ''}"
         )
     normalizer = normalizer or form.reduction.normalizer
     if not isinstance(normalizer, str) or normalizer not in NORMALIZERS:
@@ -453,10 +662,16 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
         sizes[name] = value
     for name in settings:
         if name not in form.params:
-            options = [*form.sizes, *form.params, "reduction", "normalizer", "empty"]
+            options = [*signature(form).parameters]
+            if name == "from_logits":
+                hint = f"; {_about_logits(form)}"
+            elif _is_input(form, name):
+                hint = f"; {_make_then_call(form, platform)}"
+            else:
+                hint = setting_hint(name, options)
             raise ArgumentError(
                 f"{form.name} has no argument {shown(name)}; its arguments are "
-                f"{listed(options)}{suggestion(name, options)}"
+                f"{listed(options)}{hint}"
             )
     values: dict[str, Any] = {}
     specs: list[Spec] = []
@@ -558,14 +773,20 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
             continue
         else:
             options = [*names, *spec.ports, *CALL_KEYWORDS]
+            if key == "num_items_in_batch":
+                raise ArgumentError(
+                    f"{name} was called with num_items_in_batch, as transformers' Trainer calls; "
+                    f"give it L.as_hf(loss): Trainer(..., compute_loss_func=L.as_hf(L.{name}()))"
+                )
             if key in settings_of(bound):
                 raise ArgumentError(
                     f"{name} was called with {key}, which is settled when it is made; construct "
                     f"it with {key}=..., then write {call_text(spec, platform)}"
                 )
+            hint = slips.call_hint(key, (*names, *spec.ports), has_target(spec), settings_of(bound))
             raise ArgumentError(
                 f"{name} was called with {shown(key)}, which it does not take; it takes "
-                f"{listed(options)}{suggestion(key, options)}; write {call_text(spec, platform)}"
+                f"{listed(options)}{hint}; write {call_text(spec, platform)}"
             )
         if target in call.inputs:
             raise ArgumentError(
@@ -595,6 +816,14 @@ def bind_call(bound: Bound, platform: str, args: Sequence[Any], kwargs: Mapping[
             "with normalizer='external'"
         )
     return call
+
+
+def no_terms(name: str, what: str) -> str:
+    """Why a loss that is not made of others has no terms."""
+    return (
+        f"{name} is one loss, so it has no {what}; of losses by name, "
+        "L.WeightedLoss({'depth': ..., 'label': ...}), it has"
+    )
 
 
 def rename_inputs(bound: Bound, which: int, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -698,6 +927,27 @@ def _agree(a: Shape, b: Shape) -> bool:
     )
 
 
+def port_squeezes(
+    name: str, port: str, output: Kind, shape: Shape, lengths: Mapping[str, Shape]
+) -> bool:
+    """Whether what a user's function returned has one axis of 1 too many, at its end.
+
+    A network for one number gives (N, 1) where (N,) is declared: that is taken, its last axis left
+    out. Any other shape than the declared one is a :class:`ShapeError`.
+    """
+    if any(axis not in lengths for axis in output.axes):
+        return False  # such as the features that a network makes
+    wanted = tuple(n for axis in output.axes for n in lengths[axis])
+    if _agree(tuple(shape), wanted):
+        return False
+    if len(shape) == len(wanted) + 1 and shape[-1] == 1 and _agree(tuple(shape[:-1]), wanted):
+        return True
+    raise ShapeError(
+        f"{name}: {port} returned shape {tuple(shape)}, but its result is {output}, here {wanted} "
+        f"(or {(*wanted, 1)}); let it return one of these"
+    )
+
+
 def index_shape(spec: Spec, lengths: Mapping[str, Shape]) -> tuple[int | None, ...]:
     """The shape of the unreduced value: what sample weights and masks line up with."""
     return tuple(n for axis in index_sources(spec) for n in lengths.get(axis, (None,)))
@@ -736,8 +986,12 @@ def docstring(form: Form, platform: str) -> str:
     spec = d.spec
     lines += ["", "Inputs:"]
     for definition in form.definitions:
+        defaults = ((n, p.value) for n, p in definition.spec.params.items())
+        numbers = tuple((n, v) for n, v in defaults if isinstance(v, int | float))
+        binding = enclosed_inputs(definition.spec, numbers)
         lines += [
             f"    {name}: {kind}, {kind.meaning}"
+            + ("; all else is an error, or NaN where values cannot be read" * (name in binding))
             for name, kind in definition.spec.inputs.items()
             if definition is d or (name, kind) not in spec.inputs.items()
         ]
@@ -770,31 +1024,5 @@ def docstring(form: Form, platform: str) -> str:
 
 
 def nearest_name(name: str, available: Iterable[str]) -> str:
-    """The class of ours that a name of another framework most likely stands for."""
-    known = {
-        "CategoricalCrossentropy": "CrossEntropyLoss",
-        "SparseCategoricalCrossentropy": "CrossEntropyLoss",
-        "BinaryCrossentropy": "BCEWithLogitsLoss",
-        "BinaryFocalCrossentropy": "BinaryFocalLoss",
-        "CategoricalFocalCrossentropy": "FocalLoss",
-        "MeanSquaredError": "MSELoss",
-        "MeanAbsoluteError": "L1Loss",
-        "Huber": "HuberLoss",
-        "LogCosh": "LogCoshLoss",
-        "KLDivergence": "KLDivLoss",
-        "Poisson": "PoissonNLLLoss",
-        "Hinge": "HingeLoss",
-        "CosineSimilarity": "CosineEmbeddingLoss",
-        "Dice": "DiceLoss",
-        "CTC": "CTCLoss",
-        "softmax_cross_entropy": "CrossEntropyLoss",
-        "softmax_cross_entropy_with_integer_labels": "CrossEntropyLoss",
-        "sigmoid_binary_cross_entropy": "BCEWithLogitsLoss",
-        "sigmoid_focal_loss": "BinaryFocalLoss",
-        "squared_error": "MSELoss",
-        "l2_loss": "MSELoss",
-        "huber_loss": "HuberLoss",
-    }
-    if name in known and known[name] in set(available):
-        return f"; the nearest here is {known[name]}"
-    return suggestion(name, available)
+    """What a name of another library is here, by meaning before spelling."""
+    return class_hint(name, available)

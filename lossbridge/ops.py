@@ -1073,6 +1073,13 @@ _ROWS = (
         bounds=lambda a: HALF_LINE,
     ),
     _unary(
+        "less_square",
+        "1 - x**2, accurate near -1 and 1",
+        lambda x, o: -2.0 * x,
+        expand=lambda x: (1.0 - x) * (1.0 + x),
+        bounds=lambda a: (-INF, 1.0),
+    ),
+    _unary(
         "log1mexp",
         "log(1 - exp(-x)) for x > 0",
         lambda x, o: exp(-x) / -expm1(-x),
@@ -1671,6 +1678,11 @@ def cosh(x: Operand) -> Expr:
 def log_cosh(x: Operand) -> Expr:
     """Log(cosh(x)), accurate everywhere."""
     return _apply("log_cosh", x)
+
+
+def less_square(x: Operand) -> Expr:
+    """1 - x**2, accurate near -1 and 1."""
+    return _apply("less_square", x)
 
 
 def log1mexp(x: Operand) -> Expr:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from lossbridge import ops
@@ -28,6 +28,7 @@ from lossbridge.ir import (
 )
 from lossbridge.passes.canonicalise import bind, canonicalise
 from lossbridge.passes.differentiate import differentiate, push_forward
+from lossbridge.passes.enclose import enclose, enclosed
 from lossbridge.passes.guard import guard
 from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
@@ -46,6 +47,8 @@ class Options:
     normalizer: str | None = None
     sample_weight: bool = False
     mask: bool = False
+    unread: bool = False
+    """Whether nobody has looked at the values: what is outside its domain then makes NaN."""
 
 
 @lru_cache(maxsize=1024)
@@ -78,7 +81,24 @@ def index_sources(spec: Spec) -> tuple[str, ...]:
     return tuple(found)
 
 
-def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph:
+def enclosed_inputs(spec: Spec, numbers: Numbers = ()) -> tuple[str, ...]:
+    """The inputs that have to lie in the domain of their kind: see :mod:`passes.enclose`."""
+    if spec.numerics.outside is not None:
+        return ()
+    found = enclosed(spec_graph(spec), numbers)
+    return tuple(name for name in found if name in spec.inputs)
+
+
+def needed_options(spec: Spec, numbers: Numbers, options: Options) -> Options:
+    """The options that give the same plan: nothing shows of values where no domain binds."""
+    if options.unread and not enclosed_inputs(spec, numbers):
+        return replace(options, unread=False)
+    return options
+
+
+def reduced_graph(
+    spec: Spec, options: Options, *, parts: bool = False, numbers: Numbers = ()
+) -> Graph:
     """The graph as written with its reduction appended; outputs ``value`` only, or with ``parts``
     also the ``total`` and the ``scale``: the gradient is that of the total, times the scale.
 
@@ -109,6 +129,8 @@ def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph
     values = inline(b, graph, replaced)
     value = values[graph.output("value")]
     count = values[graph.output("count")] if graph.has_output("count") else b.const(1.0)
+    if options.unread:
+        value = _enclosed(b, spec, graph, numbers, value, values, mask)
     if options.sample_weight:
         weight = b.input("sample_weight", Type("real", axes))
     row = DIVISORS[normalizer]
@@ -143,6 +165,28 @@ def reduced_graph(spec: Spec, options: Options, *, parts: bool = False) -> Graph
         scale = ops.where(nothing, 0.0, 1.0 / divisor)
         return b.finish(value=result, total=total, scale=scale)
     return b.finish(value=result)
+
+
+def _enclosed(
+    b: Builder,
+    spec: Spec,
+    graph: Graph,
+    numbers: Numbers,
+    value: Expr,
+    values: list[Expr],
+    mask: Expr | None,
+) -> Expr:
+    """The value with what lies outside showing in it, and in all gradients."""
+    rows = {
+        name: b.row("input", (), graph.nodes[index].attrs, graph.nodes[index].type)
+        for name, index in graph.inputs()
+        if graph.nodes[index].type.dtype == "real" and name not in dict(numbers)
+    }
+    given = [(rows[n], spec.inputs[n]) for n in enclosed_inputs(spec, numbers)]
+    # What a port returns moves too: its own parameters learn through it.
+    ports = [x for x, node in zip(values, graph.nodes, strict=True) if node.op in OUTSIDE]
+    moving = [*rows.values(), *(x for x in ports if x.type.dtype == "real")]
+    return enclose(value, given, moving, mask)
 
 
 HARMLESS = {"probability": 0.5, "simplex": 0.5, "log_probability": -1.0}
@@ -321,7 +365,10 @@ def plan(
     native: frozenset[str] = frozenset(),
 ) -> Plan:
     """Bind static parameters and prepare every form; the same arguments give the same object."""
-    written = canonicalise(bind(reduced_graph(spec, options), dict(numbers)))
+    needed = needed_options(spec, numbers, options)
+    if needed != options:
+        return plan(spec, numbers, needed, native)
+    written = canonicalise(bind(reduced_graph(spec, options, numbers=numbers), dict(numbers)))
     written = _drop_bound(written, {name for name, _ in numbers})
     calls, piece = cut_ports(written)
     fired: list[str] = []
@@ -336,7 +383,8 @@ def _scaled(
     kind = options.reduction or spec.reduction.kind
     if kind != "mean" or not index_axes(spec):
         return None
-    graph = canonicalise(bind(reduced_graph(spec, options, parts=True), dict(numbers)))
+    reduced = reduced_graph(spec, options, parts=True, numbers=numbers)
+    graph = canonicalise(bind(reduced, dict(numbers)))
     _, piece = cut_ports(_drop_bound(graph, {name for name, _ in numbers}))
     piece = _prepare(piece)
     if set(wrt) & _reaches(piece, piece.output("scale")):

@@ -36,6 +36,7 @@ from lossbridge.checks import (
     MAX_SUMMARY,
     MAX_USES_DEPTH,
     NORMALIZERS,
+    OUTSIDES,
     PRECISIONS,
     REDUCTIONS,
     YIELDS,
@@ -270,17 +271,23 @@ class Numerics(msgspec.Struct, frozen=True):
     ``cast`` is for losses that take numbers of any dtype, as some frameworks' own do. A dtype: all
     that is real is rounded to it first, and the result is of it. ``floating``: only what is not
     floating is cast, to the platform's default. In both, labels held as floats become integers.
+
+    ``outside`` is for losses that evaluate their formula wherever an input lies, as those of most
+    frameworks do: ``formula``. Left out, what is outside its domain is an error, or NaN.
     """
 
     compute: str = "at_least_float32"
     accumulate: str = "at_least_float32"
     cast: str | None = None
+    outside: str | None = None
 
     def __post_init__(self) -> None:
         choice(self.compute, PRECISIONS, "the precision to compute in")
         choice(self.accumulate, PRECISIONS, "the precision to accumulate in")
         if self.cast is not None:
             choice(self.cast, CASTS, "what inputs are cast to")
+        if self.outside is not None:
+            choice(self.outside, OUTSIDES, "what inputs outside their domain give")
         if PRECISIONS.index(self.accumulate) < PRECISIONS.index(self.compute):
             raise semantic_error(
                 f"sums would be accumulated in {self.accumulate}, narrower than the "
@@ -638,7 +645,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
         scalar = as_number(value)
         if scalar is not None or isinstance(value, list | tuple):
             try:
-                found = array_literal(as_numbers(value), param.kind, f"{name} of {self.id}")
+                found = array_literal(
+                    as_numbers(value), param.kind, f"{name} of {self.id}", param.value
+                )
             except SpecError as error:
                 wrong = ArgumentError if error.code == "wrong_type" else DomainError
                 raise wrong(error.message) from None
@@ -965,9 +974,10 @@ T = TypeVar("T")
 
 def _words(data: dict[str, Json], key: str, part: Callable[..., T]) -> T:
     """A small object of words, missing ones taking their defaults."""
-    fields = {"reduction": ("kind", "normalizer"), "numerics": ("compute", "accumulate", "cast")}[
-        key
-    ]
+    fields = {
+        "reduction": ("kind", "normalizer"),
+        "numerics": ("compute", "accumulate", "cast", "outside"),
+    }[key]
     given = _object(data.get(key, {}), key)
     _check_keys(given, key, required=(), optional=fields)
     return part(**given)

@@ -15,19 +15,22 @@ compiled function, on an accelerator) the loss of such an entry is NaN, and so i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from lossbridge.errors import DomainError, LabelError
+from lossbridge.dtypes import TARGETS
+from lossbridge.errors import ArgumentError, DomainError, LabelError
 from lossbridge.ir import Graph, is_star
 from lossbridge.kinds import Interval, Kind
-from lossbridge.plan import independent, index_sources, spec_graph
+from lossbridge.plan import Numbers, enclosed_inputs, independent, index_sources, spec_graph
 from lossbridge.spec import Spec
 
 CHECKED: Final = ("length", "index")
-"""The kinds of input that are looked at; lengths first, for they say what of the others counts."""
+"""The kinds of integers that are looked at; real numbers where their domain binds, which is what
+:mod:`lossbridge.passes.enclose` says."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,41 @@ class ValueRule:
             return None
         return Interval(0, size - 1 if self.kind.name == "index" else size, False, False)
 
+    @property
+    def plain(self) -> bool:
+        """Whether the smallest and the largest number say that all lie inside."""
+        return self.kind.values is None and self.kind.name != "simplex"
+
+    def inside(self, x: Any, interval: Interval) -> bool:
+        """Whether all of a NumPy array lies inside, what counts and what does not."""
+        import numpy as np
+
+        if x.size == 0:
+            return True
+        if self.plain:
+            return x.min().item() in interval and x.max().item() in interval
+        return not (self.off(np, x, interval).any() or np.isnan(x).any())
+
+    def off(self, xp: Any, x: Any, interval: Interval) -> Any:
+        """Which entries of ``x`` lie outside; a NaN does not."""
+        wrong = outside(xp, x, interval)
+        if self.kind.values is not None:
+            low, high = self.kind.values
+            wrong = wrong | ((x > low) & (x < high))
+        if self.kind.name == "simplex":
+            at = _dimensions(self.kind.axes, x.ndim)[self.kind.of or ""][0]
+            # A rounding error for each number; in single precision optax allows 1e-5.
+            slack = max(1e-5, 2.0 * float(xp.finfo(x.dtype).eps))
+            wrong = wrong | (abs(xp.sum(x, axis=at, keepdims=True) - 1.0) > slack)
+        return wrong
+
     def wrong(self, xp: Any, x: Any, interval: Interval, beside: Mapping[str, Any]) -> Any:
         """Which entries of ``x`` count and lie outside, as an array of truth values.
 
         ``xp`` is the module of the arrays (numpy, or one with its functions); ``beside`` has the
         parameters in ``exempt`` and the inputs in ``ends`` by name, and may have the ``mask``.
         """
-        low, high = interval.lo, interval.hi
-        below = x <= low if interval.lo_open else x < low
-        above = x >= high if interval.hi_open else x > high
-        wrong = below | above
+        wrong = self.off(xp, x, interval)
         for name in self.exempt:
             wrong = wrong & (x != beside[name])
         for name, kind in self.ends:
@@ -77,7 +105,7 @@ class ValueRule:
     def text(self, loss: str, interval: Interval, beside: Mapping[str, Any]) -> str:
         """What the entries have to be, in words."""
         if self.kind.dtype != "int":
-            return f"{loss}: {self.name} is {self.kind}, {self.kind.meaning}"
+            return f"{loss}: {self.name} is {self.kind}, {self.kind.meaning}{self._advice}"
         values = ((name, beside.get(name)) for name in self.exempt)
         exempt = "".join(
             f" or is {name}" + (f"={int(v)}" if isinstance(v, int | float) else "")
@@ -88,10 +116,29 @@ class ValueRule:
             f"{interval.hi:.0f}{exempt}"
         )
 
+    @property
+    def _advice(self) -> str:
+        if self.kind.name == "sign":
+            return f" (of labels 0 and 1, pass 2 * {self.name} - 1)"
+        if self.kind.name in ("probability", "simplex") and self.name not in TARGETS:
+            of = "sigmoid" if self.kind.name == "probability" else "softmax"
+            return f" (of logits, pass their {of}, or use a loss that takes logits)"
+        return ""
+
+
+def outside(xp: Any, x: Any, interval: Interval) -> Any:
+    """Where numbers lie beyond the finite ends of an interval; a NaN does not."""
+    wrong = xp.zeros(x.shape, bool)
+    if math.isfinite(interval.lo):
+        wrong = wrong | (x <= interval.lo if interval.lo_open else x < interval.lo)
+    if math.isfinite(interval.hi):
+        wrong = wrong | (x >= interval.hi if interval.hi_open else x > interval.hi)
+    return wrong
+
 
 @lru_cache(maxsize=1024)
-def value_rules(spec: Spec) -> tuple[ValueRule, ...]:
-    """The rules of a specification, those about lengths first."""
+def value_rules(spec: Spec, numbers: Numbers = ()) -> tuple[ValueRule, ...]:
+    """The rules of a specification with these settings, those about lengths first."""
     graph = spec_graph(spec)
     mask_axes = index_sources(spec)
     # Where samples depend on one another, what the mask leaves out takes part in the others.
@@ -100,7 +147,7 @@ def value_rules(spec: Spec) -> tuple[ValueRule, ...]:
     lengths = {name: kind for name, kind in spec.inputs.items() if kind.name == "length"}
     rules = []
     for name, kind in spec.inputs.items():
-        if kind.name not in CHECKED:
+        if kind.name not in CHECKED and name not in enclosed_inputs(spec, numbers):
             continue
         ends = tuple(
             (other, length)
@@ -116,7 +163,7 @@ def value_rules(spec: Spec) -> tuple[ValueRule, ...]:
                 hides if set(hides) & set(kind.axes) else (),
             )
         )
-    return tuple(sorted(rules, key=lambda rule: CHECKED.index(rule.kind.name)))
+    return tuple(sorted(rules, key=lambda rule: rule.kind.name != "length"))
 
 
 def refuse(
@@ -130,7 +177,20 @@ def refuse(
         at = np.argwhere(wrong)[0].tolist()
         kind = LabelError if rule.kind.dtype == "int" else DomainError
         place = f", at {at}" if at else ""
-        raise kind(f"{rule.text(loss, interval, beside)}; {x[tuple(at)]} was given{place}")
+        given = x[tuple(at)].item()
+        number = f"{given:.6g}" if isinstance(given, float) else str(given)
+        raise kind(f"{rule.text(loss, interval, beside)}; {number} was given{place}")
+
+
+def refuse_mask(loss: str, what: str, x: Any) -> None:
+    """Raise if a NumPy array of integers is no mask: a number that weighs would count as 1."""
+    if x.dtype != bool and x.size and not (x.min() >= 0 and x.max() <= 1):
+        wrong = x[(x != 0) & (x != 1)]
+        raise ArgumentError(
+            f"{loss}: {what} selects, so it holds truth values or the integers 0 and 1, but "
+            f"{wrong.flat[0]} was given; numbers that weigh go to sample_weight, and a mask is "
+            f"{what} != 0"
+        )
 
 
 def _compared(graph: Graph, spec: Spec) -> dict[str, tuple[str, ...]]:

@@ -116,7 +116,7 @@ def compared(a: str, b: str) -> Measured:
     """What the pages show of a pair."""
     from lossbridge import compare
 
-    return _kept(compare(a, b))
+    return _kept(compare(a, b, profile="strict"))
 
 
 def replaced_by(name: str, module: str, expression: str) -> Measured:
@@ -124,6 +124,7 @@ def replaced_by(name: str, module: str, expression: str) -> Measured:
     import keras
 
     from lossbridge.migrate.judge import of_sides
+    from lossbridge.migrate.profiles import STRICT
     from lossbridge.migrate.sides import side
 
     before = keras.config.floatx()
@@ -141,7 +142,7 @@ def replaced_by(name: str, module: str, expression: str) -> Measured:
         function = compiled(expression, module, tuple(kinds))
         other = side(function, inputs=kinds, platform=HOMES[module])
         other.signature = replace(other.signature, domains=domains)
-        found = of_sides(original, other)
+        found = of_sides(original, other, profile=STRICT)
     finally:
         keras.config.set_floatx(before)
     return {"expression": expression, **_kept(found)}

@@ -42,7 +42,8 @@ is `weights`; on every platform `reduction="batchmean"` is `batch`.
 The divisor is 0 for a batch of no samples, where a mask hides all of them, where all labels are
 ignored, where the weights that enter it add up to 0, and where the call's `normalizer_count` is 0.
 The value is then NaN, or 0 with `empty="zero"`; the gradient and all further derivatives are
-exactly 0 either way, eager, compiled and transformed, so that such a batch moves no parameter.
+exactly 0 either way, eager, compiled and transformed, so that such a batch moves no parameter. (A
+sample weight of 0 multiplies: beside it a NaN stays one. What a mask leaves out is not looked at.)
 
 ## A count over several batches or devices
 

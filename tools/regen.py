@@ -118,7 +118,7 @@ GENERATED: tuple[Row, ...] = (
     ("docs/call-forms.md", _call_forms),
     ("docs/normalizers.md", _normalizers),
     ("README.md", _readme),
-    ("lossbridge/schema/record-v1.json", _record_schema),
+    ("lossbridge/schema/record-v2.json", _record_schema),
     ("lossbridge/schema/spec-v1.json", _spec_schema),
     ("conformance/lossbridge_conformance/schema/results-v1.json", _results_schema),
     *_differences(),

@@ -29,6 +29,17 @@ NORMALIZERS = "Literal[" + ", ".join(f'"{name}"' for name in DIVISORS) + "]"
 EMPTY = 'Literal["nan", "zero"]'
 
 
+SAID = (
+    "    @property\n    def spec(self) -> Spec: ...\n"
+    "    @property\n    def specs(self) -> tuple[Spec, ...]: ...\n"
+    "    @property\n    def source(self) -> str: ...\n"
+    "    @property\n    def bound(self) -> Bound: ...\n"
+    "    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Any]: ...\n"
+    "    def term_coefficients(self, *args: Any, **kwargs: Any) -> dict[str, Any]: ...\n"
+)
+"""What every loss says of itself."""
+
+
 @dataclass(frozen=True)
 class Style:
     """How one platform writes types and calls."""
@@ -80,10 +91,7 @@ STYLES: Mapping[str, Style] = {
             '    "mean_with_sample_weight"] | None'
         ),
         constructor=", name: str | None = ..., dtype: Any = ...",
-        layer="class LossLayer(keras.layers.Layer):\n"
-        "    @property\n    def spec(self) -> Spec: ...\n"
-        "    @property\n    def source(self) -> str: ...\n"
-        "    @property\n    def bound(self) -> Bound: ...\n"
+        layer=f"class LossLayer(keras.layers.Layer):\n{SAID}"
         "    def weight(self, name: str) -> keras.Variable: ...\n"
         "    def bind_step(self, iterations: Any) -> LossLayer: ...\n"
         "    def get_config(self) -> dict[str, Any]: ...\n\n",
@@ -193,6 +201,21 @@ def _calls(form: Form, platform: str, style: Style) -> str:
     return "".join(lines)
 
 
+def _reduce(style: Style) -> str:
+    array = f"{style.array} | None = ..."
+    lines = [
+        f"values: {style.array}",
+        "*",
+        *(f"{name}: {array}" for name in ("mask", "where", "sample_weight", "weights")),
+        'reduction: Literal["none", "mean", "sum"] = ...',
+        f"normalizer: {NORMALIZERS} | None = ...",
+        f"normalizer_count: float | {array}",
+        f"denominator: str | float | {array}",
+    ]
+    body = ",\n    ".join(lines)
+    return f"def reduce(\n    {body},\n) -> {style.result}: ...\n"
+
+
 def stub(platform: str) -> str:
     """The text of a backend's ``__init__.pyi``."""
     style = STYLES[platform]
@@ -209,16 +232,14 @@ def stub(platform: str) -> str:
     ]
     lines = [
         f"class Loss({style.base}):\n"
-        "    @property\n    def spec(self) -> Spec: ...\n"
-        "    @property\n    def source(self) -> str: ...\n"
-        "    @property\n    def bound(self) -> Bound: ...\n"
+        f"{SAID}"
         "    reduction: str\n    normalizer: str\n    empty: str\n" + style.common + "\n",
         style.layer,
         "def compile(source: Spec | Definition | str | Path, **settings: Any)"
         f" -> {style.made}: ...\n"
         "def native(name: str, /, *arguments: Any, version: str | None = ..., **keywords: Any)"
-        f" -> {style.made}: ...\n"
-        f"def reduce(values: {style.array}, *args: Any, **kwargs: Any) -> {style.result}: ...\n",
+        f" -> {style.made}: ...\n",
+        _reduce(style),
         style.functions + "\n",
     ]
     for form in forms().values():

@@ -18,17 +18,22 @@ __all__ = ["eject", "source"]
 _EJECTED = """
 
 def _cast(arrays, dtype):
-    return [x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in arrays]
+    return [x.astype(dtype) if k in REAL else x for k, x in enumerate(arrays)]
+
+
+def _precision(arrays):
+    wide = any(arrays[k].dtype == jnp.float64 for k in DECIDING)
+    return jnp.float64 if wide else jnp.float32
 
 
 @jax.custom_jvp
 def _run(*arrays):
-    dtype = functools.reduce(jnp.promote_types, [arrays[k].dtype for k in REAL], jnp.float32)
+    dtype = _precision(arrays)
     return _value(*_cast(arrays, dtype))[0].astype(arrays[REAL[0]].dtype)
 
 
 def _rule(primals, tangents):
-    dtype = functools.reduce(jnp.promote_types, [primals[k].dtype for k in REAL], jnp.float32)
+    dtype = _precision(primals)
     moving = [k for k in REAL if not isinstance(tangents[k], SymbolicZero)]
     arrays = _cast(primals, dtype)
     if not moving:
@@ -63,7 +68,7 @@ def eject(bound: Bound, name: str) -> str:
     gradient in the file.
     """
     spec, numbers = bound.specs[0], bound.numbers[0]
-    options = Options(bound.reduction, bound.normalizer)
+    options = Options(bound.reduction, bound.normalizer, unread=True)
     prepared = plan(spec, numbers, options, LOWERING.native)
     if prepared.calls:
         raise UnsupportedError(
@@ -124,12 +129,17 @@ def eject(bound: Bound, name: str) -> str:
     own.insert(1, inspect.getsource(_dims).replace("is_star(axis)", 'axis.startswith("*")'))
     body = "\n\n".join(pieces) + _EJECTED + "\n".join(lines) + "\n\n\n" + "\n".join(call) + "\n"
     indices = ", ".join(str(names.index(n)) for n in real)
+    deciding = [n for n in frontdoor.promotion_of(bound, 0).computed if n in names]
+    decides = ", ".join(str(names.index(n)) for n in deciding)
     text = stand_alone(
-        "\n\n".join(own) + f"\n\nREAL = [{indices}]  # the places of real inputs\n\n" + body,
+        "\n\n".join(own)
+        + f"\n\nREAL = [{indices}]  # the places of real inputs\n"
+        + f"DECIDING = [{decides}]  # and of those that decide the precision\n\n"
+        + body,
         LOWERING,
     )
     imports = (
-        "import functools\nfrom typing import Any\n\nimport jax\nimport numpy as np\n"
+        "from typing import Any\n\nimport jax\nimport numpy as np\n"
         "from collections.abc import Callable, Sequence\n"
         "from jax.custom_derivatives import SymbolicZero\n"
     )

@@ -21,7 +21,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from lossbridge.emit import emit, load
 from lossbridge.errors import ShapeError, listed
+from lossbridge.frontdoor import port_squeezes
 from lossbridge.ir import Builder, Graph, inline, is_star
+from lossbridge.kinds import Kind
 from lossbridge.passes.canonicalise import canonicalise
 from lossbridge.passes.differentiate import differentiate, push_forward
 from lossbridge.passes.guard import guard
@@ -29,7 +31,6 @@ from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Numbers, Options, PortCall, plan
 from lossbridge.spec import Spec
-from lossbridge.trace import port_axes
 from lossbridge.verify import verify
 from lossbridge_jax.lowering import LOWERING
 
@@ -256,7 +257,7 @@ class Run:
         port = spec.ports[call.port]
         if port.output.name == "maps" and call.op == "apply":
             return self._joined(call, function(*self._given(call, self.seen)))
-        function = self._checked(call, port_axes(port), function)
+        function = self._checked(call, port.output, function)
         for position in call.wrt:
             function = _slope(function, position)
         return function(*self._given(call, self.seen))
@@ -273,20 +274,14 @@ class Run:
         return [f.astype(dtype) if jnp.issubdtype(f.dtype, jnp.floating) else f for f in found]
 
     def _checked(
-        self, call: PortCall, axes: Sequence[str], function: Callable[..., Any]
+        self, call: PortCall, output: Kind, function: Callable[..., Any]
     ) -> Callable[..., Array]:
         """A port whose result has the shape it was declared with, or else says so."""
 
         def run(*arguments: Array) -> Array:
             result = jnp.asarray(function(*arguments))
-            wanted = tuple(n for axis in axes for n in self.lengths.get(axis, (None,)))
-            if None not in wanted and tuple(result.shape) != wanted:
-                raise ShapeError(
-                    f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its "
-                    f"result is [{', '.join(axes)}], here {wanted}; let it return "
-                    f"result.reshape({wanted})"
-                )
-            return result
+            squeezes = port_squeezes(self.name, call.port, output, result.shape, self.lengths)
+            return result[..., 0] if squeezes else result
 
         return run
 

@@ -28,11 +28,14 @@ __all__ = ["LOWERING", "JaxEmitter"]
 # `eject` copies these with the code that calls them, so each stands on its own.
 
 
-def divided(x: jax.Array, by: jax.Array) -> jax.Array:
+def divided(x: jax.Array, by: jax.Array | float) -> jax.Array:
     """The quotient, rounded once: XLA does not see that the divisor is one number repeated.
 
-    No index lies below -1 - abs(by). The values of ``x`` are not asked, so that this is linear.
+    No index lies below -1 - abs(by). The values of ``x`` are not asked, so that this is linear; of
+    a plain number XLA would see that.
     """
+    if not hasattr(by, "dtype"):
+        by = lax.optimization_barrier(jnp.asarray(by, x.dtype))
     below = lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1) < -1.0 - jnp.abs(by)
     return x / jnp.where(below, 1.0, by)
 

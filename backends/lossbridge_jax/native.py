@@ -19,8 +19,15 @@ import numpy as np
 from jax import lax
 from jax.experimental import checkify
 
-from lossbridge import fitting, frontdoor
-from lossbridge.combine import Combination
+from lossbridge import fitting, frontdoor, slips
+from lossbridge.combine import (
+    Combination,
+    CombinedCall,
+    bind_combined,
+    coefficient_inputs,
+    combination_text,
+)
+from lossbridge.dtypes import check_mask, check_weight, family, promoted, reading, widest
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
@@ -28,14 +35,15 @@ from lossbridge.errors import (
     UnsupportedError,
     listed,
     shown,
-    suggestion,
 )
 from lossbridge.frontdoor import Bound, Call, Form
+from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.integers import identities
 from lossbridge.kinds import Interval, Kind
-from lossbridge.plan import Options, plan
+from lossbridge.plan import Options, needed_options, plan
 from lossbridge.spec import Spec
-from lossbridge.valuecheck import ValueRule, refuse, value_rules
+from lossbridge.synonyms import setting_hint
+from lossbridge.valuecheck import ValueRule, refuse, refuse_mask, value_rules
 from lossbridge_jax.ejected import source
 from lossbridge_jax.engine import Array, DType, Run, compiled, whole
 from lossbridge_jax.lowering import LOWERING
@@ -52,7 +60,7 @@ __all__ = [
     "reduce",
 ]
 
-Report: TypeAlias = Callable[[str, ValueRule, Any, Interval, dict[str, Any]], None]
+Report: TypeAlias = Callable[[str, ValueRule, Any, Interval, dict[str, Any]], bool]
 
 # --- the loss ------------------------------------------------------------------------------------
 
@@ -96,7 +104,7 @@ class Loss(metaclass=_Meta):
         self._settle(form, args, kwargs)
 
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        given = frontdoor.by_name(form, args, kwargs)
+        given = frontdoor.by_name(form, args, kwargs, "jax")
         settings = {name: _frozen(value) for name, value in given.items()}
         self._keep(frontdoor.bind(form, "jax", settings))
 
@@ -130,19 +138,11 @@ class Loss(metaclass=_Meta):
         return hash(self._key)
 
     def __repr__(self) -> str:
-        bound = self._bound
-        given = {n: v for ns in bound.numbers for n, v in ns if n not in bound.arrays}
-        parts = [f"{n}={v}" for n, v in bound.sizes.items()]
-        for name in bound.form.params:
-            if name in bound.arrays:
-                value = bound.arrays[name]
-                parts.append(f"{name}=<{value.dtype}{list(value.shape)}>")
-            elif name in given:
-                parts.append(f"{name}={given[name]!r}")
-        parts += [f"reduction={bound.reduction!r}", f"normalizer={bound.normalizer!r}"]
-        if bound.axis is not None:
-            parts.append(f"axis={bound.axis}")
-        return f"{bound.form.name}({', '.join(parts)})"
+        arrays = {
+            name: (None if isinstance(x, jax.core.Tracer) else x.tolist(), str(x.dtype))
+            for name, x in self._bound.arrays.items()
+        }
+        return frontdoor.constructor_text(self._bound, arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
         settings = dict(self._bound.given)
@@ -161,11 +161,17 @@ class Loss(metaclass=_Meta):
 
     @property
     def spec(self) -> Spec:
-        """The loss as data, settings included; of several (chosen by dtypes) the first."""
-        arrays = self._bound.arrays
-        return frontdoor.settled(
-            self._bound, {n: np.asarray(x).tolist() for n, x in arrays.items()}
-        )
+        """The loss as data, settings included (the first, where dtypes decide between several)."""
+        return self._settled(0)
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """All the losses behind the name, as data, settings included."""
+        return tuple(self._settled(which) for which in range(len(self._bound.specs)))
+
+    def _settled(self, which: int) -> Spec:
+        arrays = {n: np.asarray(x, np.float64).tolist() for n, x in self._bound.arrays.items()}
+        return frontdoor.settled(self._bound, arrays, which)
 
     @property
     def source(self) -> str:
@@ -189,17 +195,33 @@ class Loss(metaclass=_Meta):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._evaluate(frontdoor.bind_call(self._bound, "jax", args, kwargs), _refuse)
 
+    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """The values of the losses in a combination; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "terms"))
+
+    def term_coefficients(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the terms of a combination are multiplied with; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "term_coefficients"))
+
     def _evaluate(self, call: Call, report: Report) -> Any:
         bound = self._bound
+        trees = any(kind.name == "tree" for kind in bound.specs[0].inputs.values())
+        for key, x in call.inputs.items():
+            wrong = None if trees else slips.not_an_array(bound.form.name, key, x, "jax")
+            if wrong is not None:
+                raise ArgumentError(wrong)
         which = bound.select(_dtype_kinds(bound, call), _ranks(bound, call))
+        frontdoor.refuse_settings(bound, which)
         spec = bound.specs[which]
         if any(kind.name == "tree" for kind in spec.inputs.values()):
             return self._over_tree(spec, call)
         inputs = frontdoor.rename_inputs(bound, which, call.inputs)
         name = bound.form.name
         values: dict[str, Array] = {}
+        like: DType = jnp.float32
         for key, kind in spec.inputs.items():
-            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]), call)
+            values[key] = self._input(key, kind, _cast(spec, kind, inputs[key]), call, like)
+            like = jnp.float64 if values[key].dtype == jnp.float64 else like
         kinds: dict[str, Kind] = dict(spec.inputs)
         self._take_weights(spec, call, values, kinds)
         shapes = {key: values[key].shape for key in kinds}
@@ -212,9 +234,14 @@ class Loss(metaclass=_Meta):
             if key in bound.arrays:
                 values[key] = _hyperparameter(name, key, param.kind, bound.arrays[key], lengths)
         if call.sample_weight is not None:
-            values["sample_weight"] = _along(name, "sample_weight", call.sample_weight, index)
+            weight = _along(name, "sample_weight", call.sample_weight, index)
+            check_weight(name, str(weight.dtype))
+            values["sample_weight"] = weight
         if call.mask is not None:
             mask = _along(name, "where", call.mask, index)
+            check_mask(name, "where", str(mask.dtype))
+            if _readable(mask):
+                refuse_mask(name, "where", np.asarray(mask))
             values["mask"] = mask if mask.dtype == jnp.bool_ else mask != 0
         if call.normalizer_count is not None:
             values["normalizer_count"] = _scalar(name, "normalizer_count", call.normalizer_count)
@@ -225,52 +252,53 @@ class Loss(metaclass=_Meta):
                 )
             values["step"] = _scalar(name, "step", call.step)
         numbers = dict(bound.numbers[which])
-        _look(name, value_rules(spec), values, numbers, lengths, report)
+        rules = value_rules(spec, bound.numbers[which])
+        inside = _look(name, rules, values, numbers, lengths, report)
         integers = {n: values[n] for n, kind in spec.inputs.items() if kind.dtype == "int"}
         values.update(_held(name, spec, integers, numbers))
-        out = next(values[k].dtype for k, kind in spec.inputs.items() if kind.dtype == "real")
-        compute = functools.reduce(
-            jnp.promote_types,
-            [values[k].dtype for k in kinds if jnp.issubdtype(values[k].dtype, jnp.floating)],
-            jnp.dtype(_LEAST[spec.numerics.compute]),
-        )
+        compute, out = _precision(bound, which, values)
         options = Options(
-            bound.reduction, bound.normalizer, call.sample_weight is not None, call.mask is not None
+            bound.reduction,
+            bound.normalizer,
+            call.sample_weight is not None,
+            call.mask is not None,
+            unread=not inside,
         )
+        options = needed_options(spec, bound.numbers[which], options)
         run = Run(name, values, lengths, call.ports, compute, out)
         return run(spec, bound.numbers[which], options, out)
 
-    def _input(self, key: str, kind: Kind, given: Any, call: Call | None = None) -> Array:
+    def _input(
+        self,
+        key: str,
+        kind: Kind,
+        given: Any,
+        call: Call | None = None,
+        like: DType = jnp.float32,
+    ) -> Array:
         """An array of the dtype kind that is wanted, its class axis last."""
         # Integers stay as they were given until they have been looked at: JAX without x64 would
         # make int64 int32, and wrap.
         x = _as_integers(given) if kind.dtype == "int" else _as_array(given)
-        name = self._bound.form.name
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        if jnp.issubdtype(x.dtype, jnp.complexfloating):
-            raise DTypeError(
-                f"{name}: {key} is {kind}, but {x.dtype} was given; pass its real and "
-                "imaginary parts"
-            )
-        if kind.dtype == "int" and not jnp.issubdtype(x.dtype, jnp.integer):
-            raise DTypeError(
-                f"{name}: {key} is {kind}, an integer, but {x.dtype} was given; pass "
-                f"{key}.astype('int32')"
-            )
-        if kind.dtype == "real" and not floating:
-            if key == next(iter(self._bound.specs[0].inputs)):
-                given = {} if call is None else call.inputs
-                arrays = [_as_array(given[n]) for n in self._bound.specs[0].inputs if n in given]
-                dtypes = [
-                    "real" if jnp.issubdtype(a.dtype, jnp.floating) else "int" for a in arrays
-                ]
-                raise DTypeError(
-                    f"{name}: {key} is {kind}, but {x.dtype} was given; pass "
-                    f"{key}.astype('float32'){fitting.swapped(self._bound, 'jax', dtypes)}"
-                )
-            x = x.astype(jnp.float32)  # such as labels 0 and 1; exact up to 2**24
-        if kind.dtype == "bool" and x.dtype != jnp.bool_:
+        bound = self._bound
+        name = bound.form.name
+
+        def advise() -> str:
+            found = {} if call is None else call.inputs
+            arrays = [_as_array(found[n]) for n in bound.specs[0].inputs if n in found]
+            return fitting.swapped(bound, "jax", [_family(a.dtype) for a in arrays])
+
+        how = reading(
+            name, key, kind, str(x.dtype), first=key in _first(bound), cast=_written_cast,
+            advise=advise,
+        )  # fmt: skip
+        if how == "bool":
             x = x != 0
+        elif how == "int":
+            x = x.astype(jnp.int32)
+        elif how != "as_is":
+            x = x.astype(like)  # such as labels 0 and 1
+            x = 2.0 * x - 1.0 if how == "sign" else x
         axis = self._bound.axis
         if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
             axis = frontdoor.given_axis(axis, x.ndim)
@@ -307,17 +335,24 @@ class Loss(metaclass=_Meta):
                 f"{bound.form.name} runs over parameters, which have no samples "
                 "to weigh or mask; pass the leaves that count"
             )
-        leaves, structure = jax.tree.flatten(call.inputs[name])
-        leaves = [_as_array(leaf) for leaf in leaves]
+        given, structure = jax.tree.flatten(call.inputs[name])
+        # A model of Equinox's holds its activations beside its weights.
+        places = [k for k, leaf in enumerate(given) if _is_array(leaf) or np.isscalar(leaf)]
+        places = [k for k in places if not isinstance(given[k], str | bytes | bool)]
+        if given and not places:
+            raise ArgumentError(
+                f"{bound.form.name}: {name} holds no array; pass the parameters, such as "
+                "nnx.state(model, nnx.Param), or a model of Equinox's as it is"
+            )
+        leaves = [_as_array(given[k]) for k in places]
         for leaf in leaves:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise DTypeError(
                     f"{bound.form.name}: a leaf of {name} is {leaf.dtype}; pass the "
                     "trainable leaves only"
                 )
-        dtypes = [leaf.dtype for leaf in leaves]
-        out = functools.reduce(jnp.promote_types, dtypes) if dtypes else jnp.dtype(jnp.float32)
-        compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
+        out = jnp.dtype(promoted(str(leaf.dtype) for leaf in leaves) if leaves else jnp.float32)
+        compute = np.dtype(widest([str(out)], spec.numerics.compute))
         options = Options(bound.reduction, bound.normalizer)
         count: Array = call.normalizer_count
         if bound.reduction == "mean" and bound.normalizer != "external":
@@ -333,15 +368,11 @@ class Loss(metaclass=_Meta):
         if count is not None:
             arrays["normalizer_count"] = _scalar(bound.form.name, "normalizer_count", count)
         if bound.reduction == "none":
-            return jax.tree.unflatten(
-                structure,
-                [
-                    Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
-                        spec, bound.numbers[0], options, leaf.dtype
-                    )
-                    for leaf in leaves
-                ],
-            )
+            for place, leaf in zip(places, leaves, strict=True):
+                given[place] = Run(
+                    bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype
+                )(spec, bound.numbers[0], options, leaf.dtype)
+            return jax.tree.unflatten(structure, given)
         parts = [
             Run(bound.form.name, {name: leaf, **arrays}, {}, {}, compute, leaf.dtype)(
                 spec, bound.numbers[0], options, compute
@@ -351,7 +382,28 @@ class Loss(metaclass=_Meta):
         return functools.reduce(lax.add, parts, jnp.zeros((), compute)).astype(out)
 
 
-_LEAST = {"at_least_float32": np.float32, "at_least_float64": np.float64}
+def _first(bound: Bound) -> set[str]:
+    """The names of what the losses behind one name are about."""
+    return {next(iter(spec.inputs)) for spec in bound.specs}
+
+
+def _family(dtype: DType) -> str:
+    """As messages about exchanged inputs tell dtypes apart."""
+    return "real" if family(str(dtype)) == "real" else "int"
+
+
+def _written_cast(key: str, wanted: str) -> str:
+    if wanted == "parts":
+        return f"{key}.real or jnp.abs({key})"
+    return f"{key}.astype('{({'real': 'float32', 'int': 'int32'}).get(wanted, wanted)}')"
+
+
+def _precision(bound: Bound, which: int, values: Mapping[str, Array]) -> tuple[DType, DType]:
+    """What is computed in, and what is given back. Not by JAX's promotion, which may be strict."""
+    computed, given_back = frontdoor.promotion_of(bound, which)
+    least = bound.specs[which].numerics.compute
+    compute = widest((str(values[n].dtype) for n in computed), least)
+    return np.dtype(compute), jnp.dtype(promoted(str(values[n].dtype) for n in given_back))
 
 
 def _restored(source: Any, settings: Mapping[str, Any]) -> Loss:
@@ -412,7 +464,9 @@ def _held(
 
 def _fits(x: Any, plain: bool) -> bool:
     """Whether JAX has a dtype in which these integers stay apart from one another."""
-    if jax.config.jax_enable_x64 or x.dtype.itemsize < 4 or x.dtype == np.int32:
+    if jax.dtypes.canonicalize_dtype(np.int64) == np.int64:
+        return True
+    if x.dtype.itemsize < 4 or x.dtype == np.int32:
         return True
     if plain and x.dtype == np.uint32:
         return True
@@ -464,12 +518,7 @@ def _dtype_kinds(bound: Bound, call: Call) -> dict[str, str]:
     for position, given in enumerate(call.inputs[n] for n in bound.specs[0].inputs):
         if len(bound.specs) == 1:
             break
-        dtype = _as_integers(given).dtype
-        kind = (
-            "real"
-            if jnp.issubdtype(dtype, jnp.floating)
-            else ("bool" if dtype == jnp.bool_ else "int")
-        )
+        kind = family(str(_as_integers(given).dtype))
         found.update((tuple(spec.inputs)[position], kind) for spec in bound.specs)
     return found
 
@@ -546,8 +595,12 @@ def _look(
     numbers: Mapping[str, Any],
     lengths: Mapping[str, Sequence[int | None]],
     report: Report,
-) -> None:
-    """Hand what a rule is about to ``report``; ``numbers`` has the parameters."""
+) -> bool:
+    """Hand what a rule is about to ``report``; ``numbers`` has the parameters.
+
+    True where all real numbers have been read and lie inside.
+    """
+    inside = True
     for rule in rules:
         interval = rule.interval(lengths)
         if interval is None:
@@ -555,7 +608,16 @@ def _look(
         known = {**numbers, **values}
         needed = {*rule.exempt, *(end for end, _ in rule.ends), "mask"}
         beside = {n: known[n] for n in needed if n in known}
-        report(name, rule, values[rule.name], interval, beside)
+        found = report(name, rule, values[rule.name], interval, beside)
+        inside = inside and (found or rule.kind.dtype == "int")
+    return inside
+
+
+def _concrete(x: Any) -> Any:
+    """The numbers behind what is differentiated outside a ``jit``; what is traced stays itself."""
+    find = getattr(x, "to_concrete_value", None) if isinstance(x, jax.core.Tracer) else None
+    known = None if find is None else find()
+    return x if known is None else known
 
 
 def _readable(x: Any) -> bool:
@@ -569,15 +631,21 @@ def _readable(x: Any) -> bool:
     )
 
 
-def _refuse(name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]) -> None:
-    """Raise, where that costs no synchronisation; elsewhere the loss is NaN there."""
-    if not all(_readable(v) for v in (x, *beside.values())):
-        return
+def _refuse(name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]) -> bool:
+    """Raise, where that costs no synchronisation; elsewhere the loss is NaN there.
+
+    True where all has been read and lies inside.
+    """
+    x, beside = _concrete(x), {n: _concrete(v) for n, v in beside.items()}
+    if not _readable(x):
+        return False
     array = np.asarray(x)
-    if array.size == 0 or (array.min() in interval and array.max() in interval):
-        return
-    arrays = {n: v if isinstance(v, int) else np.asarray(v) for n, v in beside.items()}
-    refuse(name, rule, array, interval, arrays)
+    if rule.inside(array, interval):
+        return True
+    if all(map(_readable, beside.values())):
+        arrays = {n: v if isinstance(v, int) else np.asarray(v) for n, v in beside.items()}
+        refuse(name, rule, array, interval, arrays)
+    return False
 
 
 def _comparable(x: Any) -> Any:
@@ -588,17 +656,19 @@ def _comparable(x: Any) -> Any:
 
 
 def checked(loss: Loss) -> Callable[..., tuple[Any, Any]]:
-    """The loss with its labels checked under ``jit`` too: gives ``(error, value)``.
+    """The loss with its values checked under ``jit`` too: gives ``(error, value)``.
 
-    ``error.throw()`` raises outside the jit if a label names no class (JAX cannot raise inside).
+    ``error.throw()`` raises outside the jit if a label names no class, or a number lies outside of
+    its domain (JAX cannot raise inside).
     """
 
     def report(
         name: str, rule: ValueRule, x: Any, interval: Interval, beside: dict[str, Any]
-    ) -> None:
+    ) -> bool:
         held = {n: _comparable(v) for n, v in beside.items()}
         wrong = rule.wrong(jnp, _comparable(x), interval, held)
         checkify.check(~jnp.any(wrong), rule.text(name, interval, beside))
+        return False
 
     def run(*args: Any, **kwargs: Any) -> Any:
         call = frontdoor.bind_call(loss._bound, "jax", args, kwargs)
@@ -633,30 +703,16 @@ class CombinedLoss(Loss):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         made = type(self).combination
-        if made is None or len(args) > len(made.arguments):
-            raise ArgumentError(f"{type(self).__name__} was given {len(args)} positional arguments")
-        given = dict(zip(made.arguments, args, strict=False))
-        for name, value in kwargs.items():
-            if name in given or name not in made.arguments:
-                raise ArgumentError(
-                    f"{made.name} was given {shown(name)} "
-                    + ("twice" if name in given else "which it does not take")
-                    + f"; its arguments are {listed(made.arguments)}"
-                )
-            given[name] = value
-        if "losses" not in given:
-            raise ArgumentError(
-                f"{made.name} needs losses=, such as "
-                "{'depth': L.HuberLoss(), 'label': L.CrossEntropyLoss()}"
-            )
+        if made is None:
+            raise ArgumentError("write L.WeightedLoss(...), or another class of a combination")
+        given = made.settings(args, kwargs)
         bound = made.build(**given)
         object.__setattr__(self, "_children", dict(given["losses"]))
         object.__setattr__(self, "_given", given)
         self._keep(bound, tuple(self._children.items()))
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
-        return f"{type(self).__name__}({parts})"
+        return combination_text(type(self).__name__, self._given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self._given)
@@ -672,70 +728,99 @@ class CombinedLoss(Loss):
         }
         return {**found, "children": children} if children else found
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound, spec, name = self._bound, self._bound.specs[0], type(self).__name__
-        if args:
-            raise ArgumentError(
-                f"{name} takes its inputs by name, such as "
-                f"{next(iter(self._children))}=(prediction, target)"
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._evaluated(args, kwargs, None)
+
+    def terms(self, /, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """The value of each loss in a combination, by its name, at the call as ``loss`` takes it.
+
+        The values are reduced, as each loss alone gives them, before its coefficient. The terms of
+        a combination inside this one come under its name, as ``outer/inner``, beside ``outer``.
+        """
+        found: dict[str, Array] = {}
+        self._evaluated(args, kwargs, found)
+        return found
+
+    def term_coefficients(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the value multiplies each of ``terms`` with, at the same call, by the same names."""
+        call = self._bound_call(args, kwargs)
+        own, below = self._own(call)
+        if "moment" in own:
+            own["moment"] = own["moment"].astype(jnp.float32)
+        found: dict[str, Any] = {}
+        for name, child in self._children.items():
+            spec, numbers, given = coefficient_inputs(self._bound, name, own)
+            fixed = not own
+            found[name] = (
+                next(iter(given.values())) if fixed else _coefficient(spec, numbers)(**given)
             )
-        params = dict(kwargs.pop("params", None) or {})
-        step = kwargs.pop("step", None)
-        below = params.pop("children", {})
-        positional: dict[str, tuple[Any, ...]] = dict.fromkeys(self._children, ())
-        named: dict[str, dict[str, Any]] = {n: {} for n in self._children}
-        own: dict[str, Any] = {}
-        for key, value in kwargs.items():
-            # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
-            child = next(
-                (
-                    n
-                    for n in sorted(self._children, key=len, reverse=True)
-                    if key.startswith(f"{n}_")
-                ),
-                None,
-            )
-            if key in named and isinstance(value, Mapping):
-                named[key].update(value)
-            elif key in named:
-                positional[key] = tuple(value) if isinstance(value, tuple | list) else (value,)
-            elif key in spec.inputs and child is None:
-                own[key] = value
-            elif child is not None:
-                named[child][key[len(child) + 1 :]] = value
-            else:
-                raise ArgumentError(
-                    f"{name} was given {shown(key)}, which names none of its "
-                    f"losses; they are {listed(self._children)}"
-                )
-        if step is None and spec.step:
-            raise ArgumentError(f"{name} follows a schedule; give it step=step")
-        if step is not None and not spec.step:
-            raise ArgumentError(f"{name} has no schedule, so it takes no step=")
-        parts = {
-            n: child(*positional[n], **named[n], **({"params": below[n]} if n in below else {}))
-            for n, child in self._children.items()
-        }
+            if isinstance(child, CombinedLoss):
+                mapping = self._mapping(call, name)
+                extra = {"params": below[name]} if name in below else {}
+                for key, inner in child.term_coefficients(mapping, **extra).items():
+                    found[f"{name}/{key}"] = found[name] * inner
+        return found
+
+    def _bound_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CombinedCall:
+        children = {name: child.bound for name, child in self._children.items()}
+        return bind_combined(type(self).__name__, self._bound, children, "jax", args, kwargs)
+
+    def _mapping(self, call: CombinedCall, name: str) -> dict[str, Any]:
+        """What a combination inside this one is called with."""
+        return {**call.named[name], **dict(*call.places.get(name, ()))}
+
+    def _own(self, call: CombinedCall) -> tuple[dict[str, Array], Mapping[str, Any]]:
+        """What the combination itself computes with, the step as ``moment``; and the weights of
+        its losses."""
+        spec, title = self._bound.specs[0], type(self).__name__
+        params = dict(call.params or {})
+        below: Mapping[str, Any] = params.pop("children", {})
         values: dict[str, Array] = {
-            key: self._input(key, spec.inputs[key], value) for key, value in own.items()
+            key: self._input(key, spec.inputs[key], value) for key, value in call.own.items()
         }
-        kinds = {key: spec.inputs[key] for key in own}
+        kinds = {key: spec.inputs[key] for key in call.own}
         self._take_weights(spec, Call({}, params=params or None), values, kinds)
-        frontdoor.axis_lengths(kinds, {k: values[k].shape for k in kinds}, name)
-        for key, array in bound.arrays.items():
-            values[key] = _scalar(name, key, array)
-        if step is not None:
-            values["step"] = _scalar(name, "step", step)
+        frontdoor.axis_lengths(kinds, {k: values[k].shape for k in kinds}, title)
+        if spec.step:
+            if call.step is None:
+                raise ArgumentError(f"{title} follows a schedule; give it step=step")
+            values["moment"] = _scalar(title, "step", call.step)
+        return values, below
+
+    def _evaluated(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], terms: dict[str, Array] | None
+    ) -> Array:
+        """The value; ``terms``, where it is given, is filled with the value of each loss."""
+        bound, spec = self._bound, self._bound.specs[0]
+        combined = bound.combined
+        assert combined is not None
+        call = self._bound_call(args, kwargs)
+        values, below = self._own(call)
+        parts: dict[str, Array] = {}
+        for name, child in self._children.items():
+            extra = {"params": below[name]} if name in below else {}
+            inner: dict[str, Array] | None = None if terms is None else {}
+            if isinstance(child, CombinedLoss):
+                parts[name] = child._evaluated((self._mapping(call, name),), extra, inner)
+            else:
+                parts[name] = child(*call.places.get(name, ()), **call.named[name], **extra)
+            if terms is not None:
+                terms[name] = parts[name]
+                terms.update((f"{name}/{key}", value) for key, value in (inner or {}).items())
+        if spec.step:
+            values["step"] = values.pop("moment")
         options = Options(bound.reduction, bound.normalizer)
         prepared = plan(spec, bound.numbers[0], options, LOWERING.native)
-        missing = [n for n, _ in prepared.stable.inputs() if n in spec.inputs and n not in values]
-        if missing:
-            raise ArgumentError(f"{name} was called without {listed(missing)}")
-        values.update((call.name, parts[call.port]) for call in prepared.calls)
-        out = functools.reduce(jnp.promote_types, [part.dtype for part in parts.values()])
-        compute = jnp.promote_types(out, _LEAST[spec.numerics.compute])
+        values.update((call.name, parts[combined.uses[call.port]]) for call in prepared.calls)
+        out = jnp.dtype(promoted(str(part.dtype) for part in parts.values()))
+        compute = np.dtype(widest([str(out)], spec.numerics.compute))
         run = compiled(spec, bound.numbers[0], options, compute, out)
         return run(*(values[n] for n, _ in prepared.stable.inputs()))
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficient(spec: Spec, numbers: tuple[tuple[str, Any], ...]) -> Loss:
+    return compile(spec, **dict(numbers))
 
 
 def combination_of(combination: Combination) -> type[CombinedLoss]:
@@ -836,7 +921,7 @@ class _Function:
                 options = [*self.__signature__.parameters]
                 raise ArgumentError(
                     f"{self.__name__} has no argument {shown(name)}; its arguments "
-                    f"are {listed(options)}{suggestion(name, options)}"
+                    f"are {listed(options)}{setting_hint(name, options)}"
                 )
         try:
             loss = self._cached(**settings)
@@ -856,61 +941,58 @@ def functions_of(form: Form) -> list[_Function]:
     return [_Function(f) for f in (form, *rest)]
 
 
-@functools.cache
-def _identity_loss() -> Spec:
-    from lossbridge.spec import loads
-
-    return loads(
-        b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
-        b'"inputs": {"values": "real[*batch]"}, "yields": "per_element", '
-        b'"body": ["value = values"]}'
-    )
-
-
 def reduce(
     values: Array,
     *,
-    where: Array | None = None,
-    weights: Array | None = None,
-    denominator: str | Array | None = None,
+    mask: Any = None,
+    where: Any = None,
+    sample_weight: Any = None,
+    weights: Any = None,
+    reduction: str = "mean",
+    normalizer: str | None = None,
+    normalizer_count: Any = None,
+    denominator: Any = None,
 ) -> jax.Array:
-    """The mean of unreduced values, as every loss here takes it.
+    """Reduce values as every loss here does; masked ones neither show nor have a gradient.
 
-    ``where`` selects; ``weights`` multiply, and enter the divisor only with
-    ``denominator="weights"``; ``denominator`` is a normaliser's name or a number.
+    ``mask`` selects; ``sample_weight`` multiplies, and enters the divisor only with
+    ``normalizer="weights"``. ``normalizer_count`` is a divisor of your own. ``where``, ``weights``
+    and ``denominator`` (a normaliser's name or a number) are other names of these.
     """
-    named = denominator is None or isinstance(denominator, str)
-    loss = compile(
-        _identity_loss(),
-        reduction="mean",
-        normalizer=(denominator or "elements") if named else "external",
+    settings, call = frontdoor.reduce_arguments(
+        mask=mask,
+        where=where,
+        sample_weight=sample_weight,
+        weights=weights,
+        reduction=reduction,
+        normalizer=normalizer,
+        normalizer_count=normalizer_count,
+        denominator=denominator,
     )
-    count = None if named else denominator
-    result: jax.Array = loss(values, mask=where, sample_weight=weights, normalizer_count=count)
+    result: jax.Array = compile(frontdoor.values_spec(), **settings)(values, **call)
     return result
 
 
 def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Any]:
     """A function ``f(outputs, labels, num_items_in_batch=None)`` as transformers' Trainer calls it.
 
-    ``shift_labels`` pairs each position's logits with the next position's label.
+    ``outputs`` is a model's output with ``logits`` (an object or a dictionary), a tuple that begins
+    with them, or the logits, which have the classes last; half-precision ones are computed with in
+    float32, and so is the loss that comes back. ``shift_labels`` pairs each position's logits with
+    the next position's label.
     """
-    bound = loss._bound
-    settings = {**bound.given, "reduction": "mean"}
-    whole: Any = functools.partial(compile, bound.form) if type(loss).form is None else type(loss)
-    own = whole(**settings)
-    counted = whole(**{**settings, "normalizer": "external"})
+    bound: Any = getattr(loss, "bound", None)
+    settings = settings_for_hf(loss, bound)
+    own = compile(bound.form, **settings)
+    counted = compile(bound.form, **{**settings, "normalizer": "external"})
 
-    def hf_loss(outputs: Any, labels: Array, num_items_in_batch: Array | None = None) -> Any:
-        logits = (
-            outputs["logits"]
-            if isinstance(outputs, Mapping)
-            else (getattr(outputs, "logits", outputs))
-        )
-        if shift_labels:
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        if num_items_in_batch is None:
-            return own(logits, labels)
-        return counted(logits, labels, normalizer_count=num_items_in_batch)
+    def rank(x: Any) -> int | None:
+        return np.ndim(x) if _is_array(x) else None
 
-    return hf_loss
+    def prepare(logits: Array, labels: Array) -> tuple[Array, Array]:
+        logits = jnp.asarray(logits)
+        if logits.dtype in (jnp.float16, jnp.bfloat16):
+            logits = logits.astype(jnp.float32)
+        return logits, labels if isinstance(labels, np.ndarray) else jnp.asarray(labels)
+
+    return hf_function(bound, shift_labels, rank, prepare, own, counted)

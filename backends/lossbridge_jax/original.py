@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lossbridge import frontdoor
-from lossbridge.errors import ArgumentError, DomainError, listed, shown, suggestion
+from lossbridge.errors import ArgumentError, listed, shown, suggestion
 from lossbridge.frontdoor import Form
 from lossbridge.ir import is_star
 from lossbridge.spec import Port
@@ -30,12 +29,11 @@ Array = Any
 class Original(Loss):
     """A loss of optax: ``loss(predictions, targets, **settings)``."""
 
-    __slots__ = ("_distribution", "_ports", "_settings", "_witness")
+    __slots__ = ("_ports", "_settings", "_witness")
     _doc = "A loss of optax: ``loss(predictions, targets, **settings)``."
     _witness: Witness
     _settings: dict[str, Any]
     _ports: dict[str, Any]
-    _distribution: str
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self._witness.name, self._witness.versions, self._settings)
@@ -56,8 +54,6 @@ class Original(Loss):
                 _add_channel(inputs)
             if calls.broadcast:
                 self._repeat(inputs)
-            if self._distribution:
-                _check_sums(witness.name, self._distribution, inputs[self._distribution])
         return super().__call__(**inputs, **{**self._ports, **others})
 
     def _repeat(self, inputs: dict[str, Any]) -> None:
@@ -100,7 +96,7 @@ def _restored(name: str, versions: str, settings: Mapping[str, Any]) -> Original
     witness = next(w for w in witnesses()[name] if w.versions == versions)
     meaning = witness.meaning(**settings)
     form = meaning.form(_function_name(witness))
-    return _built(witness, settings, form, meaning.unread, meaning.distribution)
+    return _built(witness, settings, form, meaning.unread)
 
 
 def _given_now(witness: Witness, settings: Mapping[str, Any]) -> Original:
@@ -109,23 +105,23 @@ def _given_now(witness: Witness, settings: Mapping[str, Any]) -> Original:
     arrays = {n: v for n, v in settings.items() if hasattr(v, "shape")}
     static = tuple((n, type(v), v) for n, v in settings.items() if n not in arrays)
     ranks = tuple((n, np.ndim(v)) for n, v in arrays.items())
-    form, places, distribution = _form(witness, static, ranks)
+    form, places = _form(witness, static, ranks)
     given = {param: arrays[n] for param, n in places.items()}
-    return _built(witness, settings, form, given, distribution)
+    return _built(witness, settings, form, given)
 
 
 @functools.lru_cache(maxsize=256)
 def _form(
     witness: Witness, static: tuple[tuple[str, type, Any], ...], ranks: tuple[tuple[str, int], ...]
-) -> tuple[Form, dict[str, str], str]:
-    """What arrays of any values mean; which parameter each is; and the input that is checked."""
+) -> tuple[Form, dict[str, str]]:
+    """What arrays of any values mean, and which parameter each is."""
     later = {n: SimpleNamespace(shape=(1,) * rank) for n, rank in ranks}
     meaning = witness.meaning(**{n: v for n, _, v in static}, **later)
     places = {
         param: next(n for n, v in later.items() if v is value)
         for param, value in meaning.arrays.items()
     }
-    return meaning.form(_function_name(witness), bare=True), places, meaning.distribution
+    return meaning.form(_function_name(witness), bare=True), places
 
 
 def _built(
@@ -133,7 +129,6 @@ def _built(
     settings: Mapping[str, Any],
     form: Form,
     arrays: Mapping[str, Any],
-    distribution: str,
 ) -> Original:
     loss = object.__new__(Original)
     loss._settle(form, (), arrays)
@@ -142,12 +137,7 @@ def _built(
         for n, port in loss.bound.specs[0].ports.items()
         if settings.get(n) is not None
     }
-    kept = {
-        "_witness": witness,
-        "_settings": dict(settings),
-        "_ports": ports,
-        "_distribution": distribution,
-    }
+    kept = {"_witness": witness, "_settings": dict(settings), "_ports": ports}
     for slot, value in kept.items():
         object.__setattr__(loss, slot, value)
     return loss
@@ -214,19 +204,6 @@ def _add_channel(inputs: dict[str, Any]) -> None:
         inputs[a] = jnp.asarray(x)[..., None]
     elif np.ndim(y) == np.ndim(x) - 1:
         inputs[b] = jnp.asarray(y)[..., None]
-
-
-def _check_sums(loss: str, name: str, x: Array) -> None:
-    """Refuse what is no distribution, where looking at it is possible."""
-    if isinstance(x, jax.core.Tracer):
-        return
-    sums = np.asarray(x, np.float64).sum(-1)
-    if not np.allclose(sums, 1.0, rtol=1e-5):
-        raise DomainError(
-            f"{loss}: without an activation, {name} must be valid probability distributions along "
-            f"the last axis, but its sums there are from {sums.min():.6g} to {sums.max():.6g}; "
-            "pass softmax(logits), or leave the activation to the loss"
-        )
 
 
 _native = native_of(compile)

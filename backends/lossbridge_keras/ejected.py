@@ -30,7 +30,8 @@ except (ImportError, AttributeError):
 
 @tf.custom_gradient
 def _run(*given: Any) -> Any:
-    dtype = _compute_dtype(given[REAL[0]])
+    wide = any(given[k].dtype == tf.float64 for k in DECIDING)
+    dtype = tf.float64 if wide else tf.float32
     eager = tf.executing_eagerly()
     if eager:
         with _unrecorded():
@@ -69,7 +70,7 @@ def eject(bound: Bound, name: str) -> str:
     if not name.isidentifier():
         raise ArgumentError(f"{shown(name)} cannot name a function; give an identifier")
     spec, numbers = bound.specs[0], bound.numbers[0]
-    options = Options(bound.reduction, bound.normalizer)
+    options = Options(bound.reduction, bound.normalizer, unread=True)
     found = kernel(spec, numbers, options)
     prepared = found.plan
     if prepared.calls:
@@ -127,6 +128,9 @@ def eject(bound: Bound, name: str) -> str:
             call.append(f"    {n} = whole({n}, {n in identities(spec).names})")
         elif spec.numerics.dtype and n in real and n in spec.inputs:
             call.append(f'    {n} = tf.cast({n}, "{spec.numerics.dtype}")')
+        elif n in real[1:] and n in spec.inputs:
+            call.append(f"    if not ({n}.dtype.is_floating or {n}.dtype.is_complex):")
+            call.append(f"        {n} = tf.cast({n}, tf.float32)  # such as labels 0 and 1")
         kind = spec.inputs.get(n)
         if bound.axis not in (None, -1) and kind and frontdoor.moved_axis(kind) is not None:
             at = f"min(1, {n}.ndim - 1)" if bound.axis == 1 else str(bound.axis)
@@ -143,10 +147,13 @@ def eject(bound: Bound, name: str) -> str:
     own = [inspect.getsource(f) for f in (_widened, whole)]
     own.append(inspect.getsource(_spread).replace("is_star(axis)", 'axis.startswith("*")'))
     places_real = ", ".join(str(names.index(n)) for n in real)
+    deciding = [n for n in frontdoor.promotion_of(bound, 0).computed if n in names]
+    places_deciding = ", ".join(map(str, map(names.index, deciding)))
     body = "\n\n".join(
         [
             *own,
-            f"REAL = [{places_real}]  # the places of real inputs\n",
+            f"REAL = [{places_real}]  # the places of real inputs\n"
+            f"DECIDING = [{places_deciding}]  # and of those that decide the precision\n",
             *pieces,
             "\n".join(lines) + "\n",
             _RUN,

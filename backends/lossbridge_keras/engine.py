@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from lossbridge import emit, fitting, frontdoor
+from lossbridge import emit, fitting, frontdoor, slips
+from lossbridge.dtypes import check_mask, check_weight, promoted, reading, widest
 from lossbridge.errors import (
     ArgumentError,
     DTypeError,
@@ -24,9 +25,17 @@ from lossbridge.frontdoor import Bound, Call
 from lossbridge.integers import identities
 from lossbridge.ir import Graph, is_star
 from lossbridge.kinds import Interval, Kind
-from lossbridge.plan import Numbers, Options, Plan, PortCall, index_sources, plan
+from lossbridge.plan import (
+    Numbers,
+    Options,
+    Plan,
+    PortCall,
+    index_sources,
+    needed_options,
+    plan,
+)
 from lossbridge.spec import Spec
-from lossbridge.valuecheck import ValueRule, refuse, value_rules
+from lossbridge.valuecheck import ValueRule, refuse, refuse_mask, value_rules
 from lossbridge_keras.attached import activated, layer_mask
 
 BACKEND: str = keras.backend.backend()
@@ -254,7 +263,7 @@ _KERNELS: dict[tuple[Spec, Numbers, Options], Kernel] = {}
 
 def kernel(spec: Spec, numbers: Numbers, options: Options) -> Kernel:
     """The kernel of a loss; the same arguments give the same object."""
-    key = (spec, numbers, options)
+    key = (spec, numbers, needed_options(spec, numbers, options))
     if key not in _KERNELS:
         _KERNELS[key] = Kernel(plan(spec, numbers, options, LOWERING.native))
     return _KERNELS[key]
@@ -273,9 +282,11 @@ class _Run:
         ports: Mapping[str, Any],
         compute: DType,
         seen: DType,
+        lengths: Mapping[str, Sequence[int | None]],
     ) -> None:
         self.name = name
         self.values = values
+        self.lengths = lengths
         self.ports = ports
         self.compute = compute
         self.seen = seen  # the dtype in which ports are given what was computed
@@ -303,22 +314,21 @@ class _Run:
                 for k, p in used.params.items()
                 if k not in given and k not in fixed and p.value is not None
             )
-            inner = _Run(self.name, given, self.ports, self.compute, self.seen)
+            inner = _Run(self.name, given, self.ports, self.compute, self.seen, self.lengths)
             return inner(used, (*call.numbers, *missing), Options(), self.compute)
         arguments = self._given(call, self.seen)
-        if call.op == "derivative":
-            return _derivative(self.ports[call.port], arguments, call.wrt)
-        result = self.ports[call.port](*arguments)
-        if spec.ports[call.port].output.name == "maps":
-            return self._joined(call, result)
-        result = tf.convert_to_tensor(result)
-        wanted = len(spec.ports[call.port].output.axes)
-        if not any(map(is_star, spec.ports[call.port].output.axes)) and result.shape.rank != wanted:
-            raise ShapeError(
-                f"{self.name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
-                f"{spec.ports[call.port].output}; let it return e.g. tf.squeeze(result, -1)"
-            )
-        return result
+        output = spec.ports[call.port].output
+        if output.name == "maps" and call.op == "apply":
+            return self._joined(call, self.ports[call.port](*arguments))
+
+        def port(*xs: Tensor) -> Tensor:
+            result = tf.convert_to_tensor(self.ports[call.port](*xs))
+            shape = tuple(result.shape)
+            if frontdoor.port_squeezes(self.name, call.port, output, shape, self.lengths):
+                return tf.squeeze(result, -1)
+            return result
+
+        return _derivative(port, arguments, call.wrt if call.op == "derivative" else ())
 
     def _given(self, call: PortCall, dtype: DType) -> list[Tensor]:
         if call.passed is not None:
@@ -386,23 +396,35 @@ class Engine:
         """The value of one call."""
         if any(kind.name == "tree" for kind in self.bound.specs[0].inputs.values()):
             return self._over_tree(call)
+        for name in self.bound.specs[0].inputs:
+            wrong = slips.not_an_array(self.name, name, call.inputs[name], "keras")
+            if wrong is not None:
+                raise ArgumentError(wrong)
         refuse_activated(self.bound, call)
         mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         raw = {n: _tensor(call.inputs[n]) for n in self.bound.specs[0].inputs}
         which = self.bound.select(self._dtype_kinds(raw), [x.shape.rank for x in raw.values()])
+        frontdoor.refuse_settings(self.bound, which)
         spec = self.bound.specs[which]
         given = cast(spec, frontdoor.rename_inputs(self.bound, which, raw))
-        first = next(iter(spec.inputs))
-        dtype = given[first].dtype
-        if not dtype.is_floating:
-            raise DTypeError(
-                f"{self.name}: {first} is {spec.inputs[first]}, but "
-                f"{dtype.name} was given; pass tf.cast({first}, 'float32')"
-                f"{fitting.swapped(self.bound, 'keras', _dtype_names(raw))}"
+        hows = {
+            n: reading(
+                self.name,
+                n,
+                kind,
+                given[n].dtype.name,
+                first=n == next(iter(spec.inputs)),
+                cast=_written_cast,
+                advise=lambda: fitting.swapped(self.bound, "keras", _dtype_names(raw)),
             )
-        compute, out = self.dtypes(spec, dtype)
+            for n, kind in spec.inputs.items()
+        }
+        compute, out = self._precision(which, given)
         given = same_rank(spec, given)
-        values = {n: self._input(n, kind, given[n], compute) for n, kind in spec.inputs.items()}
+        values = {
+            n: self._input(n, kind, read(given[n], hows[n], compute))
+            for n, kind in spec.inputs.items()
+        }
         kinds: dict[str, Kind] = dict(spec.inputs)
         for name, weight in spec.weights.items():
             values[name], kinds[name] = tf.convert_to_tensor(weights[name]), weight.kind
@@ -417,23 +439,33 @@ class Engine:
                     self.name, name, param.kind, self.bound.arrays[name], lengths, compute
                 )
         index = frontdoor.index_shape(spec, lengths)
-        options = self.options(reduce, call.sample_weight is not None, mask is not None)
         if call.sample_weight is not None:
+            weight = _tensor(call.sample_weight)
+            check_weight(self.name, weight.dtype.name)
             values["sample_weight"] = self._along(
                 "sample_weight",
-                _as_float(_tensor(call.sample_weight), compute),
+                _as_float(weight, compute),
                 index,
                 spec,
                 kinds,
                 values,
             )
         if mask is not None:
+            if call.mask is not None:  # those that layers leave on tensors are theirs
+                mask = _tensor(mask)
+                check_mask(self.name, "mask", mask.dtype.name)
+                if isinstance(mask, Eager) and _readable(mask):
+                    refuse_mask(self.name, "mask", mask.numpy())
             values["mask"] = self._along(
                 "mask", tf.cast(_tensor(mask), tf.bool), index, spec, kinds, values
             )
+        inside = False
         if tf.executing_eagerly():
-            numbers = dict(self.bound.numbers[which])
-            check_values(self.name, rules_of(spec, lengths), values, numbers)
+            rules = rules_of(self.bound, which, lengths)
+            inside = check_values(self.name, rules, values, dict(self.bound.numbers[which]))
+        options = self.options(
+            reduce, call.sample_weight is not None, mask is not None, unread=not inside
+        )
         for name, kind in spec.inputs.items():
             if kind.dtype == "int":
                 values[name] = whole(values[name], name in identities(spec).names)
@@ -446,13 +478,24 @@ class Engine:
                     f"{frontdoor.call_text(spec, 'keras')}, or loss.bind_step(optimizer.iterations)"
                 )
             values["step"] = tf.cast(_tensor(call.step), compute)
-        run = _Run(self.name, values, call.ports, compute, dtype if self.dtype is None else out)
+        seen = given[next(iter(spec.inputs))].dtype if self.dtype is None else out
+        run = _Run(self.name, values, call.ports, compute, seen, lengths)
         return self.scaled(run(spec, self.bound.numbers[which], options, out), options)
 
-    def options(self, reduce: bool, weighted: bool, masked: bool) -> Options:
+    def options(self, reduce: bool, weighted: bool, masked: bool, unread: bool = False) -> Options:
         """What decides the graph, beside the loss."""
         reduction = self.bound.reduction if reduce else "none"
-        return Options(reduction, self.bound.normalizer, weighted, masked)
+        return Options(reduction, self.bound.normalizer, weighted, masked, unread)
+
+    def _precision(self, which: int, given: Mapping[str, Tensor]) -> tuple[DType, DType]:
+        """The dtypes of one call: to compute in, and of the result."""
+        spec = self.bound.specs[which]
+        computed, given_back = frontdoor.promotion_of(self.bound, which)
+        names = {n: x.dtype.name for n, x in given.items() if x.dtype.is_floating}
+        wide = widest((names[n] for n in computed if n in names), spec.numerics.compute)
+        first = promoted(names[n] for n in given_back if n in names)
+        compute, out = self.dtypes(spec, tf.as_dtype(first))
+        return (tf.float64 if self.dtype is None and wide == "float64" else compute), out
 
     def dtypes(self, spec: Spec, given: DType) -> tuple[DType, DType]:
         """The dtype to compute in, and that of the result.
@@ -489,23 +532,13 @@ class Engine:
                 found[own] = "real" if raw[name].dtype.is_floating else "int"
         return found
 
-    def _input(self, name: str, kind: Kind, x: Tensor, compute: DType) -> Tensor:
-        """A tensor of the kind that is wanted, its class axis last."""
+    def _input(self, name: str, kind: Kind, x: Tensor) -> Tensor:
+        """A tensor of the dtype that is wanted, its class axis last."""
         if x.shape.rank is None:
             raise ShapeError(
                 f"{self.name}: {name} is {kind}, but its rank is unknown in this "
                 "graph; call set_shape on it"
             )
-        if kind.dtype == "int":
-            if not x.dtype.is_integer:
-                raise DTypeError(
-                    f"{self.name}: {name} is {kind}, an integer, but {x.dtype.name} "
-                    f"was given; pass tf.cast({name}, 'int64')"
-                )
-        elif kind.dtype == "bool":
-            x = tf.cast(x, tf.bool)
-        elif not x.dtype.is_floating:
-            x = tf.cast(x, compute)  # such as labels 0 and 1
         axis = self.bound.axis
         if axis not in (None, -1) and frontdoor.moved_axis(kind) is not None:
             rank = x.shape.rank
@@ -548,7 +581,7 @@ class Engine:
                 "weigh or mask; pass the parameters that count"
             )
         variables = getattr(given, "trainable_variables", given)
-        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables)]
+        leaves = [_tensor(leaf) for leaf in keras.tree.flatten(variables) if slips.is_array(leaf)]
         for leaf in leaves:
             if not leaf.dtype.is_floating:
                 raise DTypeError(
@@ -573,7 +606,7 @@ class Engine:
                 values[key] = _as_float(_tensor(value), compute)
             if count is not None:
                 values["normalizer_count"] = _as_float(_tensor(count), compute)
-            parts.append(_Run(self.name, values, {}, compute, out)(spec, numbers, options, out))
+            parts.append(_Run(self.name, values, {}, compute, out, {})(spec, numbers, options, out))
         if options.reduction == "none":
             return keras.tree.pack_sequence_as(variables, parts)
         widest = tf.float64 if any(p.dtype == tf.float64 for p in parts) else tf.float32
@@ -592,7 +625,9 @@ def cast(spec: Spec, given: dict[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, x in given.items():
         kind = spec.inputs[name]
-        if kind.dtype == "int" and x.dtype.is_floating:
+        if x.dtype.is_complex:
+            pass  # for the call to refuse
+        elif kind.dtype == "int" and x.dtype.is_floating:
             x = tf.cast(x, tf.int64)
         elif kind.dtype == "real" and (spec.numerics.dtype or not x.dtype.is_floating):
             x = tf.cast(x, spec.numerics.dtype or keras.config.floatx())
@@ -605,23 +640,27 @@ def check_values(
     rules: Iterable[tuple[ValueRule, Interval]],
     values: Mapping[str, Tensor],
     numbers: Mapping[str, Any],
-) -> None:
+) -> bool:
     """Raise if an eager tensor on a CPU holds what its rule excludes; elsewhere the loss is NaN.
 
-    ``numbers`` has the parameters.
+    ``numbers`` has the parameters. True where all real numbers have been read and lie inside.
     """
+    inside = True
     for rule, interval in rules:
         x = values[rule.name]
         if not _readable(x):
+            inside = inside and rule.kind.dtype == "int"
             continue
         array = x.numpy()
-        if array.size == 0 or (array.min() in interval and array.max() in interval):
+        if rule.inside(array, interval):
             continue
+        inside = inside and rule.kind.dtype == "int"
         beside = {**numbers, **values}
         needed = {*rule.exempt, *(name for name, _ in rule.ends), "mask"} & beside.keys()
         if all(_readable(beside[n]) for n in needed):
             arrays = {n: v if isinstance(v := beside[n], int) else v.numpy() for n in needed}
             refuse(loss, rule, array, interval, arrays)
+    return inside
 
 
 def _readable(x: Any) -> bool:
@@ -630,11 +669,32 @@ def _readable(x: Any) -> bool:
 
 
 def rules_of(
-    spec: Spec, lengths: Mapping[str, Sequence[int | None]]
+    bound: Bound, which: int, lengths: Mapping[str, Sequence[int | None]]
 ) -> tuple[tuple[ValueRule, Interval], ...]:
     """What is looked at, and where it has to lie."""
-    found = ((rule, rule.interval(lengths)) for rule in value_rules(spec))
+    found = (
+        (rule, rule.interval(lengths))
+        for rule in value_rules(bound.specs[which], bound.numbers[which])
+    )
     return tuple((rule, interval) for rule, interval in found if interval is not None)
+
+
+def read(x: Tensor, how: str, compute: DType) -> Tensor:
+    """A tensor as its kind reads it: see :func:`lossbridge.dtypes.reading`."""
+    if how == "as_is":
+        return x
+    if how == "int":
+        return tf.cast(x, tf.int32)
+    if how == "bool":
+        return tf.cast(x, tf.bool)
+    x = tf.cast(x, compute)  # such as labels 0 and 1
+    return 2.0 * x - 1.0 if how == "sign" else x
+
+
+def _written_cast(key: str, wanted: str) -> str:
+    if wanted == "parts":
+        return f"tf.math.real({key}) or tf.abs({key})"
+    return f"tf.cast({key}, '{({'real': 'float32', 'int': 'int32'}).get(wanted, wanted)}')"
 
 
 def _dtype_names(raw: Mapping[str, Tensor]) -> list[str]:

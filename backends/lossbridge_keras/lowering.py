@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lossbridge.emit import STATIC_ARITHMETIC, CompactEmitter, Emitter, Lowering
+from lossbridge.emit import (
+    STATIC_ARITHMETIC,
+    CompactEmitter,
+    Emitter,
+    Lowering,
+    vanishing_reciprocal,
+)
 from lossbridge.ir import Builder, Expr, Graph, Node, const_value, is_star
 from lossbridge.ops import where
 from lossbridge.rewrite import rewrite
@@ -51,6 +57,13 @@ def _ratio(a: Any, b: Any) -> Any:
     if b == 0:
         return float("nan") if a == 0 or a != a else float("inf") * a
     return a / b
+
+
+def _divided(x: Any, by: Any) -> Any:
+    """The quotient by one number, divided element by element: a compiler multiplies with the
+    reciprocal, which is subnormal and so 0 beyond 2^126. No x lies below -1 - abs(x)."""
+    by = _as(by, x.dtype)
+    return x / tf.where(x < -1.0 - tf.abs(x), tf.ones_like(by), by)
 
 
 def _larger(a: Any, b: Any) -> Any:
@@ -233,6 +246,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     _as,
     _apart,
     _ratio,
+    _divided,
     _larger,
     _choose,
     _length,
@@ -369,6 +383,10 @@ def _lower_div(emitter: Emitter, node: Node, x: list[str]) -> str:
         # TensorFlow's graphs make 1 / y a reciprocal, which is an approximation: of 1.0 it is
         # 0.99999994. Doubling both is exact, and what overflows has a subnormal reciprocal.
         return f"(2.0 / ({x[1]} + {x[1]}))"
+    divisor = emitter.graph.nodes[node.args[1]]
+    number = not divisor.type.axes and node.args[1] not in emitter.static
+    if (number and first.type.axes) or (vanishing_reciprocal(divisor) and first.op != "const"):
+        return f"_divided({x[0]}, {x[1]})"
     return f"({x[0]} / {x[1]})"
 
 
@@ -690,7 +708,6 @@ _BINARY = {
     "add": "AddV2",
     "sub": "Sub",
     "mul": "Mul",
-    "div": "RealDiv",
     "maximum": "Maximum",
     "minimum": "Minimum",
     "lt": "Less",
@@ -709,6 +726,11 @@ EAGER = replace(
         **TABLE,
         **{op: _raw(name, "x") for op, name in _UNARY.items()},
         **{op: _raw(name, "x", "y") for op, name in _BINARY.items()},
+        "div": lambda e, n, x: (
+            found
+            if (found := _lower_div(e, n, x)).startswith("_divided(")
+            else _raw("RealDiv", "x", "y")(e, n, x)
+        ),
         "sum": _total_or_sums,
         "mean": "_mean({0})",
         "size": lambda e, n, x: _lower_size(e, n, x).replace("_count(", "_count_now(", 1),

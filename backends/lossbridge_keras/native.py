@@ -7,6 +7,7 @@ hand their calls to an :class:`Engine`.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +16,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from lossbridge import frontdoor
-from lossbridge.combine import Combination, of_values
+from lossbridge import frontdoor, slips
+from lossbridge.combine import (
+    Combination,
+    CombinedCall,
+    bind_combined,
+    coefficient_inputs,
+    combination_text,
+    of_values,
+)
 from lossbridge.errors import ArgumentError, BackendUnavailable, ShapeError, listed, shown
 from lossbridge.frontdoor import Bound, Call, Form
+from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.ir import is_star
-from lossbridge.kinds import Kind
 from lossbridge.spec import Spec, dumps, loads
 from lossbridge_keras.attached import all_of, layer_mask
 from lossbridge_keras.engine import (
@@ -67,19 +75,14 @@ class _Compiled:
     def _settle(
         self, form: Form, args: Sequence[Any], settings: dict[str, Any], dtype: Any
     ) -> None:
-        if "from_logits" in settings:
-            raise ArgumentError(
-                f"{form.name} has no from_logits: its input says what it takes, "
-                f"{next(iter(form.definitions[0].inputs))}; the losses named ...WithLogits, "
-                "CrossEntropyLoss and the focal ones take logits, BCELoss probabilities"
-            )
-        signature = frontdoor.signature(form)
-        try:
-            given = signature.bind_partial(*args, **settings).arguments if args else settings
-        except TypeError as error:
-            raise ArgumentError(f"{form.name}{signature}: {error}") from None
-        settings = {**settings, **given}
+        settings = frontdoor.by_name(form, args, settings, "keras")
         bound = frontdoor.bind(form, "keras", settings)
+        lists = {
+            n: np.asarray(x, keras.config.floatx() if np.asarray(x).dtype.kind == "f" else None)
+            for n, x in bound.arrays.items()
+            if isinstance(bound.given.get(n), list | tuple)
+        }
+        bound = dataclasses.replace(bound, arrays={**bound.arrays, **lists})
         if dtype is not None and not isinstance(dtype, str):
             dtype = getattr(dtype, "compute_dtype", None) or keras.backend.standardize_dtype(dtype)
         self._settings, self._dtype_given, self._bound = settings, dtype, bound
@@ -107,11 +110,25 @@ class _Compiled:
 
     @property
     def spec(self) -> Spec:
-        """The loss as data, settings included (the first, of several overloads)."""
-        arrays = self._bound.arrays
-        return frontdoor.settled(
-            self._bound, {n: np.asarray(x).tolist() for n, x in arrays.items()}
-        )
+        """The loss as data, settings included (the first, where dtypes decide between several)."""
+        return self._settled(0)
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """All the losses behind the name, as data, settings included."""
+        return tuple(self._settled(which) for which in range(len(self._bound.specs)))
+
+    def _settled(self, which: int) -> Spec:
+        arrays = {n: _numbers(x).tolist() for n, x in self._bound.arrays.items()}
+        return frontdoor.settled(self._bound, arrays, which)
+
+    def terms(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The values of the losses in a combination; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "terms"))
+
+    def term_coefficients(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the terms of a combination are multiplied with; one loss has none."""
+        raise ArgumentError(frontdoor.no_terms(self._bound.form.name, "term_coefficients"))
 
     @property
     def source(self) -> str:
@@ -124,8 +141,9 @@ class _Compiled:
         return found.source("fused" if wrt else "plain", wrt)
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{k}={_written(v)}" for k, v in self._settings.items())
-        return f"{type(self).__name__}({given})"
+        arrays = {n: (_numbers(x).tolist(), _dtype_name(x)) for n, x in self._bound.arrays.items()}
+        dtype = {} if self._dtype_given is None else {"dtype": self._dtype_given}
+        return frontdoor.constructor_text(self._bound, arrays, **dtype)
 
     def _config(self) -> dict[str, Any]:
         """The whole specification and every setting, as JSON holds them."""
@@ -152,11 +170,13 @@ class _Compiled:
         return make(**settings, **config, _form=Form(name, definitions))
 
 
-def _written(value: Any) -> str:
-    """A setting as one would write it, where that is short."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{k!r}: {_written(v)}' for k, v in value.items())}}}"
-    return repr(value) if isinstance(value, list | tuple) and len(value) <= 8 else shown(value)
+def _numbers(x: Any) -> Any:
+    """An array of any framework as NumPy's, wide enough to be exact."""
+    return np.asarray(keras.ops.convert_to_numpy(x), np.float64)
+
+
+def _dtype_name(x: Any) -> str:
+    return str(keras.backend.standardize_dtype(x.dtype)) if hasattr(x, "dtype") else "float64"
 
 
 def _plain(value: Any) -> Any:
@@ -247,7 +267,8 @@ class Loss(_Compiled, keras.losses.Loss):
                     run, direct, rules, names, numbers, narrow, compute, out, options = fast
                     if rules:
                         given = dict(zip(names, (y_pred, y_true), strict=True))
-                        check_values(self.bound.form.name, rules, given, numbers)
+                        if not check_values(self.bound.form.name, rules, given, numbers):
+                            return self._slow(args, kwargs)
                     if narrow:
                         y_true = tf.raw_ops.Cast(x=y_true, DstT=tf.int64)
                     if direct is not None and not gradient_types((y_pred, y_true)):
@@ -274,9 +295,9 @@ class Loss(_Compiled, keras.losses.Loss):
         seen = cast(spec, given)
         if any(same[n] is not given[n] or seen[n].dtype != given[n].dtype for n in given):
             return
-        compute, out = engine.dtypes(spec, y_pred.dtype)
+        compute, out = engine._precision(which, given)
         _, second = spec.inputs.values()
-        if second.dtype == "int" and y_true.dtype == tf.uint64:
+        if second.dtype == "int" and (y_true.dtype == tf.uint64 or not y_true.dtype.is_integer):
             return
         if second.dtype == "real" and not y_true.dtype.is_floating:
             return
@@ -295,7 +316,7 @@ class Loss(_Compiled, keras.losses.Loss):
         direct = found.function("plain", (), True) if small else None
         if len(self._fast) > 64:  # every shape of a long run of ragged batches
             self._fast.clear()
-        rules = rules_of(spec, lengths)
+        rules = rules_of(bound, which, lengths)
         names, narrow = tuple(spec.inputs), second.dtype == "int" and y_true.dtype != tf.int64
         self._fast[key] = (
             *(found, direct, rules, names, dict(numbers), narrow),
@@ -322,8 +343,6 @@ class Loss(_Compiled, keras.losses.Loss):
         return self._engine.run(call, {}, reduce=False)
 
     def _bound_unreduced(self) -> Bound:
-        import dataclasses
-
         return dataclasses.replace(self.bound, reduction="none")
 
     def get_config(self) -> dict[str, Any]:
@@ -422,7 +441,20 @@ class LossLayer(_Compiled, keras.layers.Layer):
         for key in ("sample_weight", "mask", "normalizer_count", "step"):
             if getattr(call, key) is not None:
                 given[key] = getattr(call, key)
+        for key, kind in self.bound.specs[0].inputs.items():
+            if kind.name == "tree":
+                self._check_tree(key, call.inputs[key])
         return super().__call__(**given)
+
+    def _check_tree(self, key: str, tree: Any) -> None:
+        """Keras takes no nest that mixes tensors with functions and text."""
+        leaves = keras.tree.flatten(getattr(tree, "trainable_variables", tree))
+        wrong = [leaf for leaf in leaves if not slips.is_array(leaf)]
+        if wrong:
+            raise ArgumentError(
+                f"{self.bound.form.name}: {key} is a model or a nest of tensors, but holds "
+                f"{shown(type(wrong[0]).__name__)}; pass model, or model.trainable_variables"
+            )
 
     def _evaluate(self, given: Mapping[str, Any]) -> Any:
         spec = self.bound.specs[0]
@@ -510,7 +542,6 @@ class CombinedLayer(LossLayer):
 
     def __init__(
         self,
-        losses: Any,
         *args: Any,
         name: str | None = None,
         dtype: Any = None,
@@ -519,14 +550,10 @@ class CombinedLayer(LossLayer):
         **settings: Any,
     ) -> None:
         made = type(self).combination
-        given = dict(zip(made.arguments[1:], args, strict=False), **settings)
-        unknown = [k for k in given if k not in made.arguments]
-        if unknown:
-            raise ArgumentError(
-                f"{made.name} has no argument {shown(unknown[0])}; its arguments "
-                f"are {', '.join(made.arguments)}"
-            )
-        bound = made.build(losses, **given)
+        given = made.settings(args, settings)
+        bound = made.build(**given)
+        losses = dict(given.pop("losses"))
+        self.__dict__["_combined"] = bound.combined
         super().__init__(
             name=name,
             dtype=dtype,
@@ -538,81 +565,125 @@ class CombinedLayer(LossLayer):
         self._settings = given
         outer, self._places = of_values(bound)
         self._outer = _engine(outer, self._dtype_given)
-        self._children = _Held(dict(losses))
+        self._children = _Held(losses)
         # Layers among them are tracked, so that their weights are trained and saved.
         self._layers_below = [x for x in losses.values() if isinstance(x, keras.layers.Layer)]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if args:
-            if _called_by_keras():
-                raise _not_for_compile(type(self).__name__)
-            raise ArgumentError(
-                f"{type(self).__name__} takes its inputs by name, such as "
-                f"{next(iter(self._children.value))}=(y_true, y_pred)"
-            )
-        kwargs.pop("training", None)
+    @property
+    def bound(self) -> Bound:
+        """The loss with its settings."""
+        return dataclasses.replace(self._bound, combined=self.__dict__["_combined"])
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        if args and _called_by_keras():
+            raise _not_for_compile(type(self).__name__)
+        children = self._children.value
+        if "training" not in children:
+            kwargs.pop("training", None)  # a functional model tells every layer
+        given = self._flat(args, kwargs)
         whole = all(
             keras.ops.is_tensor(x) or isinstance(x, keras.KerasTensor)
-            for x in keras.tree.flatten(kwargs)
+            for x in keras.tree.flatten(given)
         )
         # Keras takes no nest that mixes tensors with numbers and functions.
-        return keras.layers.Layer.__call__(self, given=kwargs if whole else _Held(kwargs))
+        return keras.layers.Layer.__call__(self, given=given if whole else _Held(given))
+
+    def _flat(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """A call as one nest: the losses' inputs by their names, and the combination's own."""
+        call = self._bound_call(args, kwargs)
+        given: dict[str, Any] = {"losses": {}, "own": call.own}
+        for name in self._children.value:
+            places, named = call.places.get(name, ()), call.named[name]
+            given["losses"][name] = {"places": places, "named": named}
+        if call.step is not None:
+            given["step"] = call.step
+        return given
+
+    def _bound_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CombinedCall:
+        children = {name: child.bound for name, child in self._children.value.items()}
+        return bind_combined(type(self).__name__, self.bound, children, "keras", args, kwargs)
 
     def _evaluate(self, given: Mapping[str, Any]) -> Any:
-        children, spec, name = self._children.value, self.bound.specs[0], type(self).__name__
-        by_place: dict[str, tuple[Any, ...]] = dict.fromkeys(children, ())
-        by_name: dict[str, dict[str, Any]] = {n: {} for n in children}
-        own: dict[str, Any] = {}
-        step = None
         found = given["given"]
-        for key, value in (found.value if isinstance(found, _Held) else found).items():
-            # The longest name first: "label_soft_logits" is not the "soft_logits" of "label".
-            child = next(
-                (n for n in sorted(children, key=len, reverse=True) if key.startswith(f"{n}_")),
-                None,
-            )
-            if key == "step" and spec.step:
-                step = value
-            elif key in children and isinstance(value, Mapping):
-                by_name[key].update(value)
-            elif key in children:
-                by_place[key] = tuple(value) if isinstance(value, list | tuple) else (value,)
-            elif key in spec.inputs and child is None:
-                own[key] = value
-            elif child is not None:
-                by_name[child][key[len(child) + 1 :]] = value
-            else:
-                raise ArgumentError(
-                    f"{name} was given {shown(key)}, which names none of its "
-                    f"losses; they are {', '.join(children)}"
-                )
-        if step is None and self._step is not None:
-            step = self._step.value
-        if step is None and spec.step:
-            raise ArgumentError(
-                f"{name} follows a schedule; give it step=step, or write "
-                "loss.bind_step(optimizer.iterations)"
-            )
-        missing = [
-            n
-            for n, kind in spec.inputs.items()
-            if n not in own and not any(n.startswith(f"{c}_") for c in children)
-        ]
-        if missing:
-            raise ArgumentError(f"{name} was called without {', '.join(missing)}")
-        parts = {n: child(*by_place[n], **by_name[n]) for n, child in children.items()}
-        widest = keras.backend.result_type(*(x.dtype for x in parts.values()))
-        values = {self._places[n]: keras.ops.cast(x, widest) for n, x in parts.items()}
-        call = Call(values | own, step=step)
-        value = self._outer.run(call, {n: self.weight(n) for n in spec.weights})
+        value = self._evaluated(found.value if isinstance(found, _Held) else found, None)
         if self._adds_loss:
             self.add_loss(value)
         return value
 
+    def _step_of(self, given: Mapping[str, Any]) -> Any:
+        step = given.get("step")
+        if step is None and self._step is not None:
+            step = self._step.value
+        if step is None and self.bound.specs[0].step:
+            raise ArgumentError(
+                f"{type(self).__name__} follows a schedule; give it step=step, or write "
+                "loss.bind_step(optimizer.iterations)"
+            )
+        return step
+
+    def _evaluated(self, given: Mapping[str, Any], terms: dict[str, Any] | None) -> Any:
+        """The value; ``terms``, where it is given, is filled with the value of each loss."""
+        spec, combined = self.bound.specs[0], self.bound.combined
+        assert combined is not None
+        parts: dict[str, Any] = {}
+        step = self._step_of(given)
+        for name, child in self._children.value.items():
+            places, named = given["losses"][name]["places"], given["losses"][name]["named"]
+            if isinstance(child, CombinedLayer):
+                mapping = {**named, **dict(*places)}
+                if terms is None:
+                    parts[name] = child(mapping)
+                else:
+                    inner: dict[str, Any] = {}
+                    parts[name] = child._evaluated(child._flat((mapping,), {}), inner)
+                    terms[name] = parts[name]
+                    terms.update((f"{name}/{key}", value) for key, value in inner.items())
+                continue
+            parts[name] = child(*places, **named)
+            if terms is not None:
+                terms[name] = parts[name]
+        widest = keras.backend.result_type(*(x.dtype for x in parts.values()))
+        values = {
+            place: keras.ops.cast(parts[combined.uses[used]], widest)
+            for used, place in self._places.items()
+        }
+        call = Call({**values, **given["own"]}, step=step)
+        return self._outer.run(call, {n: self.weight(n) for n in spec.weights})
+
+    def terms(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The value of each loss in a combination, by its name, at the call as ``loss`` takes it.
+
+        The values are reduced, as each loss alone gives them, before its coefficient. The terms of
+        a combination inside this one come under its name, as ``outer/inner``, beside ``outer``.
+        """
+        found: dict[str, Any] = {}
+        self._evaluated(self._flat(args, kwargs), found)
+        return found
+
+    def term_coefficients(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the value multiplies each of ``terms`` with, at the same call, by the same names."""
+        spec, flat = self.bound.specs[0], self._flat(args, kwargs)
+        own = {**flat["own"], **{n: self.weight(n) for n in spec.weights}}
+        if spec.step:
+            own["moment"] = keras.ops.cast(self._step_of(flat), "float32")
+        found: dict[str, Any] = {}
+        for name, child in self._children.value.items():
+            coefficient, numbers, given = coefficient_inputs(self.bound, name, own)
+            found[name] = (
+                compile(coefficient, **dict(numbers))(**given)
+                if own
+                else next(iter(given.values()))  # fixed when the combination was made
+            )
+            if isinstance(child, CombinedLayer):
+                below = flat["losses"][name]
+                mapping = {**below["named"], **dict(*below["places"])}
+                for key, inner in child.term_coefficients(mapping).items():
+                    found[f"{name}/{key}"] = found[name] * inner
+        return found
+
     def __repr__(self) -> str:
         parts = {"losses": self._children.value, **self._settings}
-        given = ", ".join(f"{k}={_written(v)}" for k, v in parts.items())
-        return f"{type(self).__name__}({given})"
+        return combination_text(type(self).__name__, parts)
 
     def get_config(self) -> dict[str, Any]:
         save = keras.saving.serialize_keras_object
@@ -687,8 +758,8 @@ class _Foreign:
         given, out = self._inputs(call)
         given.update(call.ports)
         for key in ("normalizer_count", "step"):
-            if getattr(call, key) is not None:
-                given[key] = getattr(call, key)
+            if (x := getattr(call, key)) is not None:
+                given[key] = x.value if isinstance(x, keras.Variable) else x
         if not weights:
             value = inner(**given)
         else:
@@ -725,10 +796,8 @@ class _Foreign:
         refuse_activated(self.bound, call)
         mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         given = {n: self._fit(x, kinds[n].dtype) for n, x in call.inputs.items()}
-        first = given[next(iter(kinds))]
-        dtype = keras.backend.standardize_dtype(first.dtype)
-        if not dtype.startswith(("float", "bfloat")):
-            return self._ranked(given), None  # for the loss itself to refuse
+        first = next((n for n, kind in kinds.items() if kind.dtype == "real"), None)
+        dtype = "float32" if first is None else keras.backend.standardize_dtype(given[first].dtype)
         compute = "float64" if "float64" in (dtype, self.dtype) and _has_float64() else "float32"
         for place, (name, kind) in enumerate(kinds.items()):
             found = keras.backend.standardize_dtype(given[name].dtype)
@@ -736,8 +805,14 @@ class _Foreign:
             if found.startswith(("float", "bfloat")):
                 if real:
                     given[name] = keras.ops.cast(given[name], compute)
-            # Where integers choose another of several losses, they stay what they are.
-            elif kind.dtype == "real" and len(self.bound.specs) == 1 and found[:7] != "complex":
+            # Where integers choose another of several losses, they stay what they are; the loss
+            # itself refuses them as predictions.
+            elif (
+                kind.dtype == "real"
+                and place > 0
+                and len(self.bound.specs) == 1
+                and not found.startswith("complex")
+            ):
                 given[name] = keras.ops.cast(given[name], compute)
         given = self._ranked(given)
         if call.sample_weight is not None:
@@ -840,45 +915,59 @@ def compile(source: Any, **settings: Any) -> Any:
 def reduce(
     values: Any,
     *,
-    reduction: str = "mean",
-    normalizer: str = "elements",
-    sample_weight: Any = None,
     mask: Any = None,
+    where: Any = None,
+    sample_weight: Any = None,
+    weights: Any = None,
+    reduction: str = "mean",
+    normalizer: str | None = None,
     normalizer_count: Any = None,
+    denominator: Any = None,
 ) -> Any:
-    """Reduce values as every loss here does; masked ones neither show nor have a gradient."""
-    spec = Spec(
-        loss="lossbridge/values@1",
-        inputs={"values": Kind.parse("real[*batch]")},
-        body=("value = values",),
-        yields="per_element",
+    """Reduce values as every loss here does; masked ones neither show nor have a gradient.
+
+    ``mask`` selects; ``sample_weight`` multiplies, and enters the divisor only with
+    ``normalizer="weights"``. ``normalizer_count`` is a divisor of your own. ``where``, ``weights``
+    and ``denominator`` (a normaliser's name or a number) are other names of these.
+    """
+    settings, call = frontdoor.reduce_arguments(
+        mask=mask,
+        where=where,
+        sample_weight=sample_weight,
+        weights=weights,
+        reduction=reduction,
+        normalizer=normalizer,
+        normalizer_count=normalizer_count,
+        denominator=denominator,
     )
-    bound = frontdoor.bind(spec, "keras", {"reduction": reduction, "normalizer": normalizer})
-    return _engine(bound, None).run(
-        Call({"values": values}, sample_weight, mask, normalizer_count), {}
-    )
+    bound = frontdoor.bind(frontdoor.values_spec(), "keras", settings)
+    return _engine(bound, None).run(Call({"values": values}, **call), {})
 
 
 def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:
-    """``f(outputs, labels, num_items_in_batch)`` as trainers of language models call it."""
-    settings = {k: v for k, v in loss._settings.items() if k not in ("reduction", "normalizer")}
-    form = loss.bound.form
-    make = type(loss) if type(loss).form is form else lambda **kw: compile(form, **kw)
-    counted = make(**settings, reduction="mean", normalizer="external", dtype=loss._dtype_given)
+    """A function ``f(outputs, labels, num_items_in_batch=None)`` as transformers' Trainer calls it.
 
-    def hf_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        logits = (
-            outputs["logits"]
-            if isinstance(outputs, Mapping)
-            else getattr(outputs, "logits", outputs)
-        )
-        if shift_labels:
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        if num_items_in_batch is None:
-            return loss(labels, logits)
-        return counted(labels, logits, normalizer_count=num_items_in_batch)
+    ``outputs`` is a model's output with ``logits`` (an object or a dictionary), a tuple that begins
+    with them, or the logits, which have the classes last; half-precision ones are computed with in
+    float32, and so is the loss that comes back. ``shift_labels`` pairs each position's logits with
+    the next position's label.
+    """
+    bound = getattr(loss, "bound", None)
+    settings = settings_for_hf(loss, bound)
+    plain = compile(bound.form, **settings, dtype=loss._dtype_given)
+    counted = compile(bound.form, **{**settings, "normalizer": "external"}, dtype=loss._dtype_given)
 
-    return hf_loss
+    def rank(x: Any) -> int | None:
+        known = keras.ops.is_tensor(x) or isinstance(x, np.ndarray | keras.KerasTensor)
+        return len(x.shape) if known else None
+
+    def prepare(logits: Any, labels: Any) -> tuple[Any, Any]:
+        logits = keras.ops.convert_to_tensor(logits)
+        if keras.backend.standardize_dtype(logits.dtype) in ("float16", "bfloat16"):
+            logits = keras.ops.cast(logits, "float32")
+        return logits, keras.ops.convert_to_tensor(labels)
+
+    return hf_function(bound, shift_labels, rank, prepare, plain, counted)
 
 
 # --- models with an endpoint loss ----------------------------------------------------------------
@@ -895,6 +984,12 @@ class WithLoss(keras.Model):
         self.model = model
         self.endpoint = loss
         self._ports = _Held(dict(ports or {}))
+        # JAX's trainer hands a loss no optimizer: its iterations would be a constant of the trace.
+        self._steps: Any = None
+        if loss.bound.specs[0].step and BACKEND == "jax":
+            self._steps = self.add_weight(
+                name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
+            )
         declared = loss.bound.specs[0].ports
         unknown = [p for p in self._ports.value if p not in declared]
         missing = [p for p in declared if p not in self._ports.value]
@@ -919,7 +1014,11 @@ class WithLoss(keras.Model):
         given = self._named(y, y_pred)
         if sample_weight is not None:
             given["sample_weight"] = sample_weight
-        if self.endpoint.bound.specs[0].step and self.optimizer is not None:
+        if self._steps is not None:
+            given["step"] = self._steps.value
+            if training:
+                self._steps.assign(self._steps + 1)
+        elif self.endpoint.bound.specs[0].step and self.optimizer is not None:
             given["step"] = self.optimizer.iterations
         own = self.endpoint(**given, **self._ports.value)
         if self._compile_loss is not None or self.losses:

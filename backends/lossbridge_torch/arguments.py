@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lossbridge import frontdoor
+from lossbridge import frontdoor, slips
+from lossbridge.dtypes import check_weight, reading
 from lossbridge.errors import (
     ArgumentError,
-    DomainError,
     DTypeError,
     ShapeError,
     shown,
@@ -64,23 +64,13 @@ def selected(bound: Bound, inputs: Mapping[str, Any]) -> int:
     return bound.select(dtype_kinds(bound, inputs), ranks)
 
 
-def checked(
-    name: str,
-    key: str,
-    dtype: str,
-    x: Any,
-    lenient: bool = False,
-    advise: Callable[[], str] | None = None,
-) -> Tensor:
-    """A tensor whose layout and dtype can carry what its kind states."""
+def dense(name: str, key: str, x: Any) -> Tensor:
+    """A tensor whose layout every operation takes."""
     if not isinstance(x, Tensor):
-        # torch takes the lengths of sequences as tuples too.
-        whole = dtype == "int" and isinstance(x, list | tuple)
-        if lenient or (whole and all(type(k) is int for k in x)):
-            return torch.as_tensor(x)
         raise ArgumentError(
-            f"{name}: {key} must be a tensor, but {shown(type(x).__name__)} was given; write "
-            f"torch.as_tensor({key})"
+            slips.not_an_array(name, key, x, "torch")
+            or f"{name}: {key} must be a tensor, but an array of {shown(type(x).__module__)} was "
+            f"given; write torch.as_tensor({key})"
         )
     if x.layout is not torch.strided or x.is_nested:
         what, dense = (
@@ -89,20 +79,56 @@ def checked(
             else (f"sparse ({x.layout})", "to_dense()")
         )
         raise ArgumentError(f"{name}: {key} is {what}, but must be dense; pass {key}.{dense}")
-    if dtype == "real" and not x.is_floating_point():
-        if lenient and not x.is_complex():
-            return x.to(torch.float32)
-        raise DTypeError(
-            f"{name}: {key} holds real numbers, but its dtype is {x.dtype}; pass "
-            f"{f'{key}.real or {key}.abs()' if x.is_complex() else f'{key}.float()'}"
-            f"{'' if advise is None else advise()}"
-        )
-    if dtype == "int" and (x.is_floating_point() or x.is_complex()):
-        raise DTypeError(
-            f"{name}: {key} holds integers, but its dtype is {x.dtype}; pass {key}.long()"
-            f"{'' if advise is None else advise()}"
-        )
     return x
+
+
+def dtype_name(x: Tensor) -> str:
+    """``float32`` of ``torch.float32``."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def written_cast(key: str, wanted: str) -> str:
+    """The cast of a name, as messages advise it."""
+    if wanted == "parts":
+        return f"{key}.real or {key}.abs()"
+    return f"{key}.{({'real': 'float', 'int': 'long', 'bool': 'bool'})[wanted]}()"
+
+
+def checked(
+    name: str,
+    key: str,
+    kind: Kind,
+    x: Any,
+    first: bool,
+    like: torch.dtype | None = None,
+    advise: Callable[[], str] | None = None,
+) -> Tensor:
+    """A tensor that carries what its kind states; integers in place of real numbers as those, in
+    the dtype ``like``.
+
+    ``first``: it is what the loss is about, and integers are refused.
+    """
+    # torch takes the lengths of sequences as tuples too.
+    if kind.dtype == "int" and isinstance(x, list | tuple) and all(type(k) is int for k in x):
+        return torch.as_tensor(x)
+    x = dense(name, key, x)
+    how = reading(name, key, kind, dtype_name(x), first=first, cast=written_cast, advise=advise)
+    if how == "sign":
+        return 2.0 * x.to(like or torch.float32) - 1.0
+    if how == "real":
+        return x.to(like or torch.float32)
+    if how == "int":
+        return x.long()
+    if how == "bool":
+        return x != 0
+    return x
+
+
+def weighing(name: str, x: Any) -> Tensor:
+    """A sample weight: real numbers, or integers and truth values in their place."""
+    x = dense(name, "sample_weight", x) if isinstance(x, Tensor) else torch.as_tensor(x)
+    check_weight(name, dtype_name(x))
+    return x if x.is_floating_point() else x.to(torch.float32)
 
 
 # Few of torch's operations take these.
@@ -111,7 +137,7 @@ _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 def cast(spec: Spec, kind: Kind, x: Any) -> Any:
     """An input in the dtype that the loss casts it to, where it says so."""
-    if spec.numerics.cast is None or not isinstance(x, Tensor):
+    if spec.numerics.cast is None or not isinstance(x, Tensor) or x.is_complex():
         return x
     if kind.dtype == "int" and x.is_floating_point():
         return x.long()
@@ -187,25 +213,6 @@ def stretched(
             stacklevel=2,
         )
     return {key: x.expand(wanted[key]) for key, x in inputs.items()}
-
-
-def check_inside(
-    name: str, calls: Calls, kinds: Mapping[str, Kind], inputs: Mapping[str, Tensor]
-) -> None:
-    """Numbers outside their domain raise where the built-in does, if reading them waits for none.
-
-    A NaN is left to the loss.
-    """
-    for key in calls.inside:
-        x, kind = inputs[key], kinds[key]
-        if unread(x):
-            continue
-        lowest, highest = (float(v) for v in torch.aminmax(x.detach()))
-        if lowest < kind.interval.lo or highest > kind.interval.hi:
-            raise DomainError(
-                f"{name}: {key} is {kind}, {kind.meaning}, but it goes from {lowest:g} to "
-                f"{highest:g}"
-            )
 
 
 def unread(x: Tensor) -> bool:
@@ -308,8 +315,11 @@ def check_values(
         if unread(x):
             inside = False
             continue
-        lowest, highest = extremes(x)
-        if lowest in interval and highest in interval:
+        if rule.plain:
+            lowest, highest = extremes(x)
+            if lowest in interval and highest in interval:
+                continue
+        elif rule.inside(as_array(x), interval):
             continue
         inside = False
         beside = {**numbers, **inputs}

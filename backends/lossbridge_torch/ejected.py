@@ -46,6 +46,7 @@ class Piece(NamedTuple):
     value_axes: tuple[str, ...]
     inputs: tuple[str, ...]
     moved: tuple[str, ...]  # the inputs whose class axis is brought last
+    deciding: tuple[str, ...]  # the arguments whose dtypes decide what is computed in
     value: Callable[..., tuple[Tensor, ...]]
     forms: dict[tuple[str, ...], Form]  # by the arguments that gradients are for
 
@@ -169,6 +170,12 @@ def evaluate(
     )
     values: dict[str, Tensor] = {}
     for name, x in zip(piece.inputs, arguments, strict=True):
+        if (
+            values
+            and piece.dtypes[name] == "real"
+            and not (x.is_floating_point() or x.is_complex())
+        ):
+            x = x.to(torch.float32)  # such as labels 0 and 1
         if piece.dtypes[name] != "bool" and (piece.dtypes[name] == "real") != x.is_floating_point():
             raise TypeError(f"{name} holds {piece.dtypes[name]} numbers, but is {x.dtype}")
         if name in piece.moved and x.ndim > 1:
@@ -187,9 +194,8 @@ def evaluate(
         kind = x.dtype if x.is_floating_point() else torch.promote_types(torch.float32, first.dtype)
         values[name] = x.to(device=first.device, dtype=kind)
     out, compute = first.dtype, torch.float64 if wide else torch.float32
-    for name, x in values.items():
-        if x.is_floating_point() and name not in numbers:
-            compute = torch.promote_types(compute, x.dtype)
+    if any(values[name].dtype == torch.float64 for name in piece.deciding):
+        compute = torch.float64
     if torch.is_autocast_enabled(first.device.type):
         out = torch.promote_types(out, torch.float32)
     tensors = [values[name] for name in piece.dtypes]
@@ -222,7 +228,7 @@ def eject(bound: Bound, name: str) -> str:
     """
     if not name.isidentifier():
         raise ArgumentError(f"{shown(name)} cannot name a class; give a Python name")
-    plans = [bound.plan(k, Options(), LOWERING.native) for k in range(len(bound.specs))]
+    plans = [bound.plan(k, Options(unread=True), LOWERING.native) for k in range(len(bound.specs))]
     for plan in plans:
         _refuse(bound, plan)
     functions: list[str] = []
@@ -325,6 +331,7 @@ def _piece(bound: Bound, which: int, plan: Plan, functions: list[str]) -> str:
         and bound.form.has_axis
         and (bound.axis is not None or kind.axes[1] == frontdoor.CLASS_AXIS)
     )
+    deciding = tuple(frontdoor.promotion_of(bound, which).computed)
     dtypes = {n: node.type.dtype for n, node in order}
     axes = {n: tuple(node.attr("order")) for n, node in order}
     for n, kind in spec.inputs.items():  # one that the value does not depend on is checked too
@@ -338,7 +345,8 @@ def _piece(bound: Bound, which: int, plan: Plan, functions: list[str]) -> str:
         )
     return (
         f"    Piece(\n        {dtypes!r},\n        {axes!r},\n        {plan.value_axes!r},\n"
-        f"        {tuple(spec.inputs)!r},\n        {moved!r},\n        {value},\n        {{\n"
+        f"        {tuple(spec.inputs)!r},\n        {moved!r},\n        {deciding!r},\n"
+        f"        {value},\n        {{\n"
         + "".join("    " + row for row in rows)
         + "        },\n    ),\n"
     )

@@ -27,8 +27,8 @@ from lossbridge.passes.guard import guard
 from lossbridge.passes.legalise import legalise
 from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Options, Plan, PortCall, index_sources
+from lossbridge.plan import plan as planned
 from lossbridge.spec import Spec
-from lossbridge.trace import port_axes
 from lossbridge.verify import verify
 from lossbridge_torch.eager import eager_function, owns_results, settled
 from lossbridge_torch.lowering import LOWERING
@@ -220,9 +220,18 @@ class Fused:
         return eager_function(self.plan.plain)
 
     @functools.cached_property
+    def inside(self) -> Plan:
+        """The forms for values that have been looked at and all lie in their domains."""
+        p = self.plan
+        found = planned(p.spec, p.numbers, dataclasses.replace(p.options, unread=False), p.native)
+        # Behind a port the loss may not read what the port was given.
+        same = tuple(name for name, _ in found.stable.inputs()) == self.names
+        return found if same else p
+
+    @functools.cached_property
     def in_range(self) -> Callable[..., tuple[Tensor, ...]]:
-        """As ``eager``, for labels that all lie in range."""
-        return eager_function(settled(self.plan.plain) or self.plan.plain)
+        """As ``eager``, for values that all lie in their domains, labels in range."""
+        return eager_function(settled(self.inside.plain) or self.inside.plain)
 
 
 def _make_function(
@@ -337,7 +346,8 @@ def _direct(
 ) -> type[torch.autograd.Function]:
     """As ``saving``, for a loss of 320 numbers, whose arithmetic costs less than the questions
     that can be answered before the call."""
-    plan, names, kinds, axes = fused.plan, fused.names, fused.kinds, fused.axes
+    plan = fused.inside if in_range else fused.plan
+    names, kinds, axes = fused.names, fused.kinds, fused.axes
     keeps = bool(saved) and plan.separable(saved)
     scaled = plan.scaled(saved) if keeps else None
     graph = scaled if scaled is not None else plan.fused(saved) if keeps else plan.plain
@@ -620,7 +630,8 @@ KERNEL = "_kernel"  # begins the names of what a module caches and never saves
 
 def fused_of(bound: Bound, which: int, weighted: bool, masked: bool) -> Fused:
     """The compiled forms of a loss for what a call brings, made once."""
-    plan = bound.plan(which, Options(sample_weight=weighted, mask=masked), LOWERING.native)
+    options = Options(sample_weight=weighted, mask=masked, unread=True)
+    plan = bound.plan(which, options, LOWERING.native)
     cache = plan.__dict__.setdefault("_torch", {})
     if "fused" not in cache:
         cache["fused"] = Fused(plan)
@@ -647,9 +658,8 @@ class Outside:
             self.token = token_of(self.bound)
             return
         port = spec.ports[call.port]
-        self.output = str(port.output)
+        self.output = port.output
         self.maps = port.output.name == "maps"
-        self.axes = port_axes(port)
 
 
 def _bound_use(used: Spec, call: PortCall) -> Bound:

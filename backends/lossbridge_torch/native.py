@@ -13,27 +13,32 @@ import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lossbridge import fitting, frontdoor
-from lossbridge.combine import Combination
+from lossbridge.combine import (
+    Combination,
+    CombinedCall,
+    bind_combined,
+    coefficient_inputs,
+    combination_text,
+)
+from lossbridge.dtypes import check_mask
 from lossbridge.emit import emit
 from lossbridge.errors import (
     ArgumentError,
     UnsupportedError,
-    listed,
-    shown,
-    suggestion,
 )
-from lossbridge.frontdoor import Bound, Call, Form, Original
+from lossbridge.frontdoor import Bound, Call, Combined, Form, Original
+from lossbridge.hf import hf_function, settings_for_hf
 from lossbridge.kinds import Interval
 from lossbridge.plan import Options, Plan
 from lossbridge.spec import Spec
-from lossbridge.valuecheck import ValueRule, value_rules
+from lossbridge.valuecheck import ValueRule, refuse_mask, value_rules
 from lossbridge_torch.arguments import (
     Arrays,
     Lengths,
@@ -41,9 +46,9 @@ from lossbridge_torch.arguments import (
     as_real,
     cast,
     check_alike,
-    check_inside,
     check_values,
     checked,
+    dtype_name,
     initial,
     leaves_of,
     moved,
@@ -52,6 +57,8 @@ from lossbridge_torch.arguments import (
     promoted,
     selected,
     stretched,
+    unread,
+    weighing,
     whole,
 )
 from lossbridge_torch.engine import (
@@ -137,15 +144,20 @@ def _arguments(bound: Bound) -> Mapping[str, Any]:
     return frontdoor.settings_of(bound) if original is None else original.arguments
 
 
-def _rules(spec: Spec, lengths: Lengths) -> tuple[tuple[ValueRule, Interval], ...]:
+def _fitting(wanted: str, x: Tensor) -> bool:
+    """Whether a tensor's dtype is of the family that its kind asks for."""
+    if wanted == "real":
+        return x.is_floating_point()
+    return (x.dtype is torch.bool) == (wanted == "bool") and not x.is_floating_point()
+
+
+def _rules(bound: Bound, which: int, lengths: Lengths) -> tuple[tuple[ValueRule, Interval], ...]:
     """What is looked at, and where it has to lie."""
-    found = ((rule, rule.interval(lengths)) for rule in value_rules(spec))
+    found = (
+        (rule, rule.interval(lengths))
+        for rule in value_rules(bound.specs[which], bound.numbers[which])
+    )
     return tuple((rule, interval) for rule, interval in found if interval is not None)
-
-
-def _real(spec: Spec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """The inputs that stand for real numbers."""
-    return [inputs[n] for n, kind in spec.inputs.items() if kind.dtype == "real"]
 
 
 def _given(bound: Bound, call: Call) -> list[Tensor]:
@@ -165,20 +177,15 @@ def _dtype_names(bound: Bound, call: Call) -> list[str]:
 
 
 def _dtypes(
-    spec: Spec, inputs: Mapping[str, Tensor], original: Original | None
+    bound: Bound, which: int, inputs: Mapping[str, Tensor]
 ) -> tuple[torch.dtype, torch.dtype]:
     """What is computed in, and what is given back."""
-    out = inputs[next(iter(spec.inputs))].dtype
-    if original is not None:
-        names = original.calls.result or spec.inputs
-        out = promoted(inputs[n] for n in names if inputs[n].is_floating_point())
-    compute = torch.float32
-    for key, x in inputs.items():
-        if x.is_floating_point() and key not in ("normalizer_count", "step"):
-            compute = torch.promote_types(compute, x.dtype)
-    if spec.numerics.compute == "at_least_float64":
-        compute = torch.float64
-    return compute, out
+    computed, given_back = frontdoor.promotion_of(bound, which)
+    wide = bound.specs[which].numerics.compute == "at_least_float64" or any(
+        inputs[n].dtype == torch.float64 for n in computed
+    )
+    out = promoted(inputs[n] for n in given_back if inputs[n].is_floating_point())
+    return torch.float64 if wide else torch.float32, out
 
 
 # --- the module ----------------------------------------------------------------------------------
@@ -211,23 +218,15 @@ class Loss(nn.Module):
 
     # construction
     def _settle(self, form: Form, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self._hold(frontdoor.bind(form, "torch", frontdoor.by_name(form, args, kwargs)))
+        self._hold(frontdoor.bind(form, "torch", frontdoor.by_name(form, args, kwargs, "torch")))
 
     def _combine(
         self, combination: Combination, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
-        settings = {**dict(zip(combination.arguments, args, strict=False)), **kwargs}
-        unknown = [name for name in settings if name not in combination.arguments]
-        if unknown or len(args) > len(combination.arguments):
-            near = suggestion(unknown[0], combination.arguments) if unknown else ""
-            raise ArgumentError(
-                f"{combination.name} takes {listed(combination.arguments)}, but was given "
-                f"{listed(map(shown, unknown)) if unknown else f'{len(args)} arguments'}{near}"
-            )
-        if "losses" not in settings:
-            raise ArgumentError(f"{combination.name} needs losses=, a mapping of names to losses")
+        settings = combination.settings(args, kwargs)
         bound = combination.build(**settings)
-        self.losses = nn.ModuleDict(dict(settings["losses"]))
+        self._settings = settings
+        self.losses = Children(bound.combined, settings["losses"])
         self._hold(bound)
 
     def _hold(self, bound: Bound) -> None:
@@ -237,11 +236,11 @@ class Loss(nn.Module):
             tensor = torch.as_tensor(value)
             if isinstance(bound.given.get(name), list | tuple) and tensor.is_floating_point():
                 tensor = tensor.to(torch.get_default_dtype())
-            self.register_buffer(name, tensor)
+            self._buffers[name] = tensor
         spec = bound.specs[0]
         self._remember(bound)
         for name in spec.weights:
-            self._own(name, self._start(name))
+            self._hold_weight(name, self._start(name))
         if spec.step:
             self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._register()
@@ -258,12 +257,12 @@ class Loss(nn.Module):
             for name in self.bound.specs[0].weights:
                 self._weight(name).copy_(self._start(name))
 
-    def _own(self, name: str, weight: Tensor) -> None:
+    def _hold_weight(self, name: str, weight: Tensor) -> None:
         """Hold a trainable weight under its name, or as the built-in does."""
         original = self.bound.form.original
         path, rank = ("", 0) if original is None else original.weights.get(name, ("", 0))
         if not path:
-            self.register_parameter(name, nn.Parameter(weight))
+            self._parameters[name] = nn.Parameter(weight)
             return
         child, _, leaf = path.rpartition(".")
         if child not in self._modules:
@@ -275,7 +274,8 @@ class Loss(nn.Module):
     def _weight(self, name: str) -> Tensor:
         """A trainable weight with the axes of its kind."""
         if name not in self._shapes:
-            found: Tensor = getattr(self, name)
+            found = self._parameters[name]
+            assert found is not None
             return found
         original = self.bound.form.original
         assert original is not None
@@ -336,16 +336,26 @@ class Loss(nn.Module):
         new.__setstate__(state)
         return new
 
+    def _array(self, name: str) -> Tensor:
+        """A parameter that is an array; its name may be that of a method, such as ``type``."""
+        found = self._buffers[name]
+        assert found is not None
+        return found
+
     # what it says of itself
     @property
     def spec(self) -> Spec:
         """The loss as data, settings included (the first, where dtypes decide between several)."""
-        arrays = {n: getattr(self, n).detach().double().tolist() for n in self.bound.arrays}
-        return frontdoor.settled(self.bound, arrays)
+        return self._settled(0)
 
     @property
     def specs(self) -> tuple[Spec, ...]:
-        return self.bound.specs
+        """All the losses behind the name, as data, settings included."""
+        return tuple(self._settled(which) for which in range(len(self.bound.specs)))
+
+    def _settled(self, which: int) -> Spec:
+        arrays = {n: self._array(n).detach().double().tolist() for n in self.bound.arrays}
+        return frontdoor.settled(self.bound, arrays, which)
 
     @property
     def source(self) -> str:
@@ -353,23 +363,18 @@ class Loss(nn.Module):
         return source(self.bound)
 
     def extra_repr(self) -> str:
-        parts = []
-        original = self.bound.form.original
-        for name, value in (self.bound.given if original is None else original.given).items():
-            if name in self.bound.arrays:
-                held = self.get_buffer(name)  # as loading or training has left it
-                numbers = "..., device='meta'" if held.is_meta else str(held.tolist())
-                parts.append(f"{name}=tensor({numbers})")
-            else:
-                parts.append(f"{name}={value!r}")
-        return ", ".join(parts)
+        return repr(self).partition("(")[2].removesuffix(")")
 
     def __repr__(self) -> str:
         if self.combination is not None:
-            return super().__repr__()
-        original = self.bound.form.original
-        name = type(self).__name__ if original is None else self.bound.form.name
-        return f"{name}({self.extra_repr()})"
+            return combination_text(type(self).__name__, self._settings)
+        # As loading or training has left them; on the meta device there are no numbers.
+        arrays = {
+            name: (None if x.is_meta else x.detach().tolist(), str(x.dtype).removeprefix("torch."))
+            for name, x in self._buffers.items()
+            if x is not None
+        }
+        return frontdoor.constructor_text(self.bound, arrays)
 
     def advance(self, steps: int = 1) -> None:
         """Move the schedule; a forward never does."""
@@ -422,7 +427,10 @@ class Loss(nn.Module):
         )
         if any(cast(spec, spec.inputs[n], x) is not x for n, x in inputs.items()):
             return None
-        if any(x.dtype == torch.uint64 for x in inputs.values()):
+        if any(
+            not _fitting(spec.inputs[n].dtype, x) or x.dtype == torch.uint64
+            for n, x in inputs.items()
+        ):
             return None
         order = frontdoor.positional_order(bound.specs[0], "torch")
         renamed = dict(zip(bound.specs[0].inputs, spec.inputs, strict=True))
@@ -438,14 +446,12 @@ class Loss(nn.Module):
         shapes = {key: x.shape for key, x in inputs.items()}
         original = bound.form.original
         if original is not None and (
-            original.calls.inside
-            or _arranged(original, inputs)
-            or any(not x.is_floating_point() for x in _real(spec, inputs))
+            _arranged(original, inputs)
             or frontdoor.broadcast(spec, shapes, original.calls) != shapes
         ):
             return None
         lengths = frontdoor.axis_lengths(spec.inputs, shapes, bound.form.name)
-        compute, out = _dtypes(spec, inputs, original)
+        compute, out = _dtypes(bound, which, inputs)
         saved: tuple[str, ...] = ()
         # Under a transform the backward goes by the formula anyway, and vmap refuses a
         # saved gradient
@@ -465,7 +471,7 @@ class Loss(nn.Module):
             places,
             tuple(places[n] for n in fused.names),
             dict(bound.numbers[which]),
-            _rules(spec, lengths),
+            _rules(bound, which, lengths),
             tuple(
                 places[n]
                 for n, kind in spec.inputs.items()
@@ -485,12 +491,13 @@ class Loss(nn.Module):
     def _named_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         bound = self.bound
         if self.combination is not None:
-            return self._run_combination(kwargs if not args else self._refuse(args))
+            return self._run_combination(args, kwargs)
         call = frontdoor.bind_call(bound, "torch", args, kwargs)
         spec = bound.specs[0]
         if len(spec.inputs) == 1 and next(iter(spec.inputs.values())).name == "tree":
             return self._over_tree(spec, call)
         which = selected(bound, call.inputs)
+        frontdoor.refuse_settings(bound, which)
         spec = bound.specs[which]
         inputs = dict(
             zip(spec.inputs, (call.inputs[n] for n in bound.specs[0].inputs), strict=True)
@@ -501,37 +508,36 @@ class Loss(nn.Module):
             return value if undo is None else undo(value)
         return self._evaluate(which, spec, inputs, call)
 
-    def _refuse(self, args: tuple[Any, ...]) -> dict[str, Any]:
-        raise ArgumentError(
-            f"{type(self).__name__} takes its losses' inputs by name: write loss("
-            + ", ".join(f"{name}=(...)" for name in self.losses)
-            + ")"
-        )
-
     def _evaluate(self, which: int, spec: Spec, inputs: dict[str, Any], call: Call) -> Tensor:
         bound = self.bound
         name = bound.form.name
         original = bound.form.original
         if original is not None:
             inputs = as_real(original.calls, spec.inputs, inputs)
+        # torch's own losses take integers for real numbers only where their arithmetic does.
+        strict = original is not None and original.package == "torch"
+        like = None
         for key, kind in spec.inputs.items():
             inputs[key] = checked(
                 name,
                 key,
-                kind.dtype,
+                kind,
                 cast(spec, kind, inputs[key]),
+                strict or like is None,
+                like,
                 advise=lambda: fitting.swapped(bound, "torch", _dtype_names(bound, call)),
             )
+            if like is None:
+                like = torch.float64 if inputs[key].dtype == torch.float64 else torch.float32
             if bound.form.has_axis:
                 inputs[key] = moved(kind, inputs[key], bound.axis)
         if original is not None:
             if original.calls.broadcast:
                 inputs = stretched(name, original.calls, spec, inputs)
-            kept = {n: getattr(self, n) for n, x in original.arrays.items() if type(x) is Tensor}
+            kept = {n: self._array(n) for n, x in original.arrays.items() if type(x) is Tensor}
             alike = {n: inputs.get(n, kept.get(n)) for n in original.calls.alike}
             if all(n in inputs or n in bound.form.params for n in alike) and not _autocast():
                 check_alike(name, alike)
-            check_inside(name, original.calls, spec.inputs, inputs)
         shapes = {key: x.shape for key, x in inputs.items()}
         lengths = frontdoor.axis_lengths(
             spec.inputs,
@@ -546,13 +552,14 @@ class Loss(nn.Module):
                 {**spec.inputs, key: spec.weights[key].kind},
                 {**shapes, key: inputs[key].shape},
                 name,
+                lambda: fitting.advice(bound, "torch", which, _shapes(bound, which, call)),
             )
             for axis, n in zip(spec.weights[key].kind.axes, inputs[key].shape, strict=True):
                 lengths.setdefault(axis, (n,))
         for key in bound.arrays:
             if key in spec.params:
                 inputs[key] = parameter(
-                    name, key, spec.params[key].kind, getattr(self, key), lengths, first
+                    name, key, spec.params[key].kind, self._array(key), lengths, first
                 )
         if call.sample_weight is not None or call.mask is not None:
             # Not by frontdoor.index_shape: Dynamo would trace the graph being built, and fail.
@@ -563,12 +570,15 @@ class Loss(nn.Module):
             for axis in axes:
                 index.extend(lengths.get(axis, (None,)))
             if call.sample_weight is not None:
-                weight = checked(name, "sample_weight", "real", call.sample_weight, lenient=True)
+                weight = weighing(name, call.sample_weight)
                 inputs["sample_weight"] = along(
                     name, "sample_weight", weight.to(first.device), index
                 )
             if call.mask is not None:
                 mask = torch.as_tensor(call.mask, device=first.device)
+                check_mask(name, "mask", dtype_name(mask))
+                if mask.dtype != torch.bool and not unread(mask):
+                    refuse_mask(name, "mask", mask.numpy())
                 inputs["mask"] = along(name, "mask", mask, index).to(torch.bool)
         in_range = not torch.compiler.is_compiling() and self._look(which, spec, inputs, lengths)
         if call.normalizer_count is not None:
@@ -577,7 +587,7 @@ class Loss(nn.Module):
             )
         if spec.step:
             inputs["step"] = number(
-                name, "step", self.step if call.step is None else call.step, first
+                name, "step", self._array("step") if call.step is None else call.step, first
             )
         told_apart = resolve(
             self._token, which, call.sample_weight is not None, call.mask is not None
@@ -585,7 +595,7 @@ class Loss(nn.Module):
         for key, kind in spec.inputs.items():
             if kind.dtype == "int":
                 inputs[key] = whole(inputs[key], key in told_apart)
-        compute, out = _dtypes(spec, inputs, original)
+        compute, out = _dtypes(bound, which, inputs)
         return self._run(
             self._token,
             which,
@@ -602,7 +612,7 @@ class Loss(nn.Module):
 
     def _look(self, which: int, spec: Spec, inputs: dict[str, Any], lengths: Lengths) -> bool:
         """Look at the values; whether all lie in range."""
-        rules = _rules(spec, lengths)
+        rules = _rules(self.bound, which, lengths)
         numbers = dict(self.bound.numbers[which])
         return bool(rules) and check_values(self.bound.form.name, rules, inputs, numbers)
 
@@ -743,7 +753,10 @@ class Loss(nn.Module):
                 f"{bound.form.name} runs over parameters, which have no samples to weigh or mask; "
                 "pass the leaves that count"
             )
-        leaves = [checked(bound.form.name, name, "real", x) for x in leaves_of(call.inputs[name])]
+        kind = spec.inputs[name]
+        leaves = [
+            checked(bound.form.name, name, kind, x, True) for x in leaves_of(call.inputs[name])
+        ]
         if not leaves:
             raise ArgumentError(
                 f"{bound.form.name} was given a tree without a parameter; pass a "
@@ -767,7 +780,7 @@ class Loss(nn.Module):
             compute = torch.promote_types(torch.float32, leaf.dtype)
             given: dict[str, Any] = {name: leaf, **extra}
             for key in bound.arrays:
-                given[key] = getattr(self, key)
+                given[key] = self._array(key)
             if count is not None:
                 given["normalizer_count"] = number(bound.form.name, "normalizer_count", count, leaf)
             part = self._run(
@@ -791,61 +804,41 @@ class Loss(nn.Module):
         return total.to(out)
 
     # combinations
-    def _run_combination(self, kwargs: Mapping[str, Any]) -> Tensor:
-        bound = self.bound
+    def _run_combination(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        terms: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The value; ``terms``, where it is given, is filled with the value of each loss."""
+        bound, title = self.bound, type(self).__name__
         spec = bound.specs[0]
-        rest = dict(kwargs)
-        given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        for name in self.losses:
-            own: dict[str, Any] = {}
-            positional: tuple[Any, ...] = ()
-            if name in rest:
-                value = rest.pop(name)
-                if isinstance(value, Mapping):
-                    own.update(value)
-                elif isinstance(value, tuple):
-                    positional = value
+        below = {name: child.bound for name, child in self.losses.items()}
+        call = bind_combined(title, bound, below, "torch", args, kwargs)
+        children: dict[str, Tensor] = {}
+        for name, child in self.losses.items():
+            places, named = call.places.get(name, ()), call.named[name]
+            if child.combination is not None:
+                inner: dict[str, Tensor] = {}
+                mapping = ({**named, **dict(*places)},)
+                if terms is None:
+                    children[name] = child(*mapping)
                 else:
-                    positional = (value,)
-            prefix = f"{name}_"
-            for key in [k for k in rest if k.startswith(prefix) and k not in spec.weights]:
-                own[key.removeprefix(prefix)] = rest.pop(key)
-            if not own and not positional:
-                raise ArgumentError(
-                    f"{type(self).__name__} was called without inputs for {name}; write loss("
-                    + ", ".join(f"{n}=(...)" for n in self.losses)
-                    + ")"
-                )
-            given[name] = (positional, own)
-        step = rest.pop("step", None)
-        inputs: dict[str, Any] = {}
-        own_inputs = [k for k in spec.inputs if not any(k.startswith(f"{n}_") for n in self.losses)]
-        for key in own_inputs:
-            if key not in rest:
-                raise ArgumentError(f"{type(self).__name__} was called without {key}")
-            inputs[key] = checked(type(self).__name__, key, "real", rest.pop(key))
-        if rest:
-            raise ArgumentError(
-                f"{type(self).__name__} was called with {listed(map(shown, rest))}, which belongs "
-                f"to none of its losses ({listed(self.losses)})"
-            )
-        children = {
-            name: self.losses[name](*positional, **own) for name, (positional, own) in given.items()
-        }
-        for key in spec.weights:
-            inputs[key] = self._weight(key)
+                    children[name] = child._run_combination(mapping, {}, inner)
+                    terms[name] = children[name]
+                    terms.update((f"{name}/{key}", value) for key, value in inner.items())
+                continue
+            children[name] = child(*places, **named)
+            if terms is not None:
+                terms[name] = children[name]
         first = next(iter(children.values()))
+        inputs = self._own(call, first)
         if spec.step:
-            inputs["step"] = number(
-                type(self).__name__, "step", self.step if step is None else step, first
-            )
-        elif step is not None:
-            raise ArgumentError(f"{type(self).__name__} has no schedule, so it takes no step=")
-        for key in bound.arrays:
-            inputs[key] = getattr(self, key)
+            inputs["step"] = inputs.pop("moment")
         fused = resolve(self._token, 0, False, False)
-        for call in fused.plan.calls:
-            inputs[call.name] = children[call.port]
+        assert bound.combined is not None
+        for outer in fused.plan.calls:
+            inputs[outer.name] = children[bound.combined.uses[outer.port]]
         out = first.dtype
         compute = torch.float32
         for x in (*children.values(), *inputs.values()):
@@ -853,6 +846,93 @@ class Loss(nn.Module):
                 compute = torch.promote_types(compute, x.dtype)
                 out = torch.promote_types(out, x.dtype) if x.dim() == 0 else out
         return self._fused_call(self._token, 0, inputs, compute, out, False, False)
+
+    def _own(self, call: CombinedCall, like: Tensor | None = None) -> dict[str, Tensor]:
+        """What a combination itself computes with: its inputs, weights, and the ``moment``."""
+        title, spec = type(self).__name__, self.bound.specs[0]
+        found = {
+            key: checked(title, key, self.bound.specs[0].inputs[key], x, True)
+            for key, x in call.own.items()
+        }
+        found.update((key, self._weight(key)) for key in spec.weights)
+        if spec.step:
+            step = self._array("step")
+            moment = step if call.step is None else call.step
+            found["moment"] = number(title, "step", moment, step if like is None else like)
+        return found
+
+    def terms(self, /, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The value of each loss in a combination, by its name, at the call as ``loss`` takes it.
+
+        The values are reduced, as each loss alone gives them, before its coefficient; they keep
+        their graph, so write ``.item()`` or ``.detach()`` to log them. The terms of a combination
+        inside this one come under its name, as ``outer/inner``, beside ``outer``.
+        """
+        self._combined("terms")
+        found: dict[str, Tensor] = {}
+        self._run_combination(args, kwargs, found)
+        return found
+
+    def term_coefficients(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the value multiplies each of ``terms`` with, at the same call, by the same names."""
+        self._combined("term_coefficients")
+        below = {name: child.bound for name, child in self.losses.items()}
+        call = bind_combined(type(self).__name__, self.bound, below, "torch", args, kwargs)
+        own = self._own(call)
+        found: dict[str, Any] = {}
+        for name, child in self.losses.items():
+            spec, numbers, given = coefficient_inputs(self.bound, name, own)
+            if not any(isinstance(x, Tensor) for x in given.values()):
+                (found[name],) = given.values()  # fixed when the combination was made
+            else:
+                found[name] = _coefficient(spec, numbers)(**given)
+            if child.combination is not None:
+                mapping = {**call.named[name], **dict(*call.places.get(name, ()))}
+                for key, inner in child.term_coefficients(mapping).items():
+                    found[f"{name}/{key}"] = found[name] * inner
+        return found
+
+    def _combined(self, what: str) -> None:
+        if self.combination is None:
+            raise ArgumentError(frontdoor.no_terms(self.bound.form.name, what))
+
+
+class Children(nn.ModuleDict):
+    """The losses of a combination, under their names, those of methods of a module too.
+
+    A name with a dot would be a path: its module has the identifier of the specification.
+    """
+
+    def __init__(self, combined: Combined, losses: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._places = {
+            name: used if "." in name else name for (used, name) in combined.uses.items()
+        }
+        for name, place in self._places.items():
+            self._modules[place] = losses[name]
+
+    def __getitem__(self, key: str) -> Any:
+        return self._modules[self._places[key]]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def keys(self) -> Any:
+        return self._places.keys()
+
+    def values(self) -> Any:
+        return [self._modules[place] for place in self._places.values()]
+
+    def items(self) -> Any:
+        return [(name, self._modules[place]) for name, place in self._places.items()]
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficient(spec: Spec, numbers: tuple[tuple[str, Any], ...]) -> Loss:
+    return compile(spec, **dict(numbers))
 
 
 # --- making classes ------------------------------------------------------------------------------
@@ -907,6 +987,14 @@ def _signature(form: Form) -> inspect.Signature:
     return frontdoor.signature(form)
 
 
+def _call_with_self(self: Loss, /, *args: Any, **kwargs: Any) -> Any:
+    """A module's call, for which one of the losses may be named ``self`` too."""
+    if "self" in kwargs:
+        given = [*args, kwargs]
+        args, kwargs = ({key: x for some in given for key, x in some.items()},), {}
+    return nn.Module.__call__(self, *args, **kwargs)
+
+
 def combination_class(combination: Combination) -> type[Loss]:
     """The public class of a combination of losses."""
     return type(
@@ -919,6 +1007,7 @@ def combination_class(combination: Combination) -> type[Loss]:
             "__doc__": combination.doc,
             "__signature__": combination.signature,
             "forward": _own_forward(),
+            "__call__": _call_with_self,
         },
     )
 
@@ -948,82 +1037,68 @@ def compile(source: Any, **settings: Any) -> Loss:
 # --- functions -----------------------------------------------------------------------------------
 
 
-@functools.cache
-def _identity_spec() -> Spec:
-    from lossbridge.spec import loads
-
-    return loads(
-        b'{"lossbridge": 1, "loss": "lossbridge/values@1", '
-        b'"inputs": {"values": "real[*batch]"}, "body": ["value = values"]}'
-    )
-
-
 @functools.lru_cache(maxsize=64)
-def _reducer(normalizer: str) -> Loss:
-    return compile(_identity_spec(), reduction="mean", normalizer=normalizer)
+def _reducer(reduction: str, normalizer: str) -> Loss:
+    return compile(frontdoor.values_spec(), reduction=reduction, normalizer=normalizer)
 
 
 def reduce(
     values: Tensor,
     *,
     mask: Tensor | None = None,
+    where: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     weights: Tensor | None = None,
+    reduction: str = "mean",
+    normalizer: str | None = None,
+    normalizer_count: Tensor | float | None = None,
     denominator: str | float | Tensor | None = None,
 ) -> Tensor:
-    """The mean of unreduced values, as every loss here takes it.
+    """Reduce values as every loss here does; masked ones neither show nor have a gradient.
 
-    ``mask`` selects; ``weights`` multiply, and enter the divisor only with
-    ``denominator="weights"``; ``denominator`` is a normaliser's name or a number.
+    ``mask`` selects; ``sample_weight`` multiplies, and enters the divisor only with
+    ``normalizer="weights"``. ``normalizer_count`` is a divisor of your own. ``where``, ``weights``
+    and ``denominator`` (a normaliser's name or a number) are other names of these.
     """
-    named = denominator is None or isinstance(denominator, str)
-    loss = _reducer(str(denominator or "elements") if named else "external")
-    extra = {} if named else {"normalizer_count": denominator}
-    result: Tensor = loss(values, sample_weight=weights, mask=mask, **extra)
+    settings, call = frontdoor.reduce_arguments(
+        mask=mask,
+        where=where,
+        sample_weight=sample_weight,
+        weights=weights,
+        reduction=reduction,
+        normalizer=normalizer,
+        normalizer_count=normalizer_count,
+        denominator=denominator,
+    )
+    result: Tensor = _reducer(**settings)(values, **call)
     return result
 
 
 def as_hf(loss: Loss, shift_labels: bool = False) -> Callable[..., Tensor]:
     """A function ``f(outputs, labels, num_items_in_batch=None)`` as transformers' Trainer calls it.
 
-    ``shift_labels`` pairs each position's logits with the next position's label. Logits have the
-    classes last, whatever the loss's own axis.
+    ``outputs`` is a model's output with ``logits`` (an object or a dictionary), a tuple that begins
+    with them, or the logits, which have the classes last; half-precision ones are computed with in
+    float32, and so is the loss that comes back. ``shift_labels`` pairs each position's logits with
+    the next position's label.
     """
-    if not isinstance(loss, Loss):
-        raise ArgumentError(
-            f"as_hf takes a loss, but {shown(loss)} was given; write L.as_hf(L.CrossEntropyLoss())"
-        )
-    bound = loss.bound
-    settings = {**bound.given, "reduction": "mean"}
-    if bound.form.has_axis:
-        settings["axis"] = -1
-    own = compile(bound.form, **settings)
-    external = compile(bound.form, **{**settings, "normalizer": "external"})
+    settings = settings_for_hf(loss, getattr(loss, "bound", None))
+    settings.update((n, loss._array(n)) for n in loss.bound.arrays)
+    form = loss.bound.form
+    own = compile(form, **settings)
+    external = compile(form, **{**settings, "normalizer": "external"})
 
-    def hf_loss(
-        outputs: Any, labels: Tensor, num_items_in_batch: Tensor | float | None = None
-    ) -> Tensor:
-        logits = (
-            outputs["logits"]
-            if isinstance(outputs, Mapping)
-            else outputs[0]
-            if isinstance(outputs, tuple)
-            else getattr(outputs, "logits", outputs)
-        )
-        if not isinstance(logits, Tensor):
-            raise ArgumentError(
-                "outputs has to be a model's output with logits, a tuple that begins with them, or "
-                f"the logits, but {shown(type(outputs).__name__)} was given"
-            )
-        if shift_labels:
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        labels = labels.to(logits.device)
-        if num_items_in_batch is None:
-            result: Tensor = own.to(logits.device)(logits, labels)
-        else:
-            result = external.to(logits.device)(logits, labels, normalizer_count=num_items_in_batch)
-        return result
+    def prepare(logits: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+        if own.bound.arrays:
+            own.to(logits.device), external.to(logits.device)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return logits, torch.as_tensor(labels).to(logits.device)
 
-    return hf_loss
+    def rank(x: Any) -> int | None:
+        return x.dim() if isinstance(x, Tensor) else None
+
+    return hf_function(loss.bound, shift_labels, rank, prepare, own, external)
 
 
 # --- source --------------------------------------------------------------------------------------

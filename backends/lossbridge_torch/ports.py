@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossbridge import frontdoor
 from lossbridge.errors import ArgumentError, ShapeError, shown
 from lossbridge_torch.arguments import Lengths
 from lossbridge_torch.engine import Outside, dual_level, transformed
@@ -39,26 +40,21 @@ def outside(
             torch.arange(len(sizes), device=device), table, output_size=sum(sizes)
         )
     given = given_to(call, arguments, inputs, compute)
-    function = ports[call.port]
-    if call.op == "derivative":
-        result: Any = _slope(function, given, call.wrt)
-    else:
-        result = function(*given)
     if call.maps and call.op == "apply":
-        return _joined(name, call, result, inputs)
-    if not isinstance(result, Tensor):
-        raise ArgumentError(
-            f"{name}: {call.port} returned {shown(type(result).__name__)}, but a "
-            "tensor was expected"
-        )
-    if call.op == "apply" and all(axis in lengths for axis in call.axes):
-        wanted = tuple(n for axis in call.axes for n in lengths[axis])
-        if tuple(result.shape) != wanted:
-            raise ShapeError(
-                f"{name}: {call.port} returned shape {tuple(result.shape)}, but its result is "
-                f"{call.output}, here {wanted}; let it return result.reshape({wanted})"
+        return _joined(name, call, ports[call.port](*given), inputs)
+
+    def function(*xs: Tensor) -> Tensor:
+        result = ports[call.port](*xs)
+        if not isinstance(result, Tensor):
+            raise ArgumentError(
+                f"{name}: {call.port} returned {shown(type(result).__name__)}, but a "
+                "tensor was expected"
             )
-    return result
+        if frontdoor.port_squeezes(name, call.port, call.output, result.shape, lengths):
+            return result.squeeze(-1)
+        return result
+
+    return _slope(function, given, call.wrt) if call.op == "derivative" else function(*given)
 
 
 def given_to(

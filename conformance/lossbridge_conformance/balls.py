@@ -474,6 +474,11 @@ def xlogy(x: Value, y: Value) -> Value:
     return mul(x, log(y))
 
 
+def less_square(x: Value) -> Value:
+    """1 - x**2."""
+    return sub(arb(1), mul(x, x))
+
+
 def weigh(x: Value, y: Value) -> Value:
     """x y, and 0 where x is exactly 0, whatever y is."""
     return 0.0 if is_zero(x) else mul(x, y)

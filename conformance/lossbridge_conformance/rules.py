@@ -475,7 +475,7 @@ def _of_integers_too(real: Function, exact: Any) -> Function:
 
 _UNARY = (
     "neg", "exp", "expm1", "log", "log1p", "sqrt", "sigmoid", "softplus", "tanh", "sin", "cos",
-    "cosh", "log_cosh", "log1mexp", "kl_phi",
+    "cosh", "log_cosh", "log1mexp", "kl_phi", "less_square",
 )  # fmt: skip
 _BINARY = ("div", "maximum", "minimum", "xlogy", "weigh", "logaddexp", "logistic_nll")
 _ARITHMETIC: dict[str, Any] = {"add": np.add, "sub": np.subtract, "mul": np.multiply}

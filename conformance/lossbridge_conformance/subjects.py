@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossbridge import files
-from lossbridge.errors import ArgumentError, suggestion
+from lossbridge.errors import ArgumentError
 from lossbridge.frontdoor import Form, as_form, axis_lengths, forms, index_shape
 from lossbridge.ir import Graph
 from lossbridge.kinds import Kind
@@ -23,6 +23,7 @@ from lossbridge.passes.differentiate import differentiate
 from lossbridge.passes.stabilise import stabilise
 from lossbridge.plan import Numbers, Options, inline_ports, plan, spec_graph
 from lossbridge.spec import Spec
+from lossbridge.synonyms import class_hint
 from lossbridge_conformance import cases, measure, networks, wire
 from lossbridge_conformance.formats import FORMATS
 from lossbridge_conformance.oracle import (
@@ -278,7 +279,7 @@ def find(name: str) -> Form:
     if path.endswith(".json"):
         return as_form(path)
     raise ArgumentError(
-        f"there is no loss {name!r}{suggestion(name, [*forms(), *catalogue()])}; a loss of your "
+        f"there is no loss {name!r}{class_hint(name, [*forms(), *catalogue()])}; a loss of your "
         "own is a path to a .json file or file.py:name"
     )
 

@@ -21,6 +21,7 @@ from base64 import b85encode
 from collections.abc import Mapping
 from typing import Any
 
+from lossbridge.cli import QUIET
 from lossbridge.errors import UnsupportedError
 from lossbridge_conformance import wire
 from lossbridge_conformance.probe import as_arrays, registered
@@ -40,8 +41,7 @@ def environment(folder: str | None = None) -> dict[str, str]:
     ``folder`` is for what a framework compiles: two runs that share such a place can meet there.
     """
     quiet = {
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TF_ENABLE_ONEDNN_OPTS": "0",
+        **QUIET,
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "KERAS_BACKEND": "tensorflow",
     }

@@ -35,6 +35,11 @@ Logits = Annotated[Expr, "real[*batch, classes]"]
 Labels = Annotated[Expr, "index(classes)[*batch]"]
 
 
+def both_ways(positive: Expr, negative: Expr, p: Expr) -> Expr:
+    """The log-probabilities of yes and of no, weighed by how much each is meant."""
+    return weigh(positive, log(p)) + weigh(negative, log(1.0 - p))
+
+
 @define(
     "bce_with_logits@1",
     name="BCEWithLogitsLoss",
@@ -58,7 +63,7 @@ def bce_with_logits(
     """
     p = sigmoid(logits)
     positive, negative = pos_weight * target, 1.0 - target
-    return -weigh(weight, weigh(positive, log(p)) + weigh(negative, log(1.0 - p)))
+    return -weigh(weight, both_ways(positive, negative, p))
 
 
 @define(
@@ -261,7 +266,7 @@ def binary_focal(
     p = sigmoid(logits)
     positive = alpha * target * (1.0 - p) ** gamma
     negative = (1.0 - alpha) * (1.0 - target) * p**gamma
-    return -(weigh(positive, log(p)) + weigh(negative, log(1.0 - p)))
+    return -both_ways(positive, negative, p)
 
 
 LINEAR = {

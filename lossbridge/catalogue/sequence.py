@@ -99,7 +99,8 @@ def ctc(
     empty target costs the blanks, and 0 beside an empty input. A blank in a target is a label like
     any other. What stands beyond the lengths is not looked at.
     """
-    within = iota(log_probs, "time") < input_lengths
+    # A negative length hears everything: the NaN that it gives then has a gradient, NaN too.
+    within = (iota(log_probs, "time") < input_lengths) | (input_lengths < 0)
     spelled = where(iota(targets, "positions") < target_lengths, targets, blank)
 
     def heard(emit: Expr, is_blank_label: Expr) -> Expr:

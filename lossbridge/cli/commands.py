@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lossbridge.errors import BackendUnavailable, LossbridgeError, suggestion
+from lossbridge.errors import BackendUnavailable, LossbridgeError
 from lossbridge.files import save
+from lossbridge.synonyms import class_hint
 
 PLATFORMS = ("torch", "keras", "jax")
 app = typer.Typer(
@@ -108,7 +110,7 @@ def resolve(name: str) -> Any:
         )
     known = [*forms(), *catalogue()]
     raise ArgumentError(
-        f"there is no loss {name!r}; `lossbridge list` shows them{suggestion(name, known)}; a loss "
+        f"there is no loss {name!r}; `lossbridge list` shows them{class_hint(name, known)}; a loss "
         "of your own is a path to a .json file or file.py:name"
     )
 
@@ -313,21 +315,26 @@ def show(
 
 @command("check")
 def check(loss: LossName, as_json: Json = False) -> int:
-    """Check a loss: what is unstable as written, which rule cures it, and what stays unproved."""
+    """Check a loss: what is unstable as written and rewritten, whether the outcome is accurate in
+    float32 where it is tried, and what domains stay unproved."""
     from lossbridge.advise import advise
 
     findings = [finding for spec in resolve(loss).specs for finding in advise(spec)]
-    unproved = [f for f in findings if f["kind"] == "unproved"]
+    counts = Counter(finding["kind"] for finding in findings)
+    bad = counts["unproved"] + counts["inaccurate"]
     if as_json:
-        echo_json({"loss": loss, "findings": findings, "conforms": not unproved})
+        echo_json({"loss": loss, "findings": findings, "conforms": not bad})
     elif not findings:
         print(f"{loss}: nothing is unstable as written, and every domain is proved")
     else:
         for finding in findings:
-            print(f"{finding['kind']:9} {finding['where']}")
-            print(f"          {finding['what']}")
-        print(f"{len(findings) - len(unproved)} cured, {len(unproved)} unproved")
-    return 1 if unproved else 0
+            print(f"{finding['kind']:10} {finding['where']}")
+            print(f"           {finding['what']}")
+        named = ("cured", "rewritten", "inaccurate", "unproved")
+        print(
+            ", ".join(f"{counts[k]} {k}" for k in named if counts[k] or k in ("cured", "unproved"))
+        )
+    return 1 if bad else 0
 
 
 # --- compile, eject ------------------------------------------------------------------------------
@@ -393,24 +400,41 @@ def compare(
     b: Annotated[
         str, typer.Argument(help="Another; also a record, a specification, or FILE.py:name.")
     ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(help="An input of plain functions, as logits=real[n,c]; repeat it."),
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="training, or strict, which leaves out nothing.")
+    ] = "training",
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="An input that may change neither; repeat it.")
+    ] = None,
     weights: Annotated[str, typer.Option(help="sample or class: demand that they be probed.")] = "",
     classes: Annotated[
         int | None, typer.Option(help="How many; for functions that take no other number.")
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="All causes, all digits, what was probed, notes.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Say whether two losses are the same function, and if not, why.
 
     Exit code 0: the same; 1: not; 3: undecided.
     """
-    import os
-
+    from lossbridge.migrate.comparison import Comparison
     from lossbridge.migrate.judge import compare as compare_losses
+    from lossbridge.migrate.sides import UncallableError
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sides = (given(x, classes=classes) for x in (a, b))
-    found = compare_losses(*sides, weights=weights or None)
-    print(found.to_json() if as_json else found)
+    try:
+        sides = [given(x, inputs or (), classes=classes) for x in (a, b)]
+        found = compare_losses(
+            *sides, weights=weights or None, profile=profile, ignore=tuple(ignore or ())
+        )
+    except UncallableError as error:
+        found = Comparison("undecided", a, b, notes=(str(error),))
+    print(found.to_json() if as_json else found.whole() if verbose else found)
     return found.exit_code
 
 
@@ -453,14 +477,11 @@ def record(
     as_json: Json = False,
 ) -> int:
     """Record what a loss gives on the probes, to compare it in another environment."""
-    import os
-
     from lossbridge.errors import ArgumentError
     from lossbridge.migrate.probes import CLASSES
     from lossbridge.migrate.record import record as record_loss
     from lossbridge.migrate.record import recorder
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if bool(loss) == (emit is not None):
         raise ArgumentError(
             "write `lossbridge record FILE.py:loss -o side.json`, or `lossbridge record --emit "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lossbridge.kinds import Kind
-from lossbridge.migrate.probes import SHAPES, Signature
+from lossbridge.migrate.probes import SHAPES, Layout, Signature
 from lossbridge.migrate.sides import Side
 
 # Of two domains of one representation, the later holds the earlier.
@@ -61,12 +61,92 @@ def alike(a: Signature, b: Signature) -> bool:
     """Whether inputs correspond, and have their axes in common: labels lack that of the classes."""
     if len(a.inputs) != len(b.inputs):
         return False
+    if [*map(str, a.inputs.values())] == [*map(str, b.inputs.values())]:
+        return True
     lacking = [
         [max(len(k.axes) for k in x.inputs.values()) - len(k.axes) for k in x.inputs.values()]
         for x in (a, b)
     ]
     pairs = zip(a.inputs.values(), b.inputs.values(), *lacking, strict=True)
     return all(x == y if k.dtype == m.dtype else x != y for k, m, x, y in pairs)
+
+
+def laid_out(a: Side, b: Side) -> tuple[Side, Side] | None:
+    """Two sides whose axes meet by name; by place where one has no names, or others.
+
+    What was recorded keeps the layout in which it was; None where both were, in two.
+    """
+    la, lb = a.signature.own_layout, b.signature.own_layout
+    if la is None and lb is None:
+        return a, b
+    if la is not None and lb is not None:
+        if {*itertools.chain(*la.orders)} == {*itertools.chain(*lb.orders)}:
+            return a, b  # one canonical order, whatever stands where
+        if a.recorded and b.recorded:
+            return None
+        kept, other = (b, a) if b.recorded else (a, b)
+        made = _renamed(other.signature, kept.signature)
+        if made is None:
+            return a, b
+        moved = replace(other, signature=replace(other.signature, layout=made))
+        return (moved, b) if other is a else (a, moved)
+    named, other, layout = (a, b, la) if la is not None else (b, a, lb)
+    assert layout is not None
+    own = tuple(named.signature.arranged(k) for k in named.signature.inputs.values())
+    widest = max(own, key=len)
+    plain = set(widest) >= {*itertools.chain(*own)} and not layout.fixed
+    if plain and (layout.canonical == widest or not named.recorded):
+        # By place, as where no axis has a name.
+        placed = replace(layout, canonical=widest)
+        named = replace(named, signature=replace(named.signature, layout=placed))
+    elif other.recorded:
+        return None
+    else:
+        placed = replace(layout, orders=own)
+        other = replace(other, signature=replace(other.signature, layout=placed))
+    return (named, other) if la is not None else (other, named)
+
+
+def _renamed(given: Signature, kept: Signature) -> Layout | None:
+    """The layout of a side with the names of another's axes, input by input and axis by axis."""
+    layout = kept.own_layout
+    names: dict[str, str] = {}
+    if layout is None or len(given.inputs) != len(kept.inputs):
+        return None
+    for k, m in zip(given.inputs.values(), kept.inputs.values(), strict=True):
+        mine, theirs = given.arranged(k), kept.arranged(m)
+        if k.dtype == m.dtype and len(mine) != len(theirs):
+            return None
+        for x, y in zip(mine, theirs, strict=False):
+            if names.setdefault(x, y) != y:
+                return None
+    missing = {a for k in given.inputs.values() for a in k.axes} - {*names}
+    if missing or len({*names.values()}) != len(names):
+        return None
+    orders = tuple(tuple(names[a] for a in k.axes) for k in given.inputs.values())
+    return Layout(layout.canonical, orders, layout.fixed)
+
+
+def by_names(a: Side, b: Side) -> tuple[Side, Side]:
+    """Two functions whose inputs have the same names, in the order of one of them."""
+    x, y = a.signature, b.signature
+    if a.specs or b.specs or list(x.inputs) == list(y.inputs) or {*x.inputs} != {*y.inputs}:
+        return a, b
+    if b.recorded and not a.recorded:
+        return replace(a, signature=_ordered(x, list(y.inputs))), b
+    if a.recorded and b.recorded:
+        return a, b
+    return a, replace(b, signature=_ordered(y, list(x.inputs)))
+
+
+def _ordered(signature: Signature, names: Sequence[str]) -> Signature:
+    own = domains_of(signature)
+    places = [list(signature.inputs).index(n) for n in names]
+    return replace(
+        signature,
+        inputs={n: signature.inputs[n] for n in names},
+        domains=tuple(own[k] for k in places),
+    )
 
 
 def fixed_axes(kind: Kind) -> int:
@@ -77,21 +157,32 @@ def fixed_axes(kind: Kind) -> int:
 def ranks_of(a: Signature, b: Signature) -> tuple[int, ...]:
     """The ranks of the widest input that both sides take, the plainest first."""
     found: list[int] = []
+    named = [len(x.canonical) for s in (a, b) if (x := s.layout or s.own_layout) is not None]
+    if named:
+        rank = max(named)
+        return (rank,) if rank in SHAPES and {*named} == {rank} and _takes(a, b, rank) else ()
     for rank in (2, 1, 3, 4):
         if rank == max(SHAPES) and found:
             break  # images that are described so; all else is told at fewer axes
-        fits = True
-        for signature in (a, b):
-            widest = max(signature.inputs.values(), key=lambda k: len(k.axes))
-            star = len(widest.axes) > fixed_axes(widest)
-            # A group may be empty, as in Keras's mean over the last axis of (N,); but a single
-            # sample without a batch beside a label is torch's alone.
-            alike = len({len(k.axes) for k in signature.inputs.values()}) == 1
-            least = fixed_axes(widest) if alike else len(widest.axes)
-            fits &= least <= rank if star else len(widest.axes) == rank
-        if fits:
+        if _takes(a, b, rank):
             found.append(rank)
     return tuple(found)
+
+
+def _takes(a: Signature, b: Signature, rank: int) -> bool:
+    """Whether both sides take a widest input of this rank; of named axes, that is known."""
+    fits = True
+    for signature in (a, b):
+        if signature.described and signature.own_layout is not None:
+            continue
+        widest = max(signature.inputs.values(), key=lambda k: len(k.axes))
+        star = len(widest.axes) > fixed_axes(widest)
+        # A group may be empty, as in Keras's mean over the last axis of (N,); but a single
+        # sample without a batch beside a label is torch's alone.
+        alike = len({len(k.axes) for k in signature.inputs.values()}) == 1
+        least = fixed_axes(widest) if alike else len(widest.axes)
+        fits &= least <= rank if star else len(widest.axes) == rank
+    return fits
 
 
 def joint_domains(a: Signature, b: Signature) -> tuple[str | None, ...]:
@@ -128,5 +219,16 @@ def ignored_labels(a: Side, b: Side) -> tuple[int, ...]:
         for spec in x.specs[:1]:
             given = spec.params.get("ignore_index")
             if given is not None and given.value is not None and abs(given.value) < 2**31:
+                found.append(int(given.value))
+    return tuple(dict.fromkeys(found))
+
+
+def stated_labels(a: Side, b: Side) -> tuple[int, ...]:
+    """The labels that a side was told to leave out, where that is not its default."""
+    found = []
+    for x in (a, b):
+        for spec in x.specs[:1]:
+            given = spec.params.get("ignore_index")
+            if given is not None and given.value is not None and given.value != -100:
                 found.append(int(given.value))
     return tuple(dict.fromkeys(found))

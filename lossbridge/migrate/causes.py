@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ import numpy as np
 from lossbridge.ir import const_value
 from lossbridge.migrate import guesses, settings
 from lossbridge.migrate.comparison import Cause
-from lossbridge.migrate.sides import available
+from lossbridge.migrate.pairs import effects
+from lossbridge.migrate.sides import available, can_be_remade, settings_known
 from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 
@@ -57,12 +58,17 @@ def _factor(
         return near and all(_parallel(ratio * ga, gb, close) for _, ga, gb in p.slopes)
 
     ratios = [float(p.b.value / p.a.value) for p in seen]
-    known = _known_factor(a, b, seen, fits)
     number = float(np.median(ratios))
     reductions = _reductions(a, b)
     if all(fits(p, number) for p in seen):
+        known = next(settings.that_would_do(a, b, seen, briefly=True), None)
+        known = known or _known_factor(a, b, seen, fits)
         text = f"b is {number:.10g} times a" + (f"; {reductions}" if reductions else "")
         return number, known or Cause(text, f"multiply a by {number:.10g}")
+    sloped = any(_size(ga) and _size(gb) for p in seen for _, ga, gb in p.slopes)
+    if not sloped and any(p.slopes for p in seen):
+        return None  # two gradients of 0 are in any proportion
+    known = _known_factor(a, b, seen, fits)
     if known is None and not (
         min(ratios) > 0.0
         and all(p.slopes and fits(p, r) for p, r in zip(seen, ratios, strict=True))
@@ -88,8 +94,48 @@ def _known_factor(
     for text, fix, value in _candidates(a, b, pairs):
         expected = [value(p) for p in pairs]
         if all(e is not None and fits(p, e) for p, e in zip(pairs, expected, strict=True)):
+            if isinstance(value, _OfSetting) and not value.moves(a, b, pairs):
+                continue
             return Cause(text, fix)
     return None
+
+
+@dataclass(frozen=True)
+class _OfSetting:
+    """A factor that is a setting, or one divided by it: said only where it moves with that."""
+
+    side: str
+    name: str
+    value: float
+    power: float
+
+    def __call__(self, p: Pair) -> float:
+        return float(self.value**self.power)
+
+    def moves(self, a: Side, b: Side, pairs: Sequence[Pair]) -> bool:
+        """Whether another number there makes the factor that number's: on its side, or on both."""
+        other = 0.75 * self.value
+        x, y = (a, b) if self.side == "a" else (b, a)
+        if not can_be_remade(x):
+            return False
+        alike = [
+            n for n, v in settings_known(y).items()
+            if isinstance(v, int | float) and not isinstance(v, bool) and v == self.value
+        ]  # fmt: skip
+        chosen = sorted(pairs, key=lambda p: p.probe.latent[0].shape[0] != 4)[:3]
+        mine = [p.inputs if x is a else p.other for p in chosen]
+        theirs = [p.other if x is a else p.inputs for p in chosen]
+        changed = settings.values(x, {self.name: other}, mine)
+        still = [float((p.b if x is a else p.a).value) for p in chosen]
+        every = [still, *(settings.values(y, {n: other}, theirs) for n in alike)]
+        for values in every:
+            if changed is None or values is None or 0.0 in changed or 0.0 in values:
+                continue
+            first, second = (changed, values) if x is a else (values, changed)
+            ratios = [v / u for u, v in zip(first, second, strict=True)]
+            if np.allclose(ratios, other**self.power, CLOSE, 0.0):
+                return True
+        return False
 
 
 def _reductions(a: Side, b: Side) -> str:
@@ -118,12 +164,12 @@ def _candidates(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[tuple[str, 
                 yield (
                     f"{words} times {parameter}",
                     f"multiply {x} by {parameter}",
-                    partial(_constant, value**sign),
+                    _OfSetting(x, parameter, value, sign),
                 )
                 yield (
                     f"{words} divided by {parameter}",
                     f"multiply {other} by {parameter}, or divide {x} by it",
-                    partial(_constant, value**-sign),
+                    _OfSetting(x, parameter, value, -sign),
                 )
     shapes: tuple[tuple[str, Length], ...] = (
         ("the number of elements", lambda s: float(np.prod(s))),
@@ -372,7 +418,11 @@ PLACED = {"clip": " (a clip)", "maximum": " (a floor)", "add": " (added)"}
 
 def of_difference(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     """What is known of two losses whose values differ."""
-    found = [*_of_soft_targets(pairs), *_shift(pairs), *of_settings(a, b)]
+    found = list(_unused(a, b, pairs))
+    if not found:
+        found = [*_of_soft_targets(pairs), *_shift(pairs)]
+        if a.native is not None and b.native is not None:
+            found += settings.of_one_built_in(a.native, b.native)
     if not found:
         found = list(settings.that_would_do(a, b, pairs))
     if not found:
@@ -380,6 +430,8 @@ def of_difference(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     unknown = not all(x.native is not None and available(x.platform) for x in (a, b))
     if not found and unknown:
         found = list(guesses.of_inputs(a, b, pairs))
+    if not found and unknown and _reductions(a, b):
+        found = [Cause(_reductions(a, b), "choose the same reduction on both sides")]
     if not found and not unknown:
         text = "they are different losses: no one argument of either makes them agree"
         found.append(Cause(text, kept(a, b)))
@@ -398,6 +450,18 @@ def _of_soft_targets(pairs: Sequence[Pair]) -> Iterator[Cause]:
             "the values are equal for targets of 0 and 1, and for no others",
             "none is needed where every target is 0 or 1 and has no gradient",
         )
+
+
+def _unused(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
+    """That one side does not use an input which the other does."""
+    names = list(zip(a.signature.inputs, b.signature.inputs, strict=False))
+    for (x, y), (first, second) in zip(names, effects(pairs, len(names)), strict=True):
+        if {first, second} == {True, False}:
+            name, other, n = ("b", "a", y) if first else ("a", "b", x)
+            yield Cause(
+                f"{name} does not use {n}: another draw of it changes {other} and not {name}",
+                f"use {n} in {name}",
+            )
 
 
 UNEXPLAINED = (
@@ -478,12 +542,13 @@ def of_gradient(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
     every = all(len(p.where) == len(p.slopes) for p in chosen)
     only = "" if every else " (and only in that)"
     if all(p.probe.group == "kinks" for p in chosen):
-        return [
-            *of_settings(a, b),
-            Cause(
-                f"at a kink they take another subgradient in {inputs}{only} ({where})", kept(a, b)
-            ),
-        ]
+        text = f"at a kink they take another subgradient in {inputs}{only} ({where})"
+        if not any(_jumps(x, first, p) for p in chosen for x, first in ((a, True), (b, False))):
+            text = (
+                f"where inputs are equal or 0 ({where}) the gradient in {inputs}{only} is another: "
+                "it jumps there on neither side, so that one of them underflows, or rounds"
+            )
+        return [*of_settings(a, b), Cause(text, kept(a, b))]
     return [
         *of_settings(a, b),
         Cause(
@@ -492,6 +557,32 @@ def of_gradient(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
         ),
     ]
 
+
+def _jumps(x: Side, first: bool, p: Pair) -> bool:
+    """Whether the gradient of a side jumps at a point, however near; assumed of a record."""
+    if x.recorded:
+        return True
+    inputs = p.inputs if first else p.other
+    places = list(p.inputs)
+    for name in p.where:
+        own = list(inputs)[places.index(name)]
+        jumps = []
+        for width in (KINK, KINK / 16.0):
+            found = []
+            for step in (-width, width):
+                at = {**inputs, own: np.asarray(inputs[own], np.float64) + step}
+                outcome = x.on(p.probe, at, wrt=(own,))
+                if outcome.raised or own not in outcome.gradients:
+                    return True
+                found.append(np.asarray(outcome.gradients[own]))
+            jumps.append(_size(found[0] - found[1]))
+        if jumps[1] > 0.5 * jumps[0] > 0.0:  # of a smooth one, a sixteenth is left
+            return True
+    return False
+
+
+KINK = 2.0**-10
+"""How far from a point its neighbours are asked for their gradients."""
 
 EDGES = {
     "empty": "the mean of nothing",

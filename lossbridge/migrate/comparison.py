@@ -59,23 +59,76 @@ class Comparison(msgspec.Struct, frozen=True):
     probed: tuple[str, ...] = ()
     not_probed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """What the profile leaves out, by name."""
+    without_effect: tuple[str, ...] = ()
+    """Inputs that change neither side on any probe: of them nothing is known."""
 
     @property
     def exit_code(self) -> int:
-        """0 for the same function, 3 where nothing could be decided, 1 for all else."""
-        return EXIT.get(self.verdict, 1)
+        """0 for the same function, 3 where nothing could be decided, 1 for all else.
+
+        Nothing is decided about an input that changes neither side.
+        """
+        return 3 if self.verdict == "same" and self.without_effect else EXIT.get(self.verdict, 1)
 
     def to_json(self) -> str:
         """The comparison as JSON, on several lines."""
         return json.dumps(msgspec.to_builtins(self), indent=2)
 
     def __str__(self) -> str:
-        lines = [f"{self.verdict}: {self._says()}", f"  a: {self.a}", f"  b: {self.b}"]
+        """At most twelve lines; :meth:`whole` says everything."""
+        lines = self._head()
+        for cause in self.causes[:2]:
+            lines.append(f"  because {cause.text}")
+            if cause.fix and len(self.causes) <= 2:
+                lines.append(f"    -> {cause.fix}")
+        if len(self.causes) > 2:
+            lines[-1] += f"; and {len(self.causes) - 2} more"
+        if self.verdict == "undecided":
+            lines += [f"  because {x}" for x in self.notes[:2]]
+        if self.example is not None:
+            lines += self._brief_example(self.example)
+        unprobed = self.not_probed
+        if unprobed:
+            more = f"; and {len(unprobed) - 2} more" if len(unprobed) > 2 else ""
+            lines.append(f"  not probed: {'; '.join(unprobed[:2])}{more}")
+        if self.left_out:
+            lines.append(f"  left out (profile training): {'; '.join(self.left_out)}")
+        # What was noticed of these two; what holds of a built-in always, whole() says.
+        said = [n for n in self.notes if n.startswith(NOTICED)] if self.verdict == "same" else []
+        lines += [f"  note: {n}" for n in said[: LINES - len(lines)]]
+        return "\n".join(map(_printable, lines))
+
+    def whole(self) -> str:
+        """Everything: all causes, the example in all its digits, what was probed, the notes."""
+        lines = self._head()
         for cause in self.causes:
             lines.append(f"  because {cause.text}")
             if cause.fix:
                 lines.append(f"    -> {cause.fix}")
         return "\n".join(map(_printable, [*lines, *self._rest()]))
+
+    def _head(self) -> list[str]:
+        return [f"{self.verdict}: {self._says()}", f"  a: {self.a}", f"  b: {self.b}"]
+
+    @staticmethod
+    def _brief_example(e: Example) -> list[str]:
+        rows = [
+            *e.inputs.items(),
+            *e.beside.items(),
+            *((f"b's {n}", x) for n, x in e.others.items()),
+        ]
+        given = ", ".join(f"{n} = {_brief(x, 60)}" for n, x in rows)
+        lines = [f"  for example ({e.probe}, {e.dtype}): {given}"]
+        for name, said in (("a", e.a), ("b", e.b)):
+            if "raises" in said:
+                lines.append(f"    {name} raises {said['raises']}")
+                continue
+            slopes = ", ".join(f"{n} {_brief(g, 60)}" for n, g in said["gradients"].items())
+            rest = f"; gradient in {slopes}" if slopes else ""
+            lines.append(f"    {name}: {_brief(said['value'])}{rest}")
+        return lines
 
     def _rest(self) -> list[str]:
         """The lines after the causes: the example, what was probed, the notes."""
@@ -100,6 +153,7 @@ class Comparison(msgspec.Struct, frozen=True):
                 )
         lines += [f"  probed: {', '.join(self.probed)}"] if self.probed else []
         lines += [f"  not probed: {x}" for x in self.not_probed]
+        lines += [f"  left out: {x}" for x in self.left_out]
         lines += [f"  note: {x}" for x in self.notes]
         return lines
 
@@ -118,9 +172,19 @@ class Comparison(msgspec.Struct, frozen=True):
         return "\n".join(map(_printable, lines)) + "\n"
 
     def raise_if_different(self) -> Comparison:
-        """Itself, if the verdict is ``same``; otherwise raises :class:`AssertionError`."""
+        """Itself, if the verdict is ``same``; otherwise raises :class:`AssertionError`.
+
+        Also where an input changes neither side, so that nothing was learnt about it, unless the
+        comparison was told to ignore it.
+        """
         if self.verdict != "same":
             raise AssertionError(str(self))
+        if self.without_effect:
+            names = ", ".join(map(repr, self.without_effect))
+            raise AssertionError(
+                f"{self}\n  no probe is changed by {names} on either side; if that is meant, pass "
+                f"ignore=({names},)"
+            )
         return self
 
 
@@ -138,12 +202,15 @@ def _whole(x: Any) -> str:
 
 
 MOST: Final = 800
+LINES: Final = 12
+NOTICED: Final = ("predictions of shape",)
+"""How notes begin that say more of a comparison than of a built-in."""
 
 
-def _brief(x: Any) -> str:
+def _brief(x: Any, most: int = 160) -> str:
     if isinstance(x, float):
         return f"{x:.9g}"
     if isinstance(x, list):
-        text = "[" + ", ".join(_brief(item) for item in x) + "]"
-        return text if len(text) <= 160 else text[:157] + "..."
+        text = "[" + ", ".join(_brief(item, most) for item in x) + "]"
+        return text if len(text) <= most else text[: most - 3] + "..."
     return str(x)

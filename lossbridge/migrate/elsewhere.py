@@ -21,7 +21,7 @@ import numpy as np
 from lossbridge.errors import ArgumentError, LossbridgeError, listed, shown
 from lossbridge.files import save
 from lossbridge.kinds import Kind
-from lossbridge.migrate.probes import CLASSES, IGNORED, Probe, digest, relabelled
+from lossbridge.migrate.probes import CLASSES, IGNORED, Probe, checksum, relabelled
 from lossbridge.migrate.recorder import described, document, from_file, text_of
 from lossbridge.migrate.sides import PLATFORMS, available, of_live
 
@@ -51,11 +51,13 @@ def array(given: Sequence[Any] | None) -> Any:
 def stored(key: str) -> tuple[Probe, ...]:
     """The probes as they were where this file was written."""
     found = []
-    for id, group, rank, latent, labels, signs, weights, dtype, mode, mask in DATA[key]:
+    for row in DATA[key]:
+        id, group, rank, latent, labels, signs, weights, dtype, mode, mask, beside, anew = row
         found.append(
             Probe(
                 id, group, rank, tuple(map(array, latent)), array(labels), array(signs),
                 array(weights), dtype, mode, array(mask),
+                tuple((array(x), array(y)) for x, y in beside), anew,
             )
         )  # fmt: skip
     return tuple(found)
@@ -91,6 +93,11 @@ def probes(
 def sequence_probes(lengths: bool) -> Iterator[Probe]:
     """The probes of losses of sequences."""
     yield from stored("sequences")
+
+
+def digest(classes: int = CLASSES) -> str:
+    """Which probes these are: as it was where this file was written."""
+    return str(DATA["digest"])
 
 
 class BuiltIn:
@@ -156,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", required=True, help="the record's file")
     given = parser.parse_args(argv)
     try:
-        if digest(DATA["classes"]) != DATA["digest"]:
+        if checksum((*stored("probes"), *stored("sequences"))) != DATA["checksum"]:
             raise ArgumentError("the probes in this file are damaged; write it again")
         if not any(map(available, PLATFORMS)):
             print(f"recorder: none of {listed(PLATFORMS)} is installed here", file=sys.stderr)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lossbridge.migrate.comparison import Cause
+from lossbridge.migrate.pairs import with_outcome
 
 if TYPE_CHECKING:
     from lossbridge.migrate.pairs import Pair
@@ -33,11 +35,13 @@ class Guess:
     change: Callable[[Inputs], Inputs]
     text: str
     fix: str
+    exchanged: tuple[str, str] | None = None
+    """The two inputs that change places, so that their gradients do too."""
 
 
 def of_inputs(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
     """The slips in what a side is given that explain every one of these pairs."""
-    chosen = [p for p in pairs if p.finite and p.probe.rank == pairs[0].probe.rank]
+    chosen = [p for p in pairs if p.finite]
     chosen.sort(key=lambda p: p.probe.latent[0].shape[0] != 4)  # of one shape, as JAX compiles
     if len(chosen) < 2:
         return
@@ -45,14 +49,15 @@ def of_inputs(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
         if x.recorded or x.signature.sequence:
             continue
         for guess in _guesses(x):
-            if _explains(x, guess, chosen, name == "a"):
+            if _explains(a, b, guess, chosen, name == "a"):
                 yield Cause(
                     guess.text.format(x=name, other=other), guess.fix.format(x=name, other=other)
                 )
                 return
 
 
-def _explains(x: Side, guess: Guess, pairs: Sequence[Pair], first: bool) -> bool:
+def _explains(a: Side, b: Side, guess: Guess, pairs: Sequence[Pair], first: bool) -> bool:
+    x = a if first else b
     close = SINGLE if any(p.probe.dtype != "float64" for p in pairs) else CLOSE
     told = False
     for p in pairs:
@@ -64,9 +69,17 @@ def _explains(x: Side, guess: Guess, pairs: Sequence[Pair], first: bool) -> bool
             return False
         if any(not np.isfinite(v).all() for v in changed.values()):
             return False
-        found = x.on(p.probe, changed, wrt=())
+        found = x.on(p.probe, changed, wrt=None if guess.exchanged else ())
         if found.raised or not np.isclose(found.value, wanted, close, 1e-300):
             return False
+        if guess.exchanged:
+            one, two = guess.exchanged
+            slopes = dict(found.gradients)
+            if one in slopes and two in slopes:
+                slopes[one], slopes[two] = slopes[two], slopes[one]
+            anew = with_outcome(a, b, p, first, replace(found, gradients=slopes))
+            if anew.status in ("value", "gradient"):
+                return False
         told |= not np.isclose(p.a.value, p.b.value, close)
     return told
 
@@ -80,6 +93,16 @@ def _guesses(x: Side) -> Iterator[Guess]:
                 _exchanged(one, two),
                 f"{one} and {two} of {{x}} are exchanged: so {{other}} gives the same values",
                 f"exchange {one} and {two} in one of them",
+                (one, two),
+            )
+    for name, kind in kinds.items():
+        if kind.dtype != "real" or kind.name in ("binary", "sign", "simplex"):
+            continue
+        for factor in SCALES:
+            yield Guess(
+                _applied(name, partial(np.multiply, factor)),
+                f"{{other}} is what {{x}} gives for {factor:.6g} times {name}",
+                f"multiply {name} by {factor:.6g} for {{x}}",
             )
     prediction = names[0]
     if kinds[prediction].dtype == "real":
@@ -100,6 +123,12 @@ def _guesses(x: Side) -> Iterator[Guess]:
                 f"{{other}} is what {{x}} gives for {what.format(target)} in place of {target}",
                 f"give {{x}} {what.format(target)}",
             )
+
+
+SCALES = (
+    -1.0, 2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 5.0, 0.2, 10.0, 0.1, 100.0, 0.01, 255.0, 1 / 255,
+)  # fmt: skip
+"""By what an input may have been multiplied: a sign, a temperature, percent, bytes."""
 
 
 def _exchanged(one: str, two: str) -> Callable[[Inputs], Inputs]:

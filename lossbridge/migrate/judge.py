@@ -16,13 +16,16 @@ from lossbridge.kinds import moved_axis
 from lossbridge.migrate import causes
 from lossbridge.migrate.alignment import (
     alike,
+    by_names,
     domains_of,
     fixed_axes,
     in_domains,
     joint_domains,
     laid_alike,
+    laid_out,
     overloads_of,
     ranks_of,
+    stated_labels,
 )
 from lossbridge.migrate.comparison import Cause, Comparison, Example
 from lossbridge.migrate.pairs import (
@@ -30,6 +33,7 @@ from lossbridge.migrate.pairs import (
     Pair,
     answered,
     close_to,
+    effects,
     judged,
     noise_of,
     pair,
@@ -38,6 +42,7 @@ from lossbridge.migrate.pairs import (
 from lossbridge.migrate.probes import (
     CLASSES,
     HIDDEN,
+    PLACES,
     SHAPES,
     Probe,
     Signature,
@@ -46,6 +51,7 @@ from lossbridge.migrate.probes import (
     sequence_probes,
     unequal,
 )
+from lossbridge.migrate.profiles import TRAINING, Profile, profile_of
 from lossbridge.migrate.sides import (
     Outcome,
     Side,
@@ -70,6 +76,8 @@ def compare(
     weights: str | None = None,
     platform: str | tuple[str | None, str | None] | None = None,
     classes: int | None = None,
+    profile: str = "training",
+    ignore: Sequence[str] = (),
 ) -> Comparison:
     """Whether two losses are the same function, in value and gradient, and if not, why.
 
@@ -79,16 +87,28 @@ def compare(
     callable, whose arguments ``inputs`` then describes:
     ``{"logits": "real[n, c]", "labels": "index(c)[n]"}``, in the order in which it takes them; a
     target that is named so and comes first, as Keras's ``y_true`` does, still meets the other's
-    target. ``platform`` names the framework of a
+    target. A function whose parameters have these names is called by them. An axis may be a number,
+    its length (``real[n, 4]``), or stand twice (``real[c, c]``); where both sides name the same
+    axes, they meet by name, whatever order each has them in. ``platform`` names the framework of a
     callable that takes arrays of several. ``weights="sample"`` demands that sample weights be
     probed; ``weights="class"`` asks about weights of classes alone, each framework taking them in
     its own way: an argument, sample weights as Keras's ``fit(class_weight=...)`` makes them, or
     values multiplied by hand. ``classes`` is how many there are on the probes, for callables that
     take no other number; class weights say it themselves.
 
+    ``profile="training"`` leaves out what training does not meet: gradients of targets and of
+    binary, sign, one-hot and mask inputs; infinities, NaN, 1e30 and saturation at 1000; labels
+    outside the data (one that a side is told to ignore is in the data); empty and fully masked
+    batches; NaN under a mask; half precision, unless a side computes in it; another subgradient
+    at an exact tie. ``profile="strict"`` leaves out nothing. ``ignore`` names inputs that may
+    change neither side; without it, :func:`assert_equivalent` demands that every input matters.
+
     Returns a :class:`Comparison`, whose ``verdict`` says what was found. Raises
     :class:`ArgumentError` for what is no loss at all.
     """
+    chosen = profile_of(profile)
+    if isinstance(ignore, str) or not all(isinstance(n, str) for n in ignore):
+        raise ArgumentError(f"ignore={ignore!r} was given; it is names of inputs: ignore=('w',)")
     if weights not in (None, "sample", "class"):
         raise ArgumentError(f"weights={weights!r} was given; it is 'sample', 'class' or None")
     platforms = platform if isinstance(platform, tuple) else (platform, platform)
@@ -103,14 +123,24 @@ def compare(
         )
     except UncallableError as error:
         return Comparison("undecided", str(_label(a)), str(_label(b)), notes=(str(error),))
-    return of_sides(first, second, weights=weights)
+    found = of_sides(first, second, weights=weights, profile=chosen)
+    if not ignore:
+        return found
+    unknown = {*ignore} - {*first.signature.inputs, *second.signature.inputs}
+    if unknown:
+        names = ", ".join(first.signature.inputs)
+        raise ArgumentError(f"ignore={tuple(ignore)!r} was given; the inputs are {names}")
+    rest = tuple(n for n in found.without_effect if n not in ignore)
+    return msgspec.structs.replace(found, without_effect=rest)
 
 
 def _label(x: Any) -> str:
     return x if isinstance(x, str) else title(x)
 
 
-def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
+def of_sides(
+    a: Side, b: Side, weights: str | None = None, profile: Profile = TRAINING
+) -> Comparison:
     """The comparison of two sides that can be called."""
     why = unable(a) or unable(b)
     if why:
@@ -119,8 +149,12 @@ def of_sides(a: Side, b: Side, weights: str | None = None) -> Comparison:
         return _of_other_classes(a, b)
     if weights == "class":
         return _of_class_weights(a, b)
+    a, b = by_names(a, b)
     forms = [laid_alike(x, y) for x, y in overloads_of(a, b)]
-    found = [_of_form(x, y, weights) for x, y in forms]
+    found = [
+        msgspec.structs.replace(_of_form(x, y, weights, profile), left_out=profile.leaves_out)
+        for x, y in forms
+    ]
     if len(found) == 1:
         return found[0]
     # Where the dtype of an input decides between meanings, they are one function if all agree.
@@ -169,10 +203,23 @@ def _given(own: Signature, *others: Signature) -> str:
     )
 
 
-def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
+def _of_form(a: Side, b: Side, weights: str | None, profile: Profile) -> Comparison:
     """The comparison of two sides, each with one form of inputs."""
     if a.signature.sequence and b.signature.sequence:
-        return _of_sequences(a, b)
+        return _of_sequences(a, b, profile)
+    laid = laid_out(a, b)
+    if laid is None:
+        why = "the axes of the two records lie otherwise, or are others; record one of them anew"
+        return _comparison("undecided", a, b, [], [], (why,))
+    a, b = laid
+    if max(len(a.signature.inputs), len(b.signature.inputs)) > PLACES:
+        why = f"more than {PLACES} inputs, which is as many as the probes have"
+        return _comparison("undecided", a, b, [], [], (why,))
+    stated = stated_labels(a, b)
+
+    def skip(probe: Probe) -> bool:
+        return bool(profile.probe(probe, stated))
+
     if a.signature.sequence != b.signature.sequence or not alike(a.signature, b.signature):
         return _apart(a, b)
     ranks = ranks_of(a.signature, b.signature)
@@ -200,8 +247,11 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             ran += _longer(a, b, own, ran)
             scale = causes.factor(a, b, ran)
         if ran and (scale or all(p.status != "value" for p in ran)):
-            more, _ = answered(pairs_of(a, b, own, ranks, weighted, ("kinks", "edges", "ignored")))
-            tried += more
+            more, _ = answered(
+                pairs_of(a, b, own, ranks, weighted, ("kinks", "edges", "ignored"), left_out=skip)
+            )
+            tried = _counting(a, b, [*tried, *more], profile)
+            ran = [p for p in _of(tried, "inside") if not p.a.raised and not p.b.raised]
             edges = [p for p in _edges(tried) if p.probe.group != "kinks"]
             sloped = [p for p in ran if p.status == "gradient"]
             return _comparison(
@@ -215,7 +265,9 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
             )  # fmt: skip
     pairs = []
     for rank in ranks:
-        some, missing = answered(pairs_of(a, b, joint, (rank,), groups=("inside",)))
+        some, missing = answered(
+            pairs_of(a, b, joint, (rank,), groups=("inside",), precise=rank == ranks[0])
+        )
         unprobed += missing
         refused = [
             next((o.error for o in outcomes if o.raised), "")
@@ -227,7 +279,16 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         else:
             pairs += some
             more, missing = answered(
-                pairs_of(a, b, joint, (rank,), weighted, FURTHER, precise=rank == ranks[0])
+                pairs_of(
+                    a,
+                    b,
+                    joint,
+                    (rank,),
+                    weighted,
+                    FURTHER,
+                    precise=rank == ranks[0],
+                    left_out=skip,
+                )
             )
             pairs += more
             unprobed += missing
@@ -236,14 +297,19 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         found = _comparison("undecided", a, b, [], [], (why,))
         return msgspec.structs.replace(found, not_probed=tuple(dict.fromkeys(unprobed)))
     taken, beside = [], []
+    pairs = _counting(a, b, pairs, profile)
     for p in pairs:
         if p.probe.id.endswith(HIDDEN) and p.status not in ("equal", "raises"):
             # What is not to count is no part of either function.
             values = f"a gives {p.a.value:.6g}, b {p.b.value:.6g}"
-            beside.append(f"{HIDDEN}: {values}; a mask selects in one, and multiplies in the other")
+            shows = [n for n, o in (("a", p.a), ("b", p.b)) if np.isnan(o.value)]
+            why = f"; a NaN under the mask shows in {shows[0]}" if len(shows) == 1 else ""
+            beside.append(f"{HIDDEN}: {values}{why}")
             continue
-        if p.probe.group in ("precision", "weights", "masks") and p.status == "raises":
-            what = p.probe.dtype if p.probe.group == "precision" else p.probe.id.partition("/")[2]
+        single = p.probe.group != "inside" and p.probe.id.endswith("in float32")
+        if (p.probe.group in ("precision", "weights", "masks") or single) and p.status == "raises":
+            precise = p.probe.group == "precision" or single
+            what = p.probe.dtype if precise else p.probe.id.partition("/")[2]
             said = next(o.error for o in (p.a, p.b) if o.raised)
             unprobed.append(f"{what}, which one side does not take: {said}")
         else:
@@ -252,6 +318,8 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
     if found.factor is not None:
         longer = _longer(a, b, joint, _of(taken, "inside"))
         found = _verdict(a, b, [*taken, *longer], weights) if longer else found
+    inert = without_effect(a, b, taken)
+    unprobed += [f"{n}, which changes neither side on any probe" for n in inert]
     if weights == "sample" and not weighted:
         unprobed.append("sample weights: not both sides take them")
     if "torch" in (a.platform, b.platform):
@@ -262,7 +330,38 @@ def _of_form(a: Side, b: Side, weights: str | None) -> Comparison:
         found,
         notes=tuple(dict.fromkeys((*found.notes, *_notes(a, b), *beside))),
         not_probed=(*found.not_probed, *dict.fromkeys(unprobed)),
+        without_effect=inert,
     )
+
+
+def _counting(a: Side, b: Side, pairs: Sequence[Pair], profile: Profile) -> list[Pair]:
+    """The pairs with those gradients and differences alone that count in a profile."""
+    if not profile.leaves_out:
+        return list(pairs)
+    names = list(a.signature.inputs)
+    terms = list(zip(names, b.signature.inputs, strict=False))
+    da, db = domains_of(a.signature), domains_of(b.signature)
+    counted = {
+        x
+        for k, (x, y) in enumerate(terms)
+        if profile.gradient(x, da[k], db[k]) and (k == 0 or profile.gradient(y))
+    }
+    found = []
+    for p in pairs:
+        slopes = tuple(s for s in p.slopes if s[0] in counted)
+        if len(slopes) < len(p.slopes):
+            p = judged(a, b, replace(p, slopes=slopes))
+        if not profile.counts(p.probe, p.status):
+            p = replace(p, status="equal", where=())
+        found.append(p)
+    return found
+
+
+def without_effect(a: Side, b: Side, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """The inputs that change neither side."""
+    names = list(a.signature.inputs)
+    found = effects(pairs, len(names))
+    return tuple(n for n, (x, y) in zip(names, found, strict=True) if x is False and y is False)
 
 
 def _stated(a: Side, b: Side, terms: set[str]) -> bool:
@@ -347,7 +446,7 @@ def _multiplied(x: Side) -> Side:
     return replace(x, call=call, unweighted=None, kept={})
 
 
-def _of_sequences(a: Side, b: Side) -> Comparison:
+def _of_sequences(a: Side, b: Side, profile: Profile) -> Comparison:
     """Two losses of sequences, which take lengths, paddings or neither."""
     told = len(a.signature.inputs) > 2 and len(b.signature.inputs) > 2
     # Whether labels and lengths are described as such, or as integers, makes no other function.
@@ -362,11 +461,13 @@ def _of_sequences(a: Side, b: Side) -> Comparison:
     alike = kinds[0] == kinds[1] and domains[0] == domains[1]
     own: tuple[str | None, ...] = (None,) * len(a.signature.inputs)
     pairs, unprobed = _sequences(a, b, tuple(domains_of(a.signature)) if alike else own, told)
+    pairs = _counting(a, b, pairs, profile)
     found = _verdict(a, b, pairs, None)
     if kinds[0] == kinds[1] and not alike and found.verdict == "different":
         # Of one kind, and no function in its own terms: in those of the one that says more.
         alike = True
         pairs, unprobed = _sequences(a, b, joint_domains(a.signature, b.signature), told)
+        pairs = _counting(a, b, pairs, profile)
         found = _verdict(a, b, pairs, None)
     if not alike and found.verdict not in ("undecided", "different"):
         kept = found.causes if found.verdict != "same" else ()
@@ -485,7 +586,7 @@ def _broadcast(a: Side, b: Side) -> list[str]:
 
 
 def _axes(signature: Signature) -> str:
-    return ", ".join(f"{n}: {k}" for n, k in signature.inputs.items())
+    return ", ".join(f"{n}: {signature.written(n)}" for n in signature.inputs)
 
 
 # --- deciding ------------------------------------------------------------------------------------
@@ -498,6 +599,14 @@ def _of(pairs: Sequence[Pair], *groups: str) -> list[Pair]:
 def _verdict(a: Side, b: Side, pairs: Sequence[Pair], weights: str | None) -> Comparison:
     inside = _of(pairs, "inside", *(("weights",) if weights == "sample" else ()))
     ran = [p for p in inside if not p.a.raised and not p.b.raised]
+    finite = [p for p in inside if p.finite and p.probe.group == "inside"]
+    whole = [p for p in inside if p.probe.group == "inside"]
+    if ran and (len(finite) < FEWEST or 2 * len(finite) < len(whole)):
+        few = (
+            f"{len(finite)} of {len(whole)} ordinary probes give finite values on both sides; it "
+            f"takes {FEWEST} and half of them: describe what the inputs are, such as positive"
+        )
+        return _comparison("undecided", a, b, pairs, [], (few,))
     if not ran:
         which = next((p for p in inside if p.a.raised or p.b.raised), None)
         said = "" if which is None else which.a.error or which.b.error
@@ -592,6 +701,9 @@ def _scaled(a: Side, b: Side, p: Pair, factor: float) -> Pair:
         found = judged(a, b, replace(found, a=value))
     return replace(found, a=p.a)
 
+
+FEWEST = 4
+"""How many ordinary probes must be finite on both sides."""
 
 FURTHER = (
     "kinks", "edges", "empty", "ignored", "weights", "masks", "compiled", "precision",

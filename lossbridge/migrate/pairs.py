@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,11 +59,13 @@ class Pair:
 def pairs_of(
     a: Side, b: Side, joint: Sequence[str | None], ranks: Sequence[int], weighted: bool = False,
     groups: Sequence[str] = (), precise: bool = True, change: Any = None, classes: int = CLASSES,
+    left_out: Callable[[Probe], bool] | None = None,
 ) -> Iterator[Pair]:  # fmt: skip
     """Both sides on every probe of these ranks and groups.
 
-    ``precise``: lower precision and what is compiled are among them. ``classes`` is the length of
-    the last axis, unless a side is made for another.
+    ``precise``: lower precision, what is compiled, and single inputs drawn anew are among them.
+    ``classes`` is the length of the last axis, unless a side is made for another. ``left_out``
+    says which probes are not to be asked.
     """
     left, right = in_domains(a.signature, joint), in_domains(b.signature, joint)
     kinds = [*left.inputs.values(), *right.inputs.values()]
@@ -86,6 +88,10 @@ def pairs_of(
             if probe.group == "inside" and ignored and np.isin(probe.labels, ignored).all():
                 probe = replace(probe, group="ignored")  # what is left is the mean of nothing
             if groups and probe.group not in groups:
+                continue
+            if left_out is not None and left_out(probe):
+                continue
+            if probe.anew is not None and (probe.anew >= len(left.inputs) or not precise):
                 continue
             if probe.group in ("compiled", "precision") and not precise:
                 continue
@@ -119,6 +125,47 @@ def pair(
         probe = replace(probe, dtype=min(a.computes, b.computes, key=_digits) or probe.dtype)
     found = Pair(probe, ia, ib, a.on(probe, ia, joint), b.on(probe, ib, joint))
     return judged(a, b, replace(found, slopes=tuple(_slopes(a, b, found, joint))))
+
+
+def effects(pairs: Sequence[Pair], count: int) -> list[tuple[bool | None, bool | None]]:
+    """For each input, whether it matters to a and to b; None where no finite probe tells.
+
+    It does where another draw of it alone changes the value or a gradient.
+    """
+    known = {p.probe.id: p for p in pairs if p.probe.group == "inside"}
+    found: list[tuple[bool | None, bool | None]] = []
+    for place in range(count):
+        seen_by: list[bool | None] = [None, None]
+        for p in known.values():
+            base = known.get(p.probe.id.rpartition(", the ")[0])
+            if p.probe.anew != place or base is None:
+                continue
+            for k, (x, y) in enumerate(((base.a, p.a), (base.b, p.b))):
+                if x.raised or y.raised or not (np.isfinite(x.value) and np.isfinite(y.value)):
+                    continue
+                gradients = zip(base.slopes, p.slopes, strict=False)
+                same = close_to(x.value, y.value, EFFECT) and all(
+                    close_to(s[1 + k], t[1 + k], EFFECT) for s, t in gradients
+                )
+                seen_by[k] = bool(seen_by[k]) or not same
+        found.append((seen_by[0], seen_by[1]))
+    return found
+
+
+EFFECT = 1e-9
+"""A relative change that is none."""
+
+
+def with_outcome(a: Side, b: Side, p: Pair, first: bool, outcome: Outcome) -> Pair:
+    """A pair, if one side had given something else; the gradients compared are as before."""
+    found = replace(p, a=outcome) if first else replace(p, b=outcome)
+    wanted = {n for n, _, _ in p.slopes}
+    slopes = []
+    for x, y in zip(a.signature.inputs, b.signature.inputs, strict=False):
+        if x in wanted and x in found.a.gradients and y in found.b.gradients:
+            ga, gb = _defined(p.inputs, x, found.a), _defined(p.other, y, found.b)
+            slopes.append((x, _plainly(a.signature, x, ga), _plainly(b.signature, y, gb)))
+    return judged(a, b, replace(found, slopes=tuple(slopes)))
 
 
 def _digits(dtype: str) -> float:
@@ -168,10 +215,12 @@ def _status(a: Side, b: Side, p: Pair) -> tuple[str, tuple[str, ...]]:
     # Away from ordinary points a gradient may be a difference that cancels: of large arguments.
     largest = max((abs(n) for x in (a, b) for n in _arguments_of(x)), default=0.0)
     cancels = max(1e-13, 2.0 * EPSILON["float64"] * largest)
+    if dtype != "float64":
+        cancels = max(cancels, 8.0 * EPSILON[dtype])  # what rounding leaves of a difference
     floor = tiny if probe.group == "inside" else max(tiny, cancels)
     where = tuple(n for n, ga, gb in p.slopes if not close_to(ga, gb, 10.0 * close, floor))
-    if not where:
-        return "equal", ()
+    if not where or (dtype != "float64" and _subnormal(p, dtype)):
+        return "equal", ()  # what is below the normal numbers, some platforms take for 0
     if probe.group in USUAL and all(
         close_to(ga, gb, 10.0 * SLIGHT, tiny) for _, ga, gb in p.slopes
     ):
@@ -195,11 +244,36 @@ def _defined(inputs: Mapping[str, Any], name: str, outcome: Outcome) -> Any:
 
 
 def _plainly(signature: Signature, name: str, gradient: Any) -> Any:
-    """A gradient with its class axis last."""
+    """A gradient with its class axis last, or with its named axes in the order of the probes."""
     place = signature.place(signature.inputs[name])
+    layout = signature.layout or signature.own_layout
     if np.ndim(gradient) < 2:
         return gradient
+    if layout is not None:
+        order = layout.orders[list(signature.inputs).index(name)]
+        known = {axis: k for k, axis in enumerate(layout.canonical)}
+        ranked = [(known.get(axis, len(known)), axis) for axis in order]
+        if not signature.described:
+            gradient = np.moveaxis(gradient, min(place, np.ndim(gradient) - 1), -1)
+        if len(order) == np.ndim(gradient):
+            return np.transpose(gradient, sorted(range(len(order)), key=ranked.__getitem__))
+        return gradient
     return np.moveaxis(gradient, min(place, np.ndim(gradient) - 1), -1)
+
+
+def _subnormal(p: Pair, dtype: str) -> bool:
+    """Whether an input is so small that its digits are lost in a dtype."""
+    least = SMALLEST[dtype]
+    inputs = (np.asarray(x) for x in (*p.inputs.values(), *p.other.values()))
+    return any(
+        x.dtype.kind == "f" and bool(((x != 0.0) & (np.abs(x) < least)).any()) for x in inputs
+    )
+
+
+SMALLEST: Mapping[str, float] = {
+    "float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126,
+}  # fmt: skip
+"""The smallest normal number."""
 
 
 def _last_digit(x: Any, dtype: str) -> float:

@@ -31,11 +31,15 @@ from lossbridge.migrate.live import Native
 from lossbridge.migrate.pairs import pairs_of
 from lossbridge.migrate.probes import (
     CLASSES,
+    PLACES,
     SHAPES,
     VERSION,
     Probe,
     Signature,
+    checksum,
     digest,
+    domains_known,
+    kind_of,
     probes,
     seen,
     sequence_probes,
@@ -94,7 +98,8 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One signature of a side, and what it gave."""
 
-    inputs: dict[Text, Text]
+    inputs: Annotated[dict[Text, Text], msgspec.Meta(min_length=1, max_length=PLACES)]
+    described: bool
     domains: list[Text]
     axis: Place | None
     asked: Annotated[list[Asked], msgspec.Meta(max_length=1000)]
@@ -314,6 +319,11 @@ def _check_probes(value: Any, name: str) -> None:
     """Version and probes first: every other complaint about another one's file would mislead."""
     given = value.get("lossbridge_record") if isinstance(value, dict) else None
     if given != FORMAT:
+        if isinstance(given, int) and not isinstance(given, bool) and 0 < given < FORMAT:
+            raise RecordError(
+                f"{shown(name)} is no record of format {FORMAT}, but of {given}, an older one, "
+                f"which gave all inputs of one kind the same numbers; {AGAIN}"
+            )
         raise RecordError(
             f"{shown(name)} is no record of format {FORMAT}, but of {shown(given)}; {AGAIN}"
         )
@@ -329,8 +339,9 @@ def _check_probes(value: Any, name: str) -> None:
 
 
 def _signature(form: Form) -> Signature:
-    inputs = {n: Kind.parse(k) for n, k in form.inputs.items()}
-    return Signature(inputs, form.axis, domains=tuple(form.domains))
+    read = kind_of if form.described else Kind.parse
+    inputs = {n: read(k) for n, k in form.inputs.items()}
+    return Signature(inputs, form.axis, domains=tuple(form.domains), described=form.described)
 
 
 def _check(form: Form) -> None:
@@ -340,8 +351,12 @@ def _check(form: Form) -> None:
         len(d) != len(form.inputs) for d in (form.domains, *(a.domains for a in form.asked))
     ):
         raise RecordError("it needs one domain for each of its inputs")
+    words = {d for row in (form.domains, *(a.domains for a in form.asked)) for d in row}
+    unknown = sorted(words - {*domains_known()})
+    if unknown:
+        raise RecordError(f"{shown(unknown[0])} says nothing of what an input is")
     ranks = () if signature.sequence else alignment.ranks_of(signature, signature)
-    some = [next(probes(rank)) for rank in ranks] or [next(sequence_probes(True))]
+    some = [_first(rank) for rank in ranks] or [next(sequence_probes(True))]
     for asked in form.asked:
         try:
             for probe in some:
@@ -357,6 +372,11 @@ def _check(form: Form) -> None:
             for g in answer.gradients.values():
                 if len(g.numbers) != int(np.prod(g.shape, dtype=np.int64)):
                     raise RecordError(f"{len(g.numbers)} numbers have no shape {g.shape}")
+
+
+@lru_cache(maxsize=4)
+def _first(rank: int) -> Probe:
+    return next(probes(rank))
 
 
 def _never(given: Any, weights: Any, mask: Any = None) -> Any:
@@ -408,14 +428,16 @@ def recorder(classes: int = CLASSES) -> str:
     """
     check_classes(classes)
     plain = [p for r in SHAPES for p in probes(r, weights=True, masks=True, classes=classes)]
+    sequences = list(sequence_probes(True))
     return standalone.source(
         {
             "classes": classes,
             "digest": digest(classes),
+            "checksum": checksum((*plain, *sequences)),
             "peers": peers(),
             "natives": dict(_natives()),
             "probes": [_stored(p) for p in plain],
-            "sequences": [_stored(p) for p in sequence_probes(True)],
+            "sequences": [_stored(p) for p in sequences],
         }
     )
 
@@ -431,6 +453,7 @@ def _stored(probe: Probe) -> list[Any]:
     return [
         probe.id, probe.group, probe.rank, [array(x) for x in probe.latent], array(probe.labels),
         array(probe.signs), array(probe.weights), probe.dtype, probe.mode, array(probe.mask),
+        [[array(x), array(y)] for x, y in probe.beside], probe.anew,
     ]  # fmt: skip
 
 

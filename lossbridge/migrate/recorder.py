@@ -30,6 +30,7 @@ from lossbridge.migrate.judge import number, provenance
 from lossbridge.migrate.pairs import noise_of
 from lossbridge.migrate.probes import (
     CLASSES,
+    PLACES,
     VERSION,
     Probe,
     Signature,
@@ -41,7 +42,7 @@ from lossbridge.migrate.probes import (
     unequal,
 )
 
-FORMAT = 1
+FORMAT = 2
 LABELS = (-100, -1, 0, 255)
 """What is probed as an ignored label, besides a side's own."""
 KINDS_OF = {"real": "real", "int": "integer", "bool": "mask"}
@@ -81,6 +82,8 @@ def asked(x: Any, labelled: bool, soft: bool) -> Iterator[Probe]:
             rank, weights=x.takes_weights, ignored=ignored, masks=x.takes_mask,
             classes=x.classes or CLASSES,
         ):  # fmt: skip
+            if probe.anew is not None and probe.anew >= len(x.signature.inputs):
+                continue
             yield probe
             if soft:
                 yield softened(probe)
@@ -107,8 +110,9 @@ def answers(x: Any, peers: Sequence[Any]) -> dict[str, Any]:
             found[misfit[0].id] = _answer(x, *misfit)
         rows.append({"domains": list(domains), "answers": found})
     return {
-        "inputs": {n: str(k) for n, k in signature.inputs.items()},
-        "domains": list(domains_of(signature)), "axis": signature.axis, "asked": rows,
+        "inputs": {n: signature.written(n) for n in signature.inputs},
+        "described": signature.described, "domains": list(domains_of(signature)),
+        "axis": signature.axis, "asked": rows,
         "provenance": [_clean(text) for text in provenance(x)],
     }  # fmt: skip
 
@@ -135,6 +139,8 @@ def _answer(x: Any, probe: Probe, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def document(x: Any, sides: Sequence[Any], peers: Sequence[Any]) -> dict[str, Any]:
     """The record of a side, whose signatures are those of ``sides``."""
+    if len(x.signature.inputs) > PLACES:
+        raise ArgumentError(f"{x.label} has more than the {PLACES} inputs that a record holds")
     found = [answers(each, peers) for each in sides]
     ran = [a for form in found for row in form["asked"] for a in row["answers"].values()]
     if all("error" in a for a in ran):

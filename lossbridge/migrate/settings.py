@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lossbridge.migrate.alignment import domains_of
 from lossbridge.migrate.comparison import Cause
 from lossbridge.migrate.live import Native, same, short
-from lossbridge.migrate.sides import Side, available, calls_of, with_arguments
+from lossbridge.migrate.pairs import with_outcome
+from lossbridge.migrate.sides import (
+    Outcome,
+    Side,
+    calls_of,
+    can_be_remade,
+    settings_known,
+    with_settings,
+)
 
 if TYPE_CHECKING:
     from lossbridge.migrate.pairs import Pair
@@ -35,8 +46,14 @@ def of_one_built_in(a: Native, b: Native) -> Iterator[Cause]:
             )
 
 
-def that_would_do(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
-    """Single arguments with which the two would agree, by value; or be multiples of each other."""
+def that_would_do(
+    a: Side, b: Side, pairs: Sequence[Pair], briefly: bool = False
+) -> Iterator[Cause]:
+    """Single settings with which the two would agree, on every pair; or be multiples.
+
+    Continuous ones are solved for. ``briefly``: those alone that make them agree and that the
+    other side, or a default, has.
+    """
     chosen = [p for p in pairs if p.finite]
     # The first few sort most values out, those of one shape since JAX compiles for each; what is
     # left must stand on every pair.
@@ -48,26 +65,141 @@ def that_would_do(a: Side, b: Side, pairs: Sequence[Pair]) -> Iterator[Cause]:
     hard = [k for k, p in enumerate(chosen) if not p.probe.soft]
     for name, x, other in (("a", a, b), ("b", b, a)):
         # What was recorded is tried here, if what it means is known and its framework is installed.
-        if x.native is None or x.signature.ports or not available(x.platform):
+        if not can_be_remade(x):
             continue
+        known = settings_known(x)
         wanted = [p.b.value if x is a else p.a.value for p in chosen]
         inputs = [p.inputs if x is a else p.other for p in chosen]
         already = _relation([p.a.value for p in chosen], [p.b.value for p in chosen])
-        for argument, value in _others(x.native, _known(other)):
+
+        def said(argument: str, value: Any, name: str = name, known: Any = known) -> str:
+            now = short(known[argument])
+            return f"{name} has {argument}={now}; with {argument}={short(value)} "
+
+        options = _brief_options(x, other) if briefly else _others(x, settings_known(other))
+        for argument, value in options:
             kind = _agreement(x, {argument: value}, inputs, wanted)
-            now = short(x.native.given[argument])
-            said = f"{name} has {argument}={now}; with {argument}={short(value)} "
             fix = f"pass {argument}={short(value)} to {name}"
             if kind == "equal":
-                agree.append(Cause(f"{said}both would give the same values", fix))
+                agree.append(
+                    _agreed(a, b, x, {argument: value}, chosen, said(argument, value), fix)
+                )
+            elif briefly:
+                continue
             elif kind and not already:
-                multiples.append(Cause(f"{said}one would be a multiple of the other", fix))
+                text = f"{said(argument, value)}one would be a multiple of the other"
+                multiples.append(Cause(text, fix))
             elif not kind and 1 < len(hard) < len(chosen):
                 few = [[row[k] for k in hard] for row in (inputs, wanted)]
                 if _agreement(x, {argument: value}, *few) == "equal":
                     text = "both would give the same values for targets of 0 and 1, and no others"
-                    hardly.append(Cause(said + text, fix))
+                    hardly.append(Cause(said(argument, value) + text, fix))
+        if agree or briefly:
+            continue
+        for argument, value in _solved(x, known, inputs, wanted):
+            fix = f"pass {argument}={short(value)} to {name}"
+            agree.append(_agreed(a, b, x, {argument: value}, chosen, said(argument, value), fix))
     yield from (agree or multiples or hardly)[:2]
+
+
+def _agreed(
+    a: Side, b: Side, x: Side, change: Mapping[str, Any], pairs: Sequence[Pair], said: str, fix: str
+) -> Cause:
+    """The cause that a setting is, with what is left of a difference when it is changed."""
+    made = with_settings(x, **change)
+    where: dict[str, None] = {}
+    for p in pairs:
+        inputs = p.inputs if x is a else p.other
+        named = dict(zip(made.signature.inputs, inputs.values(), strict=True))
+        outcome = made.on(p.probe, named)
+        found = with_outcome(a, b, p, x is a, _renamed(outcome, x, made))
+        if found.status == "gradient":
+            where.update(dict.fromkeys(found.where))
+    if where:
+        rest = f"both would give the same values, but not the gradient in {', '.join(where)}"
+        return Cause(said + rest, fix)
+    return Cause(f"{said}both would give the same values", fix)
+
+
+def _renamed(outcome: Outcome, x: Side, made: Side) -> Outcome:
+    names = dict(zip(made.signature.inputs, x.signature.inputs, strict=True))
+    slopes = {names[n]: g for n, g in outcome.gradients.items() if n in names}
+    return replace(outcome, gradients=slopes)
+
+
+def _brief_options(x: Side, other: Side) -> list[tuple[str, Any]]:
+    """The settings that differ from the other side's, or from what they are without being given."""
+    theirs = settings_known(other)
+    defaults: dict[str, Any] = {}
+    if x.native is not None:
+        parameters = x.native.witness.signature.parameters.items()
+        defaults = {n: p.default for n, p in parameters if p.default is not p.empty}
+    elif x.ours is not None:
+        defaults = {n: p.value for n, p in x.ours.bound.form.params.items()}
+    found: list[tuple[str, Any]] = []
+    for name, value in settings_known(x).items():
+        if name in SILENT or name in ("reduction", "normalizer", "axis", "empty"):
+            continue
+        options = [d[name] for d in (theirs, defaults) if name in d]
+        found += [(name, o) for k, o in enumerate(options)
+                  if not same(o, value) and not any(same(o, q) for q in options[:k])]  # fmt: skip
+    return found
+
+
+GRID = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
+"""Where a setting is looked for, before it is solved for between two of these."""
+STEPS = 40
+
+
+def _solved(
+    x: Side, known: Mapping[str, Any], inputs: Sequence[Any], wanted: Sequence[float]
+) -> Iterator[tuple[str, float]]:
+    """Numbers of single settings for which a side gives what is wanted, on every pair."""
+    where = next((k for k, w in enumerate(wanted) if abs(w) > 1e-9), None)
+    if where is None or (x.platform == "jax" and x.native is not None):
+        return  # a function with other settings is compiled anew each time: seconds
+    for name, value in known.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in SILENT or not number or name in ("axis", "ignore_index", "ignore_class"):
+            continue
+        if isinstance(value, int) and x.native is None:
+            continue
+
+        def off(v: float, name: str = name) -> float | None:
+            found = values(x, {name: v}, inputs[where : where + 1])
+            return None if found is None else found[0] - wanted[where]
+
+        rows = [(v, o) for v in GRID if (o := off(v)) is not None]
+        for (lo, f), (hi, g) in itertools.pairwise(rows):
+            if f * g > 0.0:
+                continue
+            if (root := _root(off, lo, f, hi, g)) is None:
+                continue
+            near = float(f"{root:.5g}")  # what a person would have written
+            for v in dict.fromkeys((near, root)):
+                if _agreement(x, {name: v}, inputs, wanted) == "equal":
+                    yield name, v
+                    return
+
+
+def _root(
+    off: Callable[[float], float | None], lo: float, f: float, hi: float, g: float
+) -> float | None:
+    """Where a difference is 0 between two numbers at which it has not one sign."""
+    for step in range(STEPS):
+        if f == 0.0 or g == 0.0 or hi - lo < 1e-13 * abs(hi):
+            break
+        # The secant, and every third time the middle, lest one end never moves.
+        middle = 0.5 * (lo + hi) if step % 3 == 2 else lo - f * (hi - lo) / (g - f)
+        middle = min(max(middle, lo), hi)
+        here = off(middle)
+        if here is None:
+            return None
+        if (here < 0.0) == (f < 0.0):
+            lo, f = middle, here
+        else:
+            hi, g = middle, here
+    return lo if abs(f) <= abs(g) else hi
 
 
 def _agreement(
@@ -76,7 +208,7 @@ def _agreement(
     """How the values of a built-in with another argument are related to those wanted."""
     kind = ""
     for count in (2, 4, len(inputs)):
-        found = _values(x, change, inputs[:count])
+        found = values(x, change, inputs[:count])
         kind = "" if found is None else _relation(found, wanted[:count])
         if not kind:
             break
@@ -92,18 +224,11 @@ def _relation(found: Sequence[float], wanted: Sequence[float]) -> str:
     return "multiple" if max(ratios) - min(ratios) <= CLOSE * abs(ratios[0]) else ""
 
 
-def _known(x: Side) -> Mapping[str, Any]:
-    """The arguments of a side, by name: of a built-in, or the parameters of one of ours."""
-    if x.native is not None:
-        return x.native.given
-    return {n: p.value for spec in x.specs[:1] for n, p in spec.params.items()}
-
-
-def _others(mine: Native, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _others(x: Side, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Other values of single arguments: what the other side has, and what leaves a term out."""
     found: list[tuple[str, Any]] = []
-    for name, value in mine.given.items():
-        if name in SILENT:
+    for name, value in settings_known(x).items():
+        if name in SILENT or name == "empty":
             continue
         options: list[Any] = [known[name]] if name in known else []
         if name == "reduction":
@@ -122,7 +247,7 @@ def _others(mine: Native, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return found[:MOST]
 
 
-def _values(
+def values(
     x: Side, change: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]
 ) -> list[float] | None:
     """What a built-in with another argument gives; None where it takes that not, or other inputs.
@@ -135,8 +260,8 @@ def _values(
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            made = with_arguments(x, **change)
-            if made.signature.domains != x.signature.domains:
+            made = with_settings(x, **change)
+            if domains_of(made.signature) != domains_of(x.signature):
                 return None
             if list(made.signature.inputs.values()) != list(x.signature.inputs.values()):
                 return None

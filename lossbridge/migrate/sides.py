@@ -22,7 +22,7 @@ from lossbridge.errors import (
     shown,
     suggestion,
 )
-from lossbridge.frontdoor import forms
+from lossbridge.frontdoor import forms, settings_of
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native, native, short
 from lossbridge.migrate.probes import (
@@ -84,6 +84,7 @@ class Side:
     computes: str = ""  # the dtype that it casts to whatever it is given
     functions: bool = False  # the functions that it needs are bound
     classes: int | None = None  # the only number of classes that it takes
+    ours: Any = field(default=None, repr=False)  # the loss of ours that it calls
     recorded: bool = False  # elsewhere: nothing but the probes can be asked
     provenance: Sequence[str] = ()  # what was said there of how predictions are made
     notes: list[str] = field(default_factory=list)
@@ -295,7 +296,9 @@ def _plain(x: Side) -> Iterator[Probe]:
     """The probes of the rank of its widest input, as far as there are any; or of sequences."""
     if x.signature.sequence:
         return sequence_probes(len(x.signature.inputs) > 2)
-    rank = min(max(1, *(len(k.axes) for k in x.signature.inputs.values())), max(SHAPES))
+    layout = x.signature.own_layout
+    widest = max(1, *(len(k.axes) for k in x.signature.inputs.values()))
+    rank = min(widest, max(SHAPES)) if layout is None else len(layout.canonical)
     return probes(rank, classes=x.classes or CLASSES)
 
 
@@ -361,8 +364,37 @@ def _of_ours(loss: Any) -> Side:
     return Side(
         f"lossbridge.{platform}.{loss!r}".replace("Compiled", bound.form.name, 1),
         Signature(dict(first.inputs), axis, dict(first.ports)), platform, call, specs,
-        takes_weights=True, takes_mask=True, classes=classes_of(specs),
+        takes_weights=True, takes_mask=True, classes=classes_of(specs), ours=loss,
     )  # fmt: skip
+
+
+def settings_known(x: Side) -> Mapping[str, Any]:
+    """What a side was made with, by name: nothing of what is opaque."""
+    if x.native is not None:
+        return x.native.given
+    if x.ours is not None:
+        return settings_of(x.ours.bound)
+    return {n: p.value for spec in x.specs[:1] for n, p in spec.params.items()}
+
+
+def can_be_remade(x: Side) -> bool:
+    """Whether :func:`with_settings` makes another of it here."""
+    if x.signature.ports or not available(x.platform):
+        return False
+    return x.native is not None or (x.ours is not None and x.ours.bound.form.name in forms())
+
+
+def with_settings(x: Side, **changes: Any) -> Side:
+    """A built-in, or one of ours, with other settings, called with the same inputs."""
+    if x.native is not None:
+        return with_arguments(x, **changes)
+    bound = x.ours.bound
+    maker = getattr(importlib.import_module(f"lossbridge.{x.platform}"), bound.form.name)
+    made = _of_ours(maker(**{**bound.given, **changes}))
+    names = list(x.signature.inputs)
+    spec = next((s for s in made.specs if list(s.inputs) == names), made.specs[0])
+    made.computes = x.computes
+    return overload(made, spec)
 
 
 def _with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:
@@ -459,14 +491,33 @@ def _called_on(
 ) -> Callable[[Mapping[str, Any], Any], Any]:
     """A function that must give back what belongs to the platform, so that it has a gradient."""
     accepts = calls_of(platform).accepts
+    named = by_parameter_names(function, order)
 
     def call(given: Mapping[str, Any], weights: Any) -> Any:
-        value = function(*(given[name] for name in order))
+        if named:
+            value = function(**{name: given[name] for name in order})
+        else:
+            value = function(*(given[name] for name in order))
         if not accepts(value):
             raise TypeError(f"it returned {type(value).__name__}, which has no gradient there")
         return value
 
     return call
+
+
+def by_parameter_names(function: Any, names: Sequence[str]) -> bool:
+    """Whether a function's parameters are called as its inputs are described, so that it can be
+    called by them, whatever their order."""
+    called = getattr(function, "forward", None) or getattr(function, "call", None)
+    for candidate in (function, called):
+        try:
+            parameters = inspect.signature(candidate).parameters if callable(candidate) else {}
+        except (TypeError, ValueError):
+            continue
+        plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        if {*names} <= {n for n, p in parameters.items() if p.kind in plain}:
+            return True
+    return False
 
 
 class UncallableError(LossbridgeError):

@@ -280,9 +280,56 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "one_minus_square",
         "1 - c * c",
-        "attach_gradient(stop_gradient((1 - c) * (1 + c)), c, -2 * c)",
+        "less_square(c)",
         "1 - 0.9999999**2 loses half its bits",
         kinds=(("c", "real[n]"),),
+    ),
+    Rule(
+        "log_of_sigmoid_difference",
+        "log(sigmoid(u) - sigmoid(v))",
+        "log1mexp(u - v) - softplus(-u) - softplus(v)",
+        "sigmoid(12.001) - sigmoid(12) is 0 in float32, where its logarithm is -19",
+        kinds=(("u", "real[n]"), ("v", "real[n]")),
+    ),
+    Rule(
+        "what_was_taken_away",
+        "a - (a - b)",
+        "b",
+        "12 - (12 - 1e-9) is 0 in float32",
+        kinds=(("a", "real[n]"), ("b", "real[n]")),
+        guard=lambda binding: _axes_of("b", binding) >= _axes_of("a", binding),
+    ),
+    Rule(
+        "one_minus_less_square",
+        "1 - less_square(c)",
+        "c * c",
+        "1 - (1 - 1e-4**2) is 0 in float32",
+        kinds=(("c", "real[n]"),),
+    ),
+    Rule(
+        "biweight",
+        "1 - less_square(c) ** 3",
+        "attach_gradient(stop_gradient(where(abs(c) < 1, "
+        "c * c * (1 + less_square(c) + less_square(c) * less_square(c)), "
+        "1 - less_square(c) * less_square(c) * less_square(c))), c, "
+        "6 * (c * less_square(c) * less_square(c)))",
+        "1 - (1 - 1e-4**2)**3 is 0 in float32",
+        kinds=(("c", "real[n]"),),
+    ),
+    Rule(
+        "one_minus_square_of_less_square",
+        "1 - less_square(c) * less_square(c)",
+        "c * c * (1 + less_square(c))",
+        "1 - (1 - 1e-4**2)**2 is 0 in float32",
+        kinds=(("c", "real[n]"),),
+    ),
+    Rule(
+        "one_minus_cube",
+        "1 - (1 - u) ** 3",
+        "attach_gradient(stop_gradient(where(abs(u) < 1, u * (1 + (1 - u) + (1 - u) * (1 - u)), "
+        "1 - (1 - u) * (1 - u) * (1 - u))), u, 3 * ((1 - u) * (1 - u)))",
+        "(1 - 1e-9)**3 is 1 in float32",
+        kinds=(("u", "real[n]"),),
     ),
     Rule(
         "square_less_one",
@@ -589,6 +636,12 @@ def _varies(name: str, binding: Binding) -> bool:
     value = binding[name]
     assert isinstance(value, Expr)
     return not is_const(value)
+
+
+def _axes_of(name: str, binding: Binding) -> set[str]:
+    value = binding[name]
+    assert isinstance(value, Expr)
+    return set(value.axes)
 
 
 def _may_vanish(name: str, binding: Binding) -> bool:

@@ -19,6 +19,7 @@ from lossbridge.checks import (
     MAX_STRING,
     MAX_SUMMARY,
     NORMALIZERS,
+    OUTSIDES,
     PRECISIONS,
     REDUCTIONS,
     YIELDS,
@@ -153,6 +154,11 @@ def _spec() -> dict[str, Any]:
                     "description": "inputs of any dtype are taken: all cast to one, or what is "
                     "not floating to a platform's default; none is cast if left out",
                     "enum": list(CASTS),
+                },
+                "outside": {
+                    "description": "the formula is evaluated wherever inputs lie; if left out, "
+                    "what is outside the domain of its kind is an error, or NaN",
+                    "enum": list(OUTSIDES),
                 },
             },
         ),

@@ -66,6 +66,7 @@ INFINITE = "At infinite inputs the original is NaN in places, where inf times 0 
 MASKED_NAN = "A NaN or inf that `where` leaves out makes gradients NaN there."
 OLDER = "Before 0.2.6 `where` takes no whole samples, before 0.2.5 `axis` no several axes."
 RANK = "A `where` of another rank than the logits means two things there; here it has theirs."
+WIDE = "In JAX's 64-bit mode the result is float64 there, whatever the dtype of the scores."
 OFFSET = "Logits with a large common offset lose there the digits that the offset takes."
 
 
@@ -191,6 +192,8 @@ def any_kept(included: Expr, over: tuple[str, ...]) -> Expr:
 ERRORS = ("predictions", "targets")
 REPEATS = Calls(broadcast="ranks")
 SAMPLES = Calls(broadcast="ranks", normalised=True)
+RANKED = replace(SAMPLES, result=("logits",))
+CASTS = Calls(broadcast="ranks", result=("logits",))  # the labels, to the logits' dtype
 ZEROS = Calls(optional=("target",))
 FREE = Calls(broadcast="ranks", optional=("target",))
 CHANNEL = Calls(channel=True)
@@ -277,7 +280,7 @@ LOGITS = ("logits", "labels")
 SCORES = ("predictor_outputs", "targets")
 
 
-@witness("optax.losses.sigmoid_binary_cross_entropy", call=LOGITS, calls=REPEATS)
+@witness("optax.losses.sigmoid_binary_cross_entropy", call=LOGITS, calls=CASTS)
 def sigmoid_binary_cross_entropy() -> Meaning:
     return unreduced(classification.bce_with_logits)
 
@@ -302,7 +305,7 @@ def focal(logits: Expr, target: Expr, weighed: Expr, alpha: Expr, gamma: Expr) -
 @witness(
     "optax.losses.sigmoid_focal_loss",
     call=LOGITS,
-    calls=REPEATS,
+    calls=CASTS,
     notes=(
         INFINITE,
         "Releases before 0.2.6 have the mixture's slope in hard labels too.",
@@ -322,7 +325,7 @@ def perceptron_loss() -> Meaning:
     return unreduced(margin.perceptron)
 
 
-@witness("optax.losses.sparsemax_loss", call=LOGITS, calls=REPEATS, notes=(INFINITE,))
+@witness("optax.losses.sparsemax_loss", call=LOGITS, calls=CASTS, notes=(INFINITE,))
 def sparsemax_loss() -> Meaning:
     return unreduced(classification.binary_sparsemax)
 
@@ -453,12 +456,12 @@ HINGE, PERCEPTRON = best_lead("multiclass_hinge", 1.0), best_lead("multiclass_pe
 LABELLED = ("scores", "labels")
 
 
-@witness("optax.losses.multiclass_hinge_loss", call=LABELLED, notes=(INFINITE,))
+@witness("optax.losses.multiclass_hinge_loss", call=LABELLED, notes=(INFINITE, WIDE))
 def multiclass_hinge_loss() -> Meaning:
     return unreduced(HINGE)
 
 
-@witness("optax.losses.multiclass_perceptron_loss", call=LABELLED, notes=(INFINITE,))
+@witness("optax.losses.multiclass_perceptron_loss", call=LABELLED, notes=(INFINITE, WIDE))
 def multiclass_perceptron_loss() -> Meaning:
     return unreduced(PERCEPTRON)
 
@@ -476,7 +479,7 @@ def multiclass_sparsemax(prediction: Expr, labels: Expr) -> Expr:
     return classification.sparsemax_of(prediction, to_real(iota(prediction, "classes")) == label)
 
 
-@witness("optax.losses.multiclass_sparsemax_loss", call=LABELLED, notes=(INFINITE,))
+@witness("optax.losses.multiclass_sparsemax_loss", call=LABELLED, notes=(INFINITE, WIDE))
 def multiclass_sparsemax_loss() -> Meaning:
     return unreduced(multiclass_sparsemax)
 
@@ -518,7 +521,9 @@ def ranking(where: Any, weights: Any) -> Definition:
     return body
 
 
-@witness("optax.losses.ranking_softmax_loss", call=LOGITS, calls=SAMPLES)
+@witness(
+    "optax.losses.ranking_softmax_loss", call=LOGITS, calls=replace(SAMPLES, result=("logits",))
+)
 def ranking_softmax_loss(
     *, where: Any = None, weights: Any = None, reduce_fn: Any = "mean"
 ) -> Meaning:
@@ -635,6 +640,12 @@ def activated(x: Expr, last: str) -> Expr:
     return select(size(x, last) == 1.0, sigmoid(x), softmax(x, last))
 
 
+def predicted(axes: str, last: str, apply_softmax: bool) -> dict[str, str]:
+    """The kinds of a prediction and a target; without an activation the first is a distribution."""
+    kinds = pair(axes)
+    return kinds if apply_softmax else {**kinds, "prediction": f"simplex({last})[{axes}]"}
+
+
 def foreground(x: Expr, axis: str) -> Expr:
     """All but the first class, unless it is the only one."""
     n = size(x, axis)
@@ -649,7 +660,8 @@ def of_classes(loss: Expr, axis: str, ignore_background: bool) -> tuple[Expr, st
 
 NEEDS_SUMS = (
     "Without an activation the original raises an error, and so cannot be compiled, where "
-    "predictions do not sum to 1 along the last axis, one channel included."
+    "predictions do not sum to 1 along the last axis, one channel included. Numbers below 0 or "
+    "above 1 are refused here too, and what is compiled is NaN there."
 )
 
 
@@ -686,7 +698,7 @@ def dice(
     @optax(
         "dice",
         "per_sample",
-        pair(axes),
+        predicted(axes, named[-1], apply_softmax),
         weights=real(1.0, "classes"),
         smooth=real(1.0),
         alpha=real(0.5),
@@ -700,8 +712,14 @@ def dice(
             return loss
         return mean(loss, classes) if reduction == "mean" else sum(loss, classes)
 
-    made = unreduced(body, weights=class_weights, smooth=smooth, alpha=alpha, beta=beta)
-    return made if apply_softmax else replace(made, distribution="prediction")
+    return unreduced(
+        body,
+        weights=class_weights,
+        smooth=smooth,
+        alpha=alpha,
+        beta=beta,
+        refuses=not apply_softmax,
+    )
 
 
 old_dice_loss = older("optax.losses.dice_loss", dice, "alpha", "beta")
@@ -713,7 +731,7 @@ dice_loss = witness(
 def generalized_dice(
     *, smooth: float = 1.0, apply_softmax: bool = True, ignore_background: bool = False
 ) -> Meaning:
-    kinds = pair("batch, *positions, classes")
+    kinds = predicted("batch, *positions, classes", "classes", apply_softmax)
 
     @optax("multiclass_generalized_dice", "scalar", kinds, smooth=real(1.0))
     def body(prediction: Expr, target: Expr, smooth: Expr) -> Expr:
@@ -724,8 +742,7 @@ def generalized_dice(
         loss, classes = of_classes(share * loss, "classes", ignore_background)
         return mean(loss, "batch", classes)
 
-    made = unreduced(body, smooth=smooth)
-    return made if apply_softmax else replace(made, distribution="prediction")
+    return unreduced(body, smooth=smooth, refuses=not apply_softmax)
 
 
 GENERALIZED = "optax.losses.multiclass_generalized_dice_loss"
@@ -853,7 +870,7 @@ CTC = ("logits", "logit_paddings", "labels", "label_paddings")
 UNKNOWN = "A label that is no class, and not padded, has the log-probability 0 there."
 
 
-@witness("optax.losses.ctc_loss", call=CTC, notes=(UNKNOWN,))
+@witness("optax.losses.ctc_loss", call=CTC, notes=(UNKNOWN, WIDE))
 def ctc_loss(*, blank_id: int = 0, log_epsilon: float = -1e5) -> Meaning:
     return unreduced(padded_ctc, blank_id=blank_id, log_epsilon=log_epsilon)
 
@@ -861,7 +878,11 @@ def ctc_loss(*, blank_id: int = 0, log_epsilon: float = -1e5) -> Meaning:
 @witness(
     "optax.losses.ctc_loss_with_forward_probs",
     call=CTC,
-    notes=(UNKNOWN, "The original also returns the forward probabilities; here there is the loss."),
+    notes=(
+        UNKNOWN,
+        WIDE,
+        "The original also returns the forward probabilities; here there is the loss.",
+    ),
 )
 def ctc_loss_with_forward_probs(*, blank_id: int = 0, log_epsilon: float = -1e5) -> Meaning:
     return ctc_loss.construct(blank_id=blank_id, log_epsilon=log_epsilon)

@@ -174,12 +174,12 @@ def variance_of_rows(inputs: dict[str, Any], arrays: Any) -> None:
     notes=(
         "The original also takes a variance of one dimension less, of size 1 in one dimension, or "
         "a number; its meaning does so in PyTorch, and elsewhere it has the prediction's shape.",
-        "A negative variance raises an error there.",
     ),
-    calls=dataclasses.replace(STRETCHES, inside=("var",), arrange=variance_of_rows),
+    calls=dataclasses.replace(STRETCHES, arrange=variance_of_rows),
 )
 def gaussian_nll(*, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> Meaning:
-    return meaning(torch_gaussian_nll, full=full, eps=eps, reduction=reduced(reduction))
+    how = reduced(reduction)
+    return meaning(torch_gaussian_nll, full=full, eps=eps, reduction=how, refuses=True)
 
 
 @variant(divergence.kl_div)
@@ -217,8 +217,7 @@ def torch_bce(*, prediction: Expr, target: Expr, weight: Expr) -> Expr:
 
 @witness(
     "torch.nn.BCELoss",
-    notes=("A prediction or target outside [0, 1] raises an error there.",),
-    calls=Calls(alike=("prediction", "target"), inside=("prediction", "target")),
+    calls=Calls(alike=("prediction", "target")),
 )
 def bce(
     weight: Any = None,
@@ -226,7 +225,8 @@ def bce(
     reduce: Old = None,
     reduction: str = "mean",
 ) -> Meaning:
-    return meaning(torch_bce, weight=weight, reduction=reduced(reduction, size_average, reduce))
+    how = reduced(reduction, size_average, reduce)
+    return meaning(torch_bce, weight=weight, reduction=how, refuses=True)
 
 
 @define(

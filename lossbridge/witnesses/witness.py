@@ -26,6 +26,7 @@ from lossbridge import ops
 from lossbridge.errors import ArgumentError, LossbridgeError, OptionError, listed, shown, suggestion
 from lossbridge.frontdoor import Calls, Form, Original, as_form, has_class_axis
 from lossbridge.ir import Expr
+from lossbridge.passes.enclose import bounded
 from lossbridge.spec import Param, Reduction, Spec, Weight, with_values
 from lossbridge.trace import Definition
 
@@ -48,8 +49,6 @@ class Meaning:
     open: tuple[Spec, ...]
     arrays: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Parameters that were given as arrays, which ``open`` leaves to be given."""
-    distribution: str = ""
-    """The input that the original refuses where it does not sum to 1 along its last axis."""
     original: Original | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -144,7 +143,13 @@ class Witness:
             return replace(
                 found,
                 original=Original(
-                    calls, kept(bound.arguments, how), given, found.arrays, ports, self.weights
+                    calls,
+                    kept(bound.arguments, how),
+                    given,
+                    found.arrays,
+                    ports,
+                    self.weights,
+                    self.package,
                 ),
             )
         except LossbridgeError:
@@ -254,14 +259,21 @@ def meaning(
     axis: int | None = None,
     empty: str | None = None,
     cast: str | None = None,
+    refuses: bool = False,
     **params: Any,
 ) -> Meaning:
-    """Losses with their parameters bound; an argument of None is left at its default."""
+    """Losses with their parameters bound; an argument of None is left at its default.
+
+    ``refuses``: the original raises an error for inputs outside the domains of their kinds, where
+    most evaluate their formula.
+    """
     arrays = {n: v for n, v in params.items() if _is_array(v)}
     numbers = {n: v for n, v in params.items() if v is not None and n not in arrays}
     return Meaning(
         tuple(
-            _bound(definition.spec, reduction, normalizer, axis, empty, cast, numbers, arrays)
+            _bound(
+                definition.spec, reduction, normalizer, axis, empty, cast, refuses, numbers, arrays
+            )
             for definition in definitions
         ),
         arrays,
@@ -275,6 +287,7 @@ def _bound(
     axis: int | None,
     empty: str | None,
     cast: str | None,
+    refuses: bool,
     numbers: Mapping[str, Any],
     arrays: Mapping[str, Any],
 ) -> Spec:
@@ -291,8 +304,10 @@ def _bound(
         changes["axis"] = axis
     if empty is not None:
         changes["empty"] = empty
-    if cast is not None:
-        changes["numerics"] = msgspec.structs.replace(spec.numerics, cast=cast)
+    free = not refuses and any(map(bounded, spec.inputs.values()))
+    changes["numerics"] = msgspec.structs.replace(
+        spec.numerics, cast=cast, outside="formula" if free else None
+    )
     return msgspec.structs.replace(spec, **changes)
 
 

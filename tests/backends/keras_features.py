@@ -295,6 +295,16 @@ def combinations() -> Any:
     return trained(L.with_loss(two_outputs(), L.WeightedLoss(losses)), IDS, [ONES, ONES])
 
 
+@feature
+def schedules() -> Any:
+    losses = {"a": L.MSELoss(), "b": L.L1Loss()}
+    loss = L.CurriculumWeightedLoss(losses, {"a": (0.0, 1.0, 0, 10)})
+    model = L.with_loss(two_outputs(), loss)
+    model.compile(keras.optimizers.SGD(0.0))
+    fit = model.fit(IDS, [ONES, ONES], verbose=0, batch_size=2, epochs=3)
+    return fit.history["loss"]
+
+
 # --- saving --------------------------------------------------------------------------------------
 
 

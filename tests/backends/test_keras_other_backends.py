@@ -193,6 +193,8 @@ def test_a_mask_passes_through_other_layers_and_other_losses(seen: dict[str, Any
     for value in seen["masks_beside_sample_weights"].values():
         near(value, (1 * 4 + 3 * 16 + 4 * 36) / 3)
     near(seen["combinations"], MASKED_MEAN + 27 / 3)
+    # One step an epoch: the first loss enters by 0, 0.1 and 0.2.
+    near(seen["schedules"], [9 + MASKED_MEAN * k / 10 for k in range(3)])
 
 
 @pytest.mark.slow

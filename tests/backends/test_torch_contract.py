@@ -360,6 +360,10 @@ def everything(case: Case) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 @every
 def test_t7_gradcheck_and_gradgradcheck(case: Case) -> None:
     f, xs = everything(case)
+    kinds = list(case.loss().spec.inputs.values())
+    for x, kind in zip(xs, kinds, strict=False):
+        if kind.name == "sign":  # has no neighbours, which finite differences ask for
+            x.requires_grad_(False)
     assert torch.autograd.gradcheck(f, xs, check_forward_ad=False)
     assert torch.autograd.gradgradcheck(f, xs, atol=1e-4)
 
@@ -1353,7 +1357,7 @@ def test_labels_of_every_integer_dtype(dtype: Any) -> None:
 def test_a_list_of_class_weights_has_the_default_dtype() -> None:
     loss = L.CrossEntropyLoss(weight=[1, 2, 3])
     assert loss.weight.dtype == torch.float32
-    assert repr(loss) == "CrossEntropyLoss(weight=tensor([1.0, 2.0, 3.0]))"
+    assert repr(loss) == "CrossEntropyLoss(weight=[1.0, 2.0, 3.0])"
 
 
 def test_weights_start_anew_after_the_meta_device() -> None:

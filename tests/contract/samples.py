@@ -73,16 +73,15 @@ def _length(axis: str, batch: int) -> tuple[int, ...]:
     return (batch,) if axis == "batch" else (LENGTHS.get(axis, CLASSES),)
 
 
-def array_of(kind: Kind, rng: np.random.Generator, batch: int = BATCH, name: str = "") -> Any:
+def array_of(kind: Kind, rng: np.random.Generator, batch: int = BATCH) -> Any:
     """An ordinary array of a kind: int64, bool or float32."""
     shape = tuple(n for axis in kind.axes for n in _length(axis, batch))
     if kind.name == "index":
-        return rng.integers(0, CLASSES, shape)
+        # A label of a sequence is not the blank.
+        return rng.integers(1 if "positions" in kind.axes else 0, CLASSES, shape)
+    if kind.name == "length":
+        return np.full(shape, LENGTHS[kind.of or ""])
     if kind.name == "integer":
-        if name == "input_lengths":
-            return np.full(shape, LENGTHS["time"])
-        if name == "target_lengths":
-            return np.full(shape, LENGTHS["positions"])
         return rng.integers(1, CLASSES, shape)
     if kind.dtype == "bool":
         return rng.random(shape) < 0.5
@@ -113,7 +112,7 @@ def sample(form: Form, spec: Spec, batch: int = BATCH, **settings: Any) -> Sampl
         weights[name] = array_of(weight.kind, rng)
         shape = dict(zip(weight.kind.axes, weights[name].shape, strict=True))
         sizes.update((s, shape[a]) for a, s in weight.sizes.items() if isinstance(s, str))
-    inputs = {name: array_of(kind, rng, batch, name) for name, kind in spec.inputs.items()}
+    inputs = {name: array_of(kind, rng, batch) for name, kind in spec.inputs.items()}
     chosen = {**sizes, **SETTINGS.get(spec.id, {}), **settings}
     return Sample(form.name, spec, chosen, inputs, weights)
 

@@ -88,18 +88,17 @@ def _jax(name: str, settings: Mapping[str, Any], mode: str) -> Callable[..., Ans
     if "." not in name and loss.spec.weights:
         params = {"params": loss.init(jax.random.key(0))}
 
-    def run(inputs: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
-        key = next(iter(inputs))
-        rest = {n: x for n, x in inputs.items() if n != key}
-        value, pull = jax.vjp(lambda x: loss(**{key: x}, **rest, **beside, **params), inputs[key])
+    def run(first: Any, key: str, rest: Mapping[str, Any], beside: Mapping[str, Any]) -> Any:
+        value, pull = jax.vjp(lambda x: loss(**{key: x}, **rest, **beside, **params), first)
         return value, pull(jnp.ones_like(value))[0]
 
     if mode == "jit":
-        run = jax.jit(run)
+        run = jax.jit(run, static_argnames="key")
 
     def call(inputs: Mapping[str, Array], **beside: Array) -> Answer:
         key = next(iter(inputs))
-        value, gradient = run({**inputs, key: jnp.asarray(inputs[key])}, beside)
+        rest = {n: x for n, x in inputs.items() if n != key}
+        value, gradient = run(jnp.asarray(inputs[key]), key, rest, beside)
         return Answer(np.asarray(value), np.asarray(gradient))
 
     return call

@@ -179,3 +179,12 @@ def test_the_second_derivative_at_a_true_prediction_is_that_beside_it(settings: 
             value = keras(target, p)
         first = inner.gradient(value, p)
     assert outer.gradient(first, p).numpy().tolist() == [expected]
+
+
+@ways
+def test_a_large_divisor_does_not_become_a_reciprocal_of_0(way: str) -> None:
+    """1 / 3e38 is subnormal in float32, and flushed to 0 on two platforms."""
+    inputs = {"prediction": np.array([1e38]), "target": np.array([0.0])}
+    value, gradient = WAYS[way]("SmoothL1Loss", inputs, {"beta": 3e38}, "float32")
+    np.testing.assert_allclose(value, [0.5e38 / 3.0], rtol=1e-6)
+    np.testing.assert_allclose(gradient["prediction"], [1.0 / 3.0], rtol=1e-6)

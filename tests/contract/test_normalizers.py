@@ -291,14 +291,13 @@ def jax_runs(loss: Any, y: np.ndarray, call: dict[str, Any]) -> Any:
     def of(x: Any) -> Any:
         return loss(x, jnp.asarray(y), **call)
 
-    def three(x: Any) -> Any:
-        return of(x), jax.grad(of)(x), jax.hessian(of)(x)
+    def all_of_them(x: Any) -> Any:
+        many = jax.vmap(jax.value_and_grad(of))(jnp.stack([x, 2.0 * x]))
+        return (of(x), jax.grad(of)(x), jax.hessian(of)(x)), (of(x), jax.jacfwd(of)(x)), many
 
     x = jnp.asarray(SCORES)
-    yield "eager", three(x)
-    yield "jit", jax.jit(three)(x)
-    yield "forward", (of(x), jax.jacfwd(of)(x), 0.0)
-    yield "vmap", jax.vmap(three)(jnp.stack([x, 2.0 * x]))
+    yield "eager", jax.value_and_grad(of)(x)
+    yield from zip(("jit", "forward", "vmap"), jax.jit(all_of_them)(x), strict=True)
 
 
 RUNS = {"torch": torch_runs, "keras": keras_runs, "jax": jax_runs}

@@ -9,7 +9,7 @@ import pytest
 
 from lossbridge.cli import main
 from lossbridge.frontdoor import forms
-from lossbridge.spec import dumps
+from lossbridge.spec import dumps, loads
 
 pytest.importorskip("typer")
 
@@ -75,6 +75,52 @@ def test_check_says_what_cures_what(capsys: pytest.CaptureFixture[str], tmp_path
     code, out, _ = run(capsys, "check", str(path))
     assert code == 1
     assert "log(x)" in out and "not proved" in out
+
+
+BIWEIGHT = {
+    "lossbridge": 1,
+    "loss": "me/loss@1",
+    "inputs": {"prediction": "real[*batch]", "target": "real[*batch]"},
+    "params": {"c": {"kind": "positive", "value": 4.0}},
+    "body": ["u = (prediction - target) / c", "value = 1 - (1 - u ** 2) ** 3"],
+    "yields": "per_element",
+}
+
+
+def test_check_measures_before_it_says_cured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The biweight is cured, the root of 1 and a square less 1 is not, and check says which."""
+    path = tmp_path / "loss.json"
+    path.write_text(json.dumps(BIWEIGHT))
+    code, out, _ = run(capsys, "check", str(path))
+    assert code == 0
+    assert "0 unproved" in out and "inaccurate" not in out
+    body = ["u = (prediction - target) / c", "value = sqrt(1 + u * u) - 1"]
+    path.write_text(json.dumps({**BIWEIGHT, "body": body}))
+    code, out, _ = run(capsys, "check", str(path))
+    assert code == 1
+    assert "0 cured, 1 inaccurate, 0 unproved" in out
+
+
+@pytest.mark.parametrize("loss", ["SmoothL1Loss", "MultiLabelMarginLoss", "InfoNCELoss"])
+def test_a_scale_above_0_and_a_length_are_no_doubtful_divisors(
+    capsys: pytest.CaptureFixture[str], loss: str
+) -> None:
+    _, out, _ = run(capsys, "check", loss, "--json")
+    assert not [f for f in json.loads(out)["findings"] if "divisor" in f["what"]]
+
+
+def test_the_biweight_of_a_small_error_is_what_it_is() -> None:
+    """At an error of 1e-3, where 1 - (1 - u**2)**3 itself is 0 in float32."""
+    torch = pytest.importorskip("torch")
+    import lossbridge.torch as LT
+
+    loss = LT.compile(loads(json.dumps(BIWEIGHT)), c=4.685, reduction="sum")
+    x = torch.tensor(float.fromhex("-0x1.9d184ap-10"))
+    y = torch.tensor(float.fromhex("-0x1.2c307cp-9"))
+    u = (float(x) - float(y)) / 4.685
+    assert loss(x, y).item() == pytest.approx(3 * u**2 - 3 * u**4 + u**6, rel=1e-6)
 
 
 def test_a_file_and_a_python_definition_are_first_class(

@@ -54,10 +54,11 @@ def test_groups_of_axes_of_different_rank_never_meet() -> None:
         (lambda: combine.weighted({}), "mapping of names"),
         (lambda: combine.weighted([1]), "mapping of names"),
         (lambda: combine.weighted({"a": 3}), "must be a loss"),
-        (lambda: combine.weighted({"a b": losses()["depth"]}), "not a name"),
+        (lambda: combine.weighted({"": losses()["depth"]}), "1 to 64 characters"),
+        (lambda: combine.weighted({3: losses()["depth"]}), "1 to 64 characters"),
         (lambda: combine.weighted(losses(), {"height": 1.0}), "height"),
         (lambda: combine.curriculum_weighted(losses(), {"depth": (0, 1, 5, 5)}), "begin < end"),
-        (lambda: combine.curriculum_weighted(losses(), {"x": (0, 1, 0, 1)}), "names x"),
+        (lambda: combine.curriculum_weighted(losses(), {"x": (0, 1, 0, 1)}), "names 'x'"),
         (
             lambda: combine.weighted(
                 {"a": frontdoor.bind(FORMS["MSELoss"], "torch", {"reduction": "none"})}

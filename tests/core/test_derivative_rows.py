@@ -54,6 +54,7 @@ UNARY: dict[str, tuple[Callable[[Any], Any], list[float]]] = {
     "cosh": (_cosh, [-20.0, -0.5, 0.0, 3.0]),
     "log_cosh": (lambda x: _cosh(x).log(), [-20.0, -0.5, 1e-5, 0.0, 3.0]),
     "log1mexp": (lambda x: (1 - (-x).exp()).log(), [1e-5, 0.5, 0.7, 30.0]),
+    "less_square": (lambda x: 1 - x * x, [-1.5, -1.0, 0.0, 0.5]),
     "kl_phi": (lambda x: (1 + x) * (1 + x).log() - x, [-0.5, 1e-5, 0.0, 3.0]),
 }
 

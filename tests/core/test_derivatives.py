@@ -61,7 +61,7 @@ def point(p: Plan, rng: np.random.Generator) -> dict[str, Any]:
         node = p.piece.nodes[row]
         shape = tuple(SIZE for _ in node.attr("order"))
         kind = node.attr("kind").split("(")[0].split("[")[0]
-        if kind == "integer" and name.endswith("lengths"):
+        if kind == "length":
             found[name] = np.full(shape, SIZE if name.startswith("input") else 1)
         elif node.type.dtype == "int":
             found[name] = rng.integers(0, SIZE, shape)

@@ -66,7 +66,7 @@ def test_the_verdict_and_its_cause(pair: dict[str, Any]) -> None:
     for name in frameworks(pair):
         pytest.importorskip({"torch.nn": "torch", "keras.losses": "tensorflow"}.get(name, "optax"))
     skip_older(pair)
-    found = compare(built(pair["a"]), built(pair["b"]))
+    found = compare(built(pair["a"]), built(pair["b"]), profile="strict")
     assert found.verdict == pair["verdict"], str(found)
     assert pair.get("cause", "") in all_said(found)
     if "factor" in pair:

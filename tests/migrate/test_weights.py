@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from lossbridge.errors import ArgumentError
 from lossbridge.migrate.comparison import Comparison
-from lossbridge.migrate.judge import compare
+from lossbridge.migrate.judge import compare as compared
 
+compare = partial(compared, profile="strict")
 keras = pytest.importorskip("keras")
 torch = pytest.importorskip("torch")
 
