@@ -591,7 +591,7 @@ EDGES = {
     "masks": "a mask",
     "compiled": "compiled",
     "precision": "lower precision",
-    "kinks": "a kink",
+    "kinks": "inputs that are equal or 0",
     "edges": "an extreme input",
     "inside": "a shape",
 }
@@ -611,6 +611,9 @@ def of_edges(a: Side, b: Side, pairs: Sequence[Pair]) -> list[Cause]:
         ]
         same = f" with another gradient in {', '.join(p.where)}" if p.status == "gradient" else ""
         words = "slightly, everywhere" if p.status == "slight" else EDGES[p.probe.group]
+        if p.probe.group == "kinks" and p.status == "gradient":
+            jumps = any(_jumps(x, first, p) for x, first in ((a, True), (b, False)))
+            words = "a kink" if jumps else words
         if p.probe.group == "inside" and p.status == "value":
             words = "ordinary numbers"
         name = p.probe.id.partition("/")[2]

@@ -49,7 +49,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("empty batch", "the mean of nothing: an empty batch", r"the mean of nothing"),
     Kind("ignored labels", "labels that one of them leaves out", r"labels that are ignored"),
     Kind("extreme inputs", "inputs so large or small that one of them clips, overflows or rounds",
-         r"an extreme input"),
+         r"an extreme input|inputs that are equal or 0"),
     Kind("low precision", "float16 or bfloat16", r"lower precision"),
     Kind("compiled", "compiled against eager", r"\bcompiled"),
     Kind("sample weights", "what sample weights do", r"sample weights"),
