@@ -55,6 +55,9 @@ DIFFERS: dict[str, dict[str, str]] = {
     },
     "keras.losses.CategoricalHinge": {"empty": "an error there"},
     "keras.losses.Circle": {"one NaN": UNPAIRED},
+    "optax.losses.sigmoid_binary_cross_entropy": dict.fromkeys(
+        ("one inf, labelled", "one -inf, not labelled"), LOST
+    ),
     "optax.losses.sigmoid_focal_loss": dict.fromkeys(
         ("one inf, labelled", "one -inf, not labelled"), LOST
     ),
