@@ -67,15 +67,27 @@ def _unproved(graph: Graph) -> list[tuple[str, str]]:
     b = Builder(graph.layout)
     values = inline(b, graph, {})
     found: list[tuple[str, str]] = []
-    trees: list[text.Expression] = []
     for index, node in enumerate(graph.nodes):
-        trees.append(_tree(graph, node, [trees[a] for a in node.args]))
         args = [values[a] for a in node.args]
         problem = _problem(node.op, args)
         if problem is not None:
-            where = text.unparse(trees[index])
+            where = text.unparse(_outline(graph, index, DEPTH))
             found.append((where if len(where) <= 160 else where[:157] + "...", problem))
     return found
+
+
+DEPTH = 6  # of what a finding shows; written out in full, six shared rows above each other are 64
+
+
+def _outline(graph: Graph, index: int, depth: int) -> text.Expression:
+    """The tree of a row, with dots for what lies deeper."""
+    node = graph.nodes[index]
+    if node.args and depth == 0:
+        return text.Name("...")
+    args = [_outline(graph, a, depth - 1) for a in node.args]
+    if node.op == "scan":
+        return text.Call("scan", (text.Name(node.attr("axis")), *args, text.Name("...")))
+    return _tree(graph, node, args)
 
 
 def _problem(op: str, args: list[Expr]) -> str | None:

@@ -304,7 +304,7 @@ def _combine(
 def _alone(expression: str, lines: Sequence[str], spec: Spec, inputs: Mapping[str, Kind]) -> Spec:
     """A coefficient as a loss of its own: of inputs, trainable weights and ``moment``, the step."""
     wanted = set(_WORD.findall(expression))
-    body = []
+    body: list[str] = []
     for line in reversed(lines):
         target, _, text = line.partition(" = ")
         if target in wanted:

@@ -120,7 +120,9 @@ def promotion(
     real = tuple(name for name, kind in inputs.items() if kind.dtype == "real")
     if package in ("", "keras"):
         predictions = [name for name in real if name not in TARGETS]
-        return Promotion((*(predictions or real[:1]), *weights), real[:1])
+        # Where labels alone come in, what is trained is given back.
+        trained = tuple(weights)
+        return Promotion((*(predictions or real[:1]), *trained), real[:1] or trained[:1])
     every = (*real, *weights, *arrays)
     if package == "optax" and result:
         return Promotion(result, result)
@@ -136,8 +138,8 @@ _ORDER: Final = ("float16", "bfloat16", "float32", "float64")
 
 
 def promoted(dtypes: Iterable[str]) -> str:
-    """The dtype that holds numbers of all of these, as every framework has it."""
+    """The dtype that holds numbers of all of these, as every framework has it; of none float32."""
     found = sorted(set(dtypes), key=lambda d: _ORDER.index(d) if d in _ORDER else -1)
     if {"float16", "bfloat16"} <= set(found) and found[-1] == "bfloat16":
         return "float32"
-    return found[-1]
+    return found[-1] if found else "float32"

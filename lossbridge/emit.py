@@ -52,6 +52,7 @@ class Lowering:
     native: frozenset[str] = frozenset()
     literal: Callable[[float | int | bool], str] = repr
     prologue: Callable[[str], tuple[str, ...]] = lambda first: ()
+    whole_prologue: Callable[[str], tuple[str, ...]] | None = None  # where no input is real
     transpose: str = "{0}.transpose({1})"
     squeeze: str = "{0}.squeeze({1})"
     reshape_like: str = "{0}.reshape({1}.shape)"
@@ -70,6 +71,7 @@ class Emitter:
     static: set[int] = field(default_factory=set)
     rank: str | None = None  # expression for the rank of aligned values, where a group has any
     counter: list[int] = field(default_factory=lambda: [0])
+    outer: Emitter | None = None  # of a recursion's body: what writes the function around it
 
     # --- axes
     def _split(self) -> tuple[list[str], str | None, list[str]]:
@@ -107,8 +109,24 @@ class Emitter:
                     return name
                 best = best or name
         if best is None:
-            raise AssertionError(f"no value carries axis {axis}")
+            if self.outer is None:
+                raise AssertionError(f"no value carries axis {axis}")
+            return self.outer.carrier(axis)
         return best
+
+    def shape(self, axes: Sequence[str]) -> str:
+        """The shape of a value with these axes, from the lengths of values at hand."""
+        left, _, right = self._split()
+        parts: list[str] = []
+        for axis in self.graph.layout:
+            if not is_star(axis):
+                here = axis in axes
+                parts.append(f"{self.carrier(axis)}.shape[{self.dim(axis)}]" if here else "1")
+            elif axis in axes:
+                parts.append(f"*{self.carrier(axis)}.shape[{len(left)}:{self.rank} - {len(right)}]")
+            else:
+                parts.append(f"*(1,) * ({self.rank} - {len(left) + len(right)})")
+        return f"({', '.join(parts)},)"
 
     def like(self, axes: tuple[str, ...]) -> list[str]:
         """Values at hand whose axes together are these."""
@@ -167,8 +185,20 @@ class Emitter:
                 else:
                     later.append(index)
             if later == waiting:
-                raise AssertionError("no value at hand tells the sizes that the rest needs")
+                later.remove(self._by_lengths(waiting))
             waiting = later
+
+    def _by_lengths(self, waiting: Sequence[int]) -> int:
+        """Write the first row that can be, now that none waits for a value of its own shape."""
+        for index in waiting:
+            node = self.graph.nodes[index]
+            if all(a in self.names for a in node.args):
+                try:
+                    self.row(index, node)
+                except AssertionError:
+                    continue
+                return index
+        raise AssertionError("no value at hand tells the sizes that the rest needs")
 
     def _sized(self, node: Node) -> bool:
         if node.op in ("iota", "size"):
@@ -260,7 +290,11 @@ class Emitter:
     def broadcast(self, node: Node, x: str) -> str:
         entry = self.lowering.table["broadcast"]
         assert not isinstance(entry, str)
-        return entry(self, node, [x, *self.like(node.type.axes)])
+        try:
+            like = self.like(node.type.axes)
+        except AssertionError:
+            like = []  # the entry asks for the shape
+        return entry(self, node, [x, *like])
 
     def constant(self, node: Node, number: str) -> str:
         """A number that Python knows, as a tensor of the type of ``node``."""
@@ -299,7 +333,6 @@ class CompactEmitter(Emitter):
     singletons, are transposed, measured and filled; where axes lie is found here.
     """
 
-    outer: CompactEmitter | None = None
     expansions: dict[str, str] = field(default_factory=dict)
     promotes: ClassVar[bool] = True  # whether leading axes may be left to broadcasting
 
@@ -385,7 +418,7 @@ class CompactEmitter(Emitter):
         for index, name in self.names.items():
             if axis in self.axes(index) and index not in self.static:
                 return name, self.axes(index)
-        if self.outer is None:
+        if not isinstance(self.outer, CompactEmitter):
             raise AssertionError(f"no value carries axis {axis}")
         return self.outer.held(axis)
 
@@ -464,6 +497,8 @@ class CompactEmitter(Emitter):
         inputs = sorted(body.inputs(), key=lambda i: -1 if i[0] == "carry" else int(i[0][1:]))
         for key, index in inputs:
             inner.names[index] = self.fresh("p" if key == "carry" else "q")
+            if key != "carry" and node.args[1 + int(key[1:])] in self.static:
+                inner.static.add(index)
         self.write(f"def {name}({', '.join(inner.names[i] for _, i in inputs)}):")
         inner.rows()
         carry = body.output("carry")
@@ -532,7 +567,8 @@ def emit_rows(emitter: Emitter, arguments: Mapping[str, str]) -> None:
             real_first = arguments[name]
         if star is not None and star in node.type.axes and emitter.rank is None:
             emitter.measure(arguments[name], node)
-    for line in lowering.prologue(real_first or "x0"):
+    prologue = lowering.prologue if real_first is not None else lowering.whole_prologue
+    for line in (prologue or lowering.prologue)(real_first or "x0"):
         emitter.write(line)
     for name, index in graph.inputs():
         expression = emitter.align(arguments[name], graph.nodes[index])
@@ -548,15 +584,23 @@ def emit_body(outer: Emitter, node: Node, name: str) -> None:
     """A nested function for the body of a recursion: (carry, captures...) -> carry."""
     body: Graph = node.attr("body")
     arguments = {n: f"{'p' if n == 'carry' else 'q'}{outer.fresh('')}" for n, _ in body.inputs()}
+    # Values lie as the outer function's do, whose layout may have gained axes since.
+    body = Graph(outer.graph.layout, body.nodes, body.outputs)
     inner = (outer.lowering.emitter or Emitter)(body, outer.lowering)
-    inner.indent, inner.lines = outer.indent + "    ", outer.lines
+    inner.indent, inner.lines, inner.outer = outer.indent + "    ", outer.lines, outer
     inner.counter, inner.rank = outer.counter, outer.rank
     ordered = ["carry", *sorted((n for n in arguments if n != "carry"), key=lambda n: int(n[1:]))]
     outer.write(f"def {name}({', '.join(arguments[n] for n in ordered)}):")
     for n, index in body.inputs():
         inner.names[index] = arguments[n]
+        if n != "carry" and node.args[1 + int(n[1:])] in outer.static:
+            inner.static.add(index)
     inner.rows()
-    inner.write(f"return {inner.names[body.output('carry')]}")
+    carry = body.output("carry")
+    result = inner.names[carry]
+    if carry in inner.static:
+        result = inner.constant(body.nodes[carry], result)
+    inner.write(f"return {result}")
 
 
 def _ratio(a: float, b: float) -> float:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from lossbridge.errors import SpecError
+from lossbridge.errors import SpecError, shown
 from lossbridge.ir import (
     Attr,
     Builder,
@@ -29,12 +29,19 @@ from lossbridge.ir import (
     inline,
     innermost,
     is_const,
+    source_axis,
 )
+from lossbridge.kinds import axis_name, check_name
+
+if TYPE_CHECKING:
+    from lossbridge.spec import Port
 
 Vjp: TypeAlias = Callable[[list[Expr], Expr, Expr], "Sequence[Expr | None]"]
 Infer: TypeAlias = Callable[[Builder, "tuple[Type, ...]", "Mapping[str, Attr]"], Type]
 Expand: TypeAlias = Callable[..., Expr]
 Bounds: TypeAlias = Callable[..., "tuple[float, float]"]
+
+MAX_SCANS = 8  # inside each other: a gradient of n of them has some 4**n bodies
 
 INF = math.inf
 LOG2 = math.log(2.0)
@@ -74,6 +81,10 @@ class Op:
         if self.operands == "any":
             if "axis" in self.attrs and len(args) > 1 and _is_integer_const(args[1]):
                 return [args[0], _as_int(b, args[1]), *args[2:]]  # a literal index
+            return args
+        if self.operands in ("real", "same", "arithmetic") and all(
+            a.type.dtype == "real" for a in args
+        ):
             return args
         if self.operands in (
             "same",
@@ -136,7 +147,11 @@ def _as_real(b: Builder, e: Expr, op: str) -> Expr:
 
 
 def _union(b: Builder, types: Sequence[Type]) -> tuple[str, ...]:
-    return b.order(axis for t in types for axis in t.axes)
+    first = types[0].axes if types else ()
+    for t in types[1:]:
+        if t.axes and t.axes != first:
+            return b.order([axis for t in types for axis in t.axes])
+    return b.order(first)
 
 
 def _elementwise(dtype: str) -> Infer:
@@ -158,11 +173,21 @@ def _where(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Ty
 
 
 def _need_axes(name: str, type_: Type, axes: Sequence[str]) -> None:
+    have = ", ".join(type_.axes) or "(none)"
+    if not axes:
+        example = type_.axes[-1] if type_.axes else "classes"
+        raise SpecError(
+            f"{name} names no axis, and nothing is reduced unsaid; the value has axes {have}; "
+            f"write {name}(x, {example!r}), or in a file {name}(x, {example}); all values "
+            "together are what the reduction of the loss is for",
+            phase="semantic",
+            code="no_axis",
+        )
     missing = [a for a in axes if a not in type_.axes]
     if missing or len(set(axes)) != len(axes):
         raise SpecError(
-            f"{name} over {', '.join(axes)}: the value has axes "
-            f"{', '.join(type_.axes) or '(none)'}",
+            f"{name} over {', '.join(axes)}: the value has axes {have}"
+            + ("" if missing else ", each once"),
             phase="semantic",
             code="unknown_axis" if missing else "duplicate_axis",
         )
@@ -180,11 +205,24 @@ def _reduce(name: str, dtype: str | None = None) -> Infer:
 
 def _keep(name: str) -> Infer:
     def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
-        axes = attrs.get("axes") or ((attrs["axis"],) if "axis" in attrs else ())
-        _need_axes(name, types[0], axes)
+        _need_axes(name, types[0], (attrs["axis"],) if "axis" in attrs else attrs["axes"])
         return types[0]
 
     return rule
+
+
+def _shifted(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    _need_axes("shift", types[0], (attrs["axis"],))
+    fill, dtype = attrs["fill"], types[0].dtype
+    fits = {"real": True, "int": float(fill).is_integer(), "bool": fill in (0.0, 1.0)}
+    if not fits[dtype]:
+        wanted = "an integer" if dtype == "int" else "0 or 1, for false or true"
+        raise SpecError(
+            f"shift fills a {dtype} value with {wanted}, not with {fill}",
+            phase="semantic",
+            code="literal",
+        )
+    return types[0]
 
 
 def _dot(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
@@ -201,8 +239,13 @@ def _reduce_all(name: str) -> Infer:
     return rule
 
 
-def _keep_all(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
-    return Type("real", _union(b, types))
+def _keep_all(name: str) -> Infer:
+    def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+        union = Type("real", _union(b, types))
+        _need_axes(name, union, attrs["axes"])
+        return union
+
+    return rule
 
 
 def _take(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
@@ -236,16 +279,26 @@ def _rename(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> T
             phase="semantic",
             code="axis_group",
         )
+    _new_axis(b, new)
     b.add_axis(new, old)
     return Type(types[0].dtype, b.order(new if a == old else a for a in types[0].axes))
 
 
+def _new_axis(b: Builder, axis: str) -> None:
+    """An axis that a row makes has a name like any other."""
+    if axis not in b.layout:
+        check_name(axis_name(axis), "the axis", phase="semantic")
+
+
 def _broadcast(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+    for axis in attrs["axes"]:
+        b.expect(axis)
     return Type(types[0].dtype, b.order([*types[0].axes, *attrs["axes"]]))
 
 
 def _axis_only(dtype: str, keeps: bool) -> Infer:
     def rule(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
+        b.expect(attrs["axis"])
         axes = b.order((attrs["axis"],))
         return Type(dtype, axes if keeps else ())
 
@@ -255,6 +308,7 @@ def _axis_only(dtype: str, keeps: bool) -> Infer:
 def _range(b: Builder, types: tuple[Type, ...], attrs: Mapping[str, Attr]) -> Type:
     if types[0].axes:
         raise SpecError("range(axis, n): n must be a single number", phase="semantic", code="type")
+    _new_axis(b, attrs["axis"])
     b.add_axis(attrs["axis"])
     return Type("int", (attrs["axis"],))
 
@@ -301,8 +355,14 @@ def total(x: Expr, axes: Sequence[str], like: Expr) -> Expr:
         x = sum(x, *have)
     for axis in axes:
         if axis not in have and axis in like.axes:
-            x = x * x.builder.op("size", axis=axis)
+            x = x * _length(like, axis)
     return x
+
+
+def _length(like: Expr, axis: str) -> Expr:
+    """The length of an axis of a value."""
+    source = source_axis(like.builder.nodes, like.index, axis)
+    return like.builder.op("size", axis=axis if source in like.builder.scanned() else source)
 
 
 def total_missing(g: Expr, arg: Expr, out: Expr) -> Expr:
@@ -425,7 +485,7 @@ def _d_logaddexp(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 
 
 def _d_mean(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
-    return (g / count(out.builder, out.node.attr("axes")),)
+    return (g / count(args[0], out.node.attr("axes")),)
 
 
 def _d_amax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -656,6 +716,39 @@ def _d_scan(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     return result
 
 
+def fit_scan(
+    b: Builder, args: list[Expr], attrs: Mapping[str, Attr]
+) -> tuple[list[Expr], dict[str, Attr]]:
+    """A recursion on operands of other axes than its body was made for.
+
+    A step inside another is replayed for all of the outer's steps at once, in the derivative: what
+    it reads has the outer's axis then, and so has its carry.
+    """
+    body: Graph = attrs["body"]
+    axis: str = attrs["axis"]
+    rows = dict(body.inputs())
+    wanted = {
+        f"c{k}": Type(c.type.dtype, tuple(a for a in c.axes if a != axis))
+        for k, c in enumerate(args[1:])
+    }
+    carry = body.nodes[body.output("carry")].type
+    whole = set(args[0].axes) <= set(carry.axes)
+    if whole and all(body.nodes[rows[name]].type == t for name, t in wanted.items()):
+        return args, dict(attrs)
+    axes = b.order({*args[0].axes, *(a for a in carry.axes)})
+    while True:
+        inner = Builder(b.layout)
+        inputs = {"carry": inner.input("carry", Type("real", axes), "carry")}
+        for name, type_ in wanted.items():
+            inputs[name] = inner.input(name, type_, "capture")
+        result = inline(inner, body, inputs)[body.output("carry")]
+        if set(result.axes) <= set(axes):
+            break
+        axes = b.order({*axes, *result.axes})
+    fitted = inner.finish(carry=broadcast(result, *axes))
+    return [broadcast(args[0], *axes), *args[1:]], {**attrs, "body": fitted}
+
+
 def _input_row(graph: Graph, name: str) -> int:
     for key, index in graph.inputs():
         if key == name:
@@ -700,16 +793,16 @@ def _make_scan(
 # --- expansions of composites ------------------------------------------------------------------
 
 
-def count(b: Builder, axes: Sequence[str]) -> Expr:
-    """How many elements axes have together."""
-    n = b.const(1.0)
+def count(like: Expr, axes: Sequence[str]) -> Expr:
+    """How many elements axes of a value have together."""
+    n = like.builder.const(1.0)
     for axis in axes:
-        n = n * b.op("size", axis=axis)
+        n = n * _length(like, axis)
     return n
 
 
 def _x_mean(x: Expr, axes: tuple[str, ...]) -> Expr:
-    return sum(x, *axes) / count(x.builder, axes)
+    return sum(x, *axes) / count(x, axes)
 
 
 def _x_sigmoid(x: Expr) -> Expr:
@@ -840,16 +933,20 @@ def _x_reject(x: Expr, u: Expr, axes: tuple[str, ...]) -> Expr:
 
 def _apart(x: Expr, y: Expr) -> Expr:
     """x - y without what both are made of: (a - b + e) - (a - c + e) as c - b."""
-    a, b = ([Expr(v.builder, k) for k in v.node.args] for v in (x, y))
-    if x.node.op == y.node.op == "add":
-        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            if a[i].index == b[j].index:
-                return _apart(a[1 - i], b[1 - j])
-    if x.node.op == y.node.op == "sub":
-        if a[0].index == b[0].index:
-            return _apart(b[1], a[1])
-        if a[1].index == b[1].index:
-            return _apart(a[0], b[0])
+    while x.node.op == y.node.op and x.node.op in ("add", "sub"):
+        a, b = ([Expr(v.builder, k) for k in v.node.args] for v in (x, y))
+        if x.node.op == "add":
+            pairs = ((i, j) for i in (0, 1) for j in (0, 1) if a[i].index == b[j].index)
+            shared = next(pairs, None)
+            if shared is None:
+                break
+            x, y = a[1 - shared[0]], b[1 - shared[1]]
+        elif a[0].index == b[0].index:
+            x, y = b[1], a[1]
+        elif a[1].index == b[1].index:
+            x, y = a[0], b[0]
+        else:
+            break
     return x - y
 
 
@@ -1366,7 +1463,7 @@ _ROWS = (
     Op(
         "reject",
         ("value", "value", "axes"),
-        _keep_all,
+        _keep_all("reject"),
         "what of x is across the unit vector u: x - u sum(x u)",
         _d_reject,
         attrs=("axes",),
@@ -1394,7 +1491,7 @@ _ROWS = (
     Op(
         "normalize_difference",
         ("value", "value", "axes"),
-        _keep_all,
+        _keep_all("normalize_difference"),
         "x / |x| - y / |y|, accurate where x and y share a term",
         _d_normalize_difference,
         attrs=("axes",),
@@ -1461,7 +1558,7 @@ _ROWS = (
     Op(
         "shift",
         ("value", "axis", "integer", "number"),
-        _keep("shift"),
+        _shifted,
         "x[k - by] along an axis, `fill` outside",
         _d_shift,
         attrs=("axis", "by", "fill"),
@@ -1608,6 +1705,22 @@ OPS: Mapping[str, Op] = {row.name: row for row in _ROWS}
 
 def _apply(name: str, *args: Operand, **attrs: Attr) -> Expr:
     return innermost(args).op(name, *args, **attrs)
+
+
+def _described(value: object) -> str:
+    return f"a value of the loss ({value.type})" if isinstance(value, Expr) else shown(value)
+
+
+def _named(name: str, axes: Sequence[object]) -> None:
+    """Refuse what is no name of an axis, such as the numbers other libraries count axes by."""
+    wrong = next((a for a in axes if not isinstance(a, str)), None)
+    if wrong is not None:
+        raise SpecError(
+            f"{name}: {shown(wrong)} was given where an axis is named; axes have the names that "
+            f"the inputs declare, so write {name}(x, 'classes')",
+            phase="semantic",
+            code="axis",
+        )
 
 
 def abs_(x: Operand) -> Expr:
@@ -1769,81 +1882,97 @@ def intdiv(x: Operand, n: Operand) -> Expr:
 
 def sum(x: Operand, *axes: str) -> Expr:
     """Sum over axes."""
-    return _apply("sum", x, axes=axes) if axes else innermost((x,)).lift(x)
+    _named("sum", axes)
+    return _apply("sum", x, axes=axes)
 
 
 def mean(x: Operand, *axes: str) -> Expr:
     """Mean over axes."""
+    _named("mean", axes)
     return _apply("mean", x, axes=axes)
 
 
 def amax(x: Operand, *axes: str) -> Expr:
     """Largest value; ties split evenly."""
+    _named("amax", axes)
     return _apply("amax", x, axes=axes)
 
 
 def any_(x: Operand, *axes: str) -> Expr:
     """Whether any condition holds."""
+    _named("any_", axes)
     return _apply("any", x, axes=axes)
 
 
 def all_(x: Operand, *axes: str) -> Expr:
     """Whether all conditions hold."""
+    _named("all_", axes)
     return _apply("all", x, axes=axes)
 
 
 def dot(x: Operand, y: Operand, *axes: str) -> Expr:
     """Sum of products over axes."""
+    _named("dot", axes)
     return _apply("dot", x, y, axes=axes)
 
 
 def logsumexp(x: Operand, *axes: str) -> Expr:
     """Log of the sum of exponentials."""
+    _named("logsumexp", axes)
     return _apply("logsumexp", x, axes=axes)
 
 
 def softmax(x: Operand, *axes: str) -> Expr:
     """Exponentials that sum to 1."""
+    _named("softmax", axes)
     return _apply("softmax", x, axes=axes)
 
 
 def softmax_complement(x: Operand, *axes: str) -> Expr:
     """1 - softmax, accurate where one class dominates."""
+    _named("softmax_complement", axes)
     return _apply("softmax_complement", x, axes=axes)
 
 
 def log_softmax_complement(x: Operand, *axes: str) -> Expr:
     """Log of 1 - softmax, finite where one class dominates."""
+    _named("log_softmax_complement", axes)
     return _apply("log_softmax_complement", x, axes=axes)
 
 
 def log_softmax(x: Operand, *axes: str) -> Expr:
     """Log of softmax, accurate where one class dominates."""
+    _named("log_softmax", axes)
     return _apply("log_softmax", x, axes=axes)
 
 
 def norm(x: Operand, *axes: str) -> Expr:
     """Euclidean norm; gradient 0 at 0."""
+    _named("norm", axes)
     return _apply("norm", x, axes=axes)
 
 
 def normalize(x: Operand, *axes: str) -> Expr:
     """x / |x|, 0 at 0."""
+    _named("normalize", axes)
     return _apply("normalize", x, axes=axes)
 
 
 def p_norm(x: Operand, p: Operand, *axes: str) -> Expr:
     """Sum(|x| ** p) ** (1 / p); gradient 0 at 0."""
+    _named("p_norm", axes)
     return _apply("p_norm", x, p, axes=axes)
 
 
 def reject(x: Operand, u: Operand, *axes: str) -> Expr:
     """What of x is across the unit vector u: x - u sum(x u)."""
+    _named("reject", axes)
     return _apply("reject", x, u, axes=axes)
 
 
 def norm_difference(x: Operand, y: Operand, *axes: str) -> Expr:
     """|x| - |y|, where z is x - y computed more accurately."""
+    _named("norm_difference", axes)
     return _apply("norm_difference", x, y, axes=axes)
 
 
@@ -1854,41 +1983,67 @@ def restate(x: Operand, y: Operand) -> Expr:
 
 def rename(x: Operand, old: str, new: str) -> Expr:
     """The same value, an axis renamed."""
+    _named("rename", (old, new))
     return _apply("rename", x, old=old, new=new)
 
 
-def broadcast(x: Expr, *axes: str) -> Expr:
+def broadcast(x: Operand, *axes: str) -> Expr:
+    """x repeated along those of these axes that it lacks."""
+    _named("broadcast", axes)
+    if not isinstance(x, Expr):
+        return _apply("broadcast", x, axes=axes)
     missing = tuple(a for a in axes if a not in x.axes)
     return _apply("broadcast", x, axes=missing) if missing else x
 
 
 def shift(x: Operand, axis: str, by: int, fill: float) -> Expr:
-    """x[k - by] along an axis, `fill` outside."""
+    """x[k - by] along an axis, `fill` outside; ``by`` and ``fill`` are numbers."""
+    _named("shift", (axis,))
+    for what, number in (("by", by), ("fill", fill)):
+        if isinstance(number, bool) or not isinstance(number, int | float) or number != number:
+            raise SpecError(
+                f"shift: {what} is a number written into the loss, but {_described(number)} was "
+                "given; an entry at a place that depends on the data is take(x, index, axis)",
+                phase="semantic",
+                code="literal",
+            )
+    if int(by) != by:
+        raise SpecError(
+            f"shift: by is a whole number of places, but {by} was given",
+            phase="semantic",
+            code="literal",
+        )
+    by = int(by)
     return _apply("shift", x, axis=axis, by=by, fill=fill)
 
 
 def flip(x: Operand, axis: str) -> Expr:
     """An axis reversed."""
+    _named("flip", (axis,))
     return _apply("flip", x, axis=axis)
 
 
 def take(x: Operand, index: Operand, axis: str) -> Expr:
     """The entry at an integer index; NaN outside."""
+    _named("take", (axis,))
     return _apply("take", x, index, axis=axis)
 
 
 def pick(x: Operand, index: Operand, axis: str) -> Expr:
     """Take, where another term of the same sum makes the gradient NaN outside."""
+    _named("pick", (axis,))
     return _apply("pick", x, index, axis=axis)
 
 
 def put(x: Operand, index: Operand, value: Operand, axis: str) -> Expr:
     """x with the indexed entry replaced."""
+    _named("put", (axis,))
     return _apply("put", x, index, value, axis=axis)
 
 
 def softmax_others(x: Operand, index: Operand, axis: str) -> Expr:
     """Softmax over the entries other than the indexed one, which gets 0."""
+    _named("softmax_others", (axis,))
     return _apply("softmax_others", x, index, axis=axis)
 
 
@@ -1904,39 +2059,84 @@ def attach_gradient(value: Operand, x: Operand, gradient: Operand) -> Expr:
 
 def size(like: Operand, axis: str) -> Expr:
     """The length of an axis, as a real number; ``like`` is any value of the loss."""
-    return innermost((like,)).op("size", axis=axis)
+    _named("size", (axis,))
+    return innermost((like,)).root().op("size", axis=axis)
 
 
 def iota(like: Operand, axis: str) -> Expr:
     """0, 1, 2, ... along an axis; ``like`` is any value of the loss."""
-    return innermost((like,)).op("iota", axis=axis)
+    _named("iota", (axis,))
+    return innermost((like,)).root().op("iota", axis=axis)
 
 
 def range_(axis: str, n: Operand) -> Expr:
-    """0 ... n-1 along a new axis of length ``n`` (a real number, e.g. from :func:`size`)."""
+    """0 ... n-1 along a new axis of length ``n``, made of :func:`size` and numbers."""
+    _named("range_", (axis,))
+    if not isinstance(n, Expr):
+        raise SpecError(
+            f"range_: the length {shown(n)} is a constant, and an axis of a constant length cannot "
+            "be made yet; make it of the length of an axis, such as range_('k', size(x, "
+            "'classes') + 1), or take an input that has the axis",
+            phase="semantic",
+            code="constant_length",
+        )
     return _apply("range", n, axis=axis)
 
 
 def scan(axis: str, init: Operand, step: Callable[[Expr], Expr], like: Expr) -> Expr:
     """All carries of ``carry = step(carry)`` along ``axis``, starting from ``init``.
 
-    Inside ``step`` a value that has ``axis`` is seen one step at a time. ``like`` has the axes of
-    the carry (``init`` may be broadcast to it).
+    Inside ``step`` a value that has ``axis`` is seen one step at a time; ``iota(like, axis)`` is
+    the number of the step. ``like`` has the axes of the carry (``init`` may be broadcast to it). A
+    step may hold a scan of its own, along another axis.
     """
     b = innermost((init, like))
+    if _STEPS and b.root() is _STEPS[-1].root():
+        b = _STEPS[-1]  # a scan inside a step belongs to it, also where it starts from outside
     start = b.lift(init)
-    axes = [a for a in like.axes if a != axis]
-    inner = Builder(b.layout, parent=b)
-    inner.scan_axis = axis
-    carry = inner.input("carry", Type("real", b.order([*start.axes, *axes])), "carry")
-    result = step(carry)
-    if result.axes != carry.axes:
+    axes = b.order([*start.axes, *(a for a in like.axes if a != axis)])
+    return trace_scan(b, axis, broadcast(start, *axes), step)
+
+
+_STEPS: list[Builder] = []  # the steps being traced, the innermost last
+
+
+def trace_scan(b: Builder, axis: str, start: Expr, step: Callable[[Expr], Expr]) -> Expr:
+    """A recursion whose carry has the axes of ``start``; ``step`` is traced once."""
+    b.order((axis,))
+    if axis in start.axes:
         raise SpecError(
-            f"scan: the carry has axes {carry.axes}, but a step gives {result.axes}",
+            f"scan along {axis}: the carry starts with that axis, but it is one step's; start it "
+            "from a value without the axis",
             phase="semantic",
             code="carry_type",
         )
-    return _make_scan(b, inner, axis, broadcast(start, *carry.axes), carry, result, reverse=False)
+    if len(_STEPS) >= MAX_SCANS:
+        raise SpecError(
+            f"scans stand inside each other more than {MAX_SCANS} deep; run one scan over an axis "
+            "that a reshaped input has",
+            phase="semantic",
+            code="too_deep",
+        )
+    inner = Builder(b.layout, parent=b)
+    inner.scan_axis = axis
+    start = _as_real(b, start, "scan")
+    carry = inner.input("carry", Type("real", start.axes), "carry")
+    _STEPS.append(inner)
+    try:
+        result = inner.lift(step(carry))
+    finally:
+        _STEPS.pop()
+    result = _as_real(inner, result, "scan")
+    if not set(result.axes) <= set(carry.axes):
+        raise SpecError(
+            f"scan: the carry starts with axes {', '.join(carry.axes) or '(none)'}, but a step "
+            f"gives {', '.join(result.axes)}; broadcast the start",
+            phase="semantic",
+            code="carry_type",
+        )
+    result = broadcast(result, *carry.axes)
+    return _make_scan(b, inner, axis, start, carry, result, reverse=False)
 
 
 def apply(port: str, *args: Operand) -> Expr:
@@ -1962,15 +2162,39 @@ def map_sizes(like: Operand, port: str) -> Expr:
 
 def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...] | None) -> Expr:
     b = innermost(args)
-    ports = b.ports
-    if port not in ports:
+    if b.parent is not None:
         raise SpecError(
-            f"{op}: this loss has no port {port!r}; it has {', '.join(ports) or 'none'}",
+            f"{op} of {port} stands inside a step of a scan, but a user's function is called once, "
+            "for whole arrays; call it before the scan",
+            phase="semantic",
+            code="port_in_scan",
+        )
+    known = b.ports.get(port)
+    if known is None:
+        raise SpecError(
+            f"{op}: this loss has no port {shown(port)}; it has {', '.join(b.ports) or 'none'}",
             phase="semantic",
             code="unknown_port",
         )
+    if len(args) != len(known.inputs):
+        raise SpecError(
+            f"{op}: {port} is declared as {known}, so it takes {len(known.inputs)} value(s), but "
+            f"was given {len(args)}",
+            phase="semantic",
+            code="arity",
+        )
+    for kind, arg in zip(known.inputs, args, strict=True):
+        axes = b.lift(arg).axes
+        if set(axes) != set(kind.axes):
+            raise SpecError(
+                f"{op}: {port} is declared to take {kind}, but is given a value with axes "
+                f"{', '.join(axes) or '(none)'}; declare the axes it is given, or rename or "
+                "broadcast the value",
+                phase="semantic",
+                code="port_axes",
+            )
     if wrt is None:
-        axes = b.order(ports[port])
+        axes = b.order(port_axes(known))
     else:
         if not wrt or not all(0 <= w < len(args) for w in wrt):
             raise SpecError(
@@ -1978,3 +2202,10 @@ def _port_op(op: str, port: str, args: tuple[Operand, ...], wrt: tuple[int, ...]
             )
         axes = b.lift(args[wrt[-1]]).axes
     return b.op(op, *args, port=port, axes=axes, wrt=wrt)
+
+
+def port_axes(port: Port) -> tuple[str, ...]:
+    """The axes of what a port returns; maps are concatenated along an axis ``pixels``."""
+    if port.output.name == "maps":
+        return (*port.output.axes, "pixels")
+    return port.output.axes

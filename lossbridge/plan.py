@@ -17,14 +17,17 @@ from lossbridge.checks import NORMALIZERS, REDUCTIONS
 from lossbridge.divisors import DIVISORS
 from lossbridge.errors import ArgumentError
 from lossbridge.ir import (
+    OUTSIDE,
     Builder,
     Expr,
     Graph,
     Type,
     const_value,
+    grounded,
     inline,
     is_const,
     restrict,
+    source_axis,
 )
 from lossbridge.passes.canonicalise import bind, canonicalise
 from lossbridge.passes.differentiate import differentiate, push_forward
@@ -63,22 +66,15 @@ def index_axes(spec: Spec) -> tuple[str, ...]:
     return graph.nodes[graph.output("value")].type.axes
 
 
+@lru_cache(maxsize=1024)
 def index_sources(spec: Spec) -> tuple[str, ...]:
     """For each axis of the unreduced value, that axis of an input which has its length.
 
     Another one only where an axis was renamed, as in a loss of all pairs of a batch.
     """
-    renamed = {
-        str(node.attr("new")): str(node.attr("old"))
-        for node in spec_graph(spec).nodes
-        if node.op == "rename"
-    }
-    found = []
-    for axis in index_axes(spec):
-        while axis in renamed:
-            axis = renamed[axis]
-        found.append(axis)
-    return tuple(found)
+    graph = spec_graph(spec)
+    row = graph.output("value")
+    return tuple(source_axis(graph.nodes, row, axis) for axis in index_axes(spec))
 
 
 def enclosed_inputs(spec: Spec, numbers: Numbers = ()) -> tuple[str, ...]:
@@ -118,7 +114,7 @@ def reduced_graph(
         raise ArgumentError(
             f"normalizer={normalizer!r} was given; it is one of {', '.join(map(repr, NORMALIZERS))}"
         )
-    graph = spec_graph(spec)
+    graph = grounded(spec_graph(spec))
     b = Builder(graph.layout)
     axes = graph.nodes[graph.output("value")].type.axes
     weight = mask = None
@@ -146,7 +142,7 @@ def reduced_graph(
     numerator = selected(times(value))
     if kind == "none":
         return b.finish(value=numerator)
-    total = ops.sum(numerator, *axes)
+    total = ops.sum(numerator, *axes) if axes else numerator
     if kind == "sum" or not axes:
         return b.finish(value=total)
     if row.over == "given":
@@ -264,11 +260,15 @@ class Plan:
     calls: tuple[PortCall, ...]
     piece: Graph  # what is left after the calls, before any pass
     native: frozenset[str]
-    fired: tuple[str, ...]
 
     @cached_property
     def stable(self) -> Graph:
-        return _prepare(self.piece)
+        return _prepare(self.piece)[0]
+
+    @cached_property
+    def fired(self) -> tuple[str, ...]:
+        """The names of the rules that changed the value's graph."""
+        return _prepare(self.piece)[1]
 
     @cached_property
     def plain(self) -> Graph:
@@ -344,8 +344,10 @@ class Plan:
 
 
 @lru_cache(maxsize=4096)
-def _prepare(graph: Graph) -> Graph:
-    return verify(stabilise(canonicalise(verify(graph))))
+def _prepare(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    fired: list[str] = []
+    stable = verify(stabilise(canonicalise(verify(graph)), fired))
+    return stable, tuple(fired)
 
 
 def _polish(graph: Graph) -> Graph:
@@ -371,9 +373,7 @@ def plan(
     written = canonicalise(bind(reduced_graph(spec, options, numbers=numbers), dict(numbers)))
     written = _drop_bound(written, {name for name, _ in numbers})
     calls, piece = cut_ports(written)
-    fired: list[str] = []
-    stabilise(piece, fired)
-    return Plan(spec, numbers, options, written, calls, piece, native, tuple(fired))
+    return Plan(spec, numbers, options, written, calls, piece, native)
 
 
 @lru_cache(maxsize=1024)
@@ -386,7 +386,7 @@ def _scaled(
     reduced = reduced_graph(spec, options, parts=True, numbers=numbers)
     graph = canonicalise(bind(reduced, dict(numbers)))
     _, piece = cut_ports(_drop_bound(graph, {name for name, _ in numbers}))
-    piece = _prepare(piece)
+    piece, _ = _prepare(piece)
     if set(wrt) & _reaches(piece, piece.output("scale")):
         return None
     graph = differentiate(piece, "total", wrt)
@@ -469,9 +469,6 @@ def trail(
 
 
 # --- ports ---------------------------------------------------------------------------------------
-
-
-OUTSIDE = ("apply", "derivative", "segments", "map_sizes", "use")
 
 
 def cut_ports(graph: Graph) -> tuple[tuple[PortCall, ...], Graph]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 from lossbridge import ops, text
-from lossbridge.ir import Builder, Expr, Graph, Operand, const_value, is_const
+from lossbridge.ir import Builder, Expr, Graph, const_value, is_const
 from lossbridge.kinds import Kind
 
 Binding: TypeAlias = Mapping[str, "Expr | tuple[str, ...]"]
@@ -80,6 +80,29 @@ class Rule:
         assert isinstance(node, text.Call)
         return node.name
 
+    @cached_property
+    def _shape(self) -> tuple[str, ...]:
+        """What made each operand of a match; empty where it may be anything."""
+        pattern = self._pattern
+        if isinstance(pattern, text.Binary):
+            return _made_by(pattern.a), _made_by(pattern.b)
+        if isinstance(pattern, text.Unary):
+            return (_made_by(pattern.x),)
+        assert isinstance(pattern, text.Call)
+        return tuple(_made_by(x) for x in _split_call(pattern)[0])
+
+    def applies(self, op: str, operands: tuple[str, ...]) -> bool:
+        """Whether a row made by ``op`` of rows made by ``operands`` may match at all."""
+        if op != self.head or len(operands) != len(self._shape):
+            return False
+        orders = [operands]
+        if op in COMMUTATIVE and len(operands) == 2:
+            orders.append(operands[::-1])
+        return any(
+            all(wanted in ("", made) for wanted, made in zip(self._shape, order, strict=True))
+            for order in orders
+        )
+
     def __call__(self, value: Expr) -> Expr | None:
         for binding in match(self._pattern, value, {}):
             if self._given is not None and not proved(self._given, binding):
@@ -88,6 +111,17 @@ class Rule:
                 continue
             return instantiate(self._replacement, binding, value.builder)
         return None
+
+
+def _made_by(pattern: text.Expression) -> str:
+    """The op of the rows that a pattern matches; empty for any."""
+    if isinstance(pattern, text.Number):
+        return "const"
+    if isinstance(pattern, text.Binary):
+        return BINARY[pattern.op]
+    if isinstance(pattern, text.Unary):
+        return UNARY[pattern.op]
+    return pattern.name if isinstance(pattern, text.Call) else ""
 
 
 def match(pattern: text.Expression, value: Expr, binding: Binding) -> Iterator[Binding]:
@@ -181,44 +215,56 @@ def instantiate(template: text.Expression, binding: Binding, b: Builder) -> Expr
         axes = binding[axis_names[0]]
         assert isinstance(axes, tuple)
         if template.name == "size":
-            return ops.count(b, axes)
+            return ops.count(
+                next(
+                    x for x in binding.values() if isinstance(x, Expr) and set(axes) <= set(x.axes)
+                ),
+                axes,
+            )
         attrs = {"axes": axes} if "axes" in ops.OPS[template.name].attrs else {"axis": axes[0]}
     return b.op(template.name, *operands, **attrs)
 
 
 # --- what is provable about a value --------------------------------------------------------------
 
+_LINE = (-math.inf, math.inf)
+
 
 def bounds(value: Expr) -> tuple[float, float]:
     """An interval that holds every value this row can have, from the inputs' kinds."""
     b = value.builder
-    known: dict[int, tuple[float, float]] = {}
+    known = b.intervals  # a row is asked for many times, and never changes
+    if value.index in known:
+        return known[value.index]
     order: set[int] = set()
     stack = [value.index]
     while stack:
         index = stack.pop()
-        if index not in order:
+        if index not in order and index not in known:
             order.add(index)
             stack.extend(b.nodes[index].args)
     for index in sorted(order):
         node = b.nodes[index]
         if node.op == "const":
             number = float(const_value(node))
-            known[index] = (-math.inf, math.inf) if math.isnan(number) else (number, number)
+            known[index] = _LINE if math.isnan(number) else (number, number)
         elif node.op == "input":
-            interval = (
-                Kind.parse(node.attr("kind")).interval
-                if "kind" in dict(node.attrs)
-                and node.attr("kind") not in ("capture", "carry", "upstream", "tangent")
-                else None
-            )
-            known[index] = (interval[0], interval[1]) if interval else (-math.inf, math.inf)
+            known[index] = _declared(node.attr("kind", ""))
         else:
             rule = ops.OPS[node.op].bounds
             same = node.op == "mul" and node.args[0] == node.args[1]
-            found = rule(*(known[a] for a in node.args)) if rule else (-math.inf, math.inf)
+            found = rule(*(known[a] for a in node.args)) if rule else _LINE
             known[index] = (max(0.0, found[0]), max(0.0, found[1])) if same else found
     return known[value.index]
+
+
+@lru_cache(maxsize=1024)
+def _declared(kind: str) -> tuple[float, float]:
+    """The interval that an input's kind states."""
+    if kind in ("", "capture", "carry", "upstream", "tangent"):
+        return _LINE
+    interval = Kind.parse(kind).interval
+    return interval[0], interval[1]
 
 
 def proved(condition: text.Expression, binding: Binding) -> bool:
@@ -237,55 +283,123 @@ def proved(condition: text.Expression, binding: Binding) -> bool:
 # --- the driver ----------------------------------------------------------------------------------
 
 
-def rewrite(
-    graph: Graph,
-    steps: Mapping[str, Sequence[Step]],
-    log: list[str] | None = None,
-    anything: Sequence[Step] = (),
-) -> Graph:
+class Steps:
+    """The steps to try at a row, by what made the row and its operands.
+
+    ``table`` maps the op at the head of a match to the steps tried there; ``anything`` is tried at
+    every row. A step that has a method ``applies`` is asked once for each combination of ops.
+    """
+
+    def __init__(
+        self, table: Mapping[str, Sequence[Step]] | None = None, anything: Sequence[Step] = ()
+    ) -> None:
+        self.table = dict(table or {})
+        self.anything = tuple(anything)
+        self._chosen: dict[tuple[str, ...], tuple[Step, ...]] = {}
+
+    def at(self, value: Expr) -> tuple[Step, ...]:
+        """Those that may change this row, in order."""
+        nodes = value.builder.nodes
+        node = nodes[value.index]
+        key = (node.op, *[nodes[a].op for a in node.args[:3]])
+        found = self._chosen.get(key)
+        if found is None:
+            every = (*self.table.get(node.op, ()), *self.anything)
+            found = tuple(s for s in every if _may(s, node.op, key[1:], len(node.args)))
+            self._chosen[key] = found
+        return found
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A step that changes only rows made by some op of rows made by some others."""
+
+    step: Step
+    applies: Callable[[str, tuple[str, ...]], bool]
+
+    def __call__(self, value: Expr) -> Expr | None:
+        return self.step(value)
+
+
+def _may(step: Step, op: str, operands: tuple[str, ...], count: int) -> bool:
+    applies = getattr(step, "applies", None)
+    return applies is None or count > 3 or bool(applies(op, operands))
+
+
+def rewrite(graph: Graph, steps: Steps, log: list[str] | None = None) -> Graph:
     """Rebuild a graph bottom-up, applying at each row the first step that changes it, until none.
 
-    ``steps`` maps the op at the head of a match to the steps tried there; ``anything`` is tried at
-    every row. The names of the rules that fired are appended to ``log``.
+    The names of the rules that fired are appended to ``log``.
     """
     b = Builder(graph.layout)
     memo: dict[int, Expr] = {}  # row of b -> its normal form, so that sharing stays linear
     values: list[Expr] = []
+    nodes = graph.nodes
 
-    def settle(value: Expr) -> Expr:
-        """Apply steps here and on whatever new rows a step made below."""
-        trail: list[int] = []
-        while value.index not in memo:
-            trail.append(value.index)
-            changed = _step(value, steps, anything, log)
-            if changed is None or changed.index == value.index:
-                memo[value.index] = value
-                break
-            value = _renew(b, changed, memo, settle)
-        final = memo[value.index]
-        for index in trail:
-            memo[index] = final
-        return final
-
-    for node in graph.nodes:
+    for node in nodes:
         if node.op in ("input", "const"):
             value = b.row(node.op, (), node.attrs, node.type)
             memo.setdefault(value.index, value)
             values.append(value)
             continue
-        args: list[Operand] = [values[a] for a in node.args]
-        value = b.op(node.op, *args, **dict(node.attrs))
-        values.append(settle(value))
-    return b.finish(**{name: values[index] for name, index in graph.outputs})
+        value = b.copy(node, [values[a] for a in node.args], [nodes[a].type for a in node.args])
+        values.append(_settled(b, value, memo, steps, log))
+    found = b.finish(**{name: values[index] for name, index in graph.outputs})
+    return graph if found == graph else found
 
 
-def _step(
-    value: Expr,
-    steps: Mapping[str, Sequence[Step]],
-    anything: Sequence[Step],
-    log: list[str] | None,
-) -> Expr | None:
-    for step in (*steps.get(value.node.op, ()), *anything):
+def _settled(
+    b: Builder, value: Expr, memo: dict[int, Expr], steps: Steps, log: list[str] | None
+) -> Expr:
+    """The normal form of a row: steps applied here and on whatever new rows a step made below.
+
+    Without recursion, since what steps make may be deep. Each frame is a row on its way: the rows
+    that became it, and the row itself, or None while its operands are not settled.
+    """
+    start = value.index
+    frames: list[tuple[list[int], Expr, bool]] = [([], value, True)]
+    while frames:
+        trail, value, fresh = frames.pop()
+        if value.index in memo:
+            final = memo[value.index]
+            for index in trail:
+                memo[index] = final
+            continue
+        if not fresh:
+            # A step made it: first what it made below.
+            args = b.nodes[value.index].args
+            waiting = [a for a in args if a not in memo]
+            if waiting:
+                frames.append((trail, value, False))
+                for a in reversed(waiting):
+                    below = b.nodes[a]
+                    if below.op in ("input", "const"):
+                        memo[a] = Expr(b, a)
+                    else:
+                        frames.append(([], Expr(b, a), False))
+                continue
+            settled = [memo[a] for a in args]
+            if any(x.index != a for x, a in zip(settled, args, strict=True)):
+                node = b.nodes[value.index]
+                trail.append(value.index)
+                renewed = b.copy(node, settled, [b.nodes[a].type for a in args])
+                frames.append((trail, renewed, True))
+                continue
+        trail.append(value.index)
+        changed = _step(value, steps, log)
+        if changed is None or changed.index in trail:  # two steps that undo each other end here
+            for index in trail:
+                memo[index] = value
+        else:
+            leaf = b.nodes[changed.index].op in ("input", "const")
+            if leaf:
+                memo.setdefault(changed.index, changed)
+            frames.append((trail, changed, False))
+    return memo[start]
+
+
+def _step(value: Expr, steps: Steps, log: list[str] | None) -> Expr | None:
+    for step in steps.at(value):
         changed = step(value)
         if changed is not None and changed.index != value.index:
             name = getattr(step, "name", None)
@@ -293,18 +407,3 @@ def _step(
                 log.append(name)
             return changed
     return None
-
-
-def _renew(b: Builder, value: Expr, memo: dict[int, Expr], settle: Callable[[Expr], Expr]) -> Expr:
-    """Settle the rows below a freshly made value that have not been looked at yet."""
-    node = value.node
-    if value.index in memo or node.op in ("input", "const"):
-        memo.setdefault(value.index, value)
-        return value
-    args = []
-    for a in node.args:
-        below = Expr(b, a)
-        args.append(memo[a] if a in memo else settle(_renew(b, below, memo, settle)))
-    if [x.index for x in args] == list(node.args):
-        return value
-    return b.op(node.op, *args, **dict(node.attrs))

@@ -87,6 +87,7 @@ from lossbridge.text import (
     Scan,
     Unary,
     canonical_body,
+    children,
     parse_body,
     walk,
 )
@@ -529,12 +530,20 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, dict=True, cache_hash=True
         given = [*self.inputs, *self.params, *self.weights, *self.ports, *self.uses]
         outer = {*given, *assigned, *(["step"] if self.step else [])}
         locals_ = [(name, "assigned", {*given, "step"}) for name in assigned]
-        for assignment in self.assignments:
-            for found in walk(assignment.expr):
-                if isinstance(found, Index):
-                    axes.add(found.axis)
-                elif isinstance(found, Scan):
-                    locals_.append((found.carry, "a carry", {*outer, *_TAKEN}))
+        # Each expression with the carries that it may read.
+        stack: list[tuple[Expression, frozenset[str]]] = [
+            (assignment.expr, frozenset()) for assignment in reversed(self.assignments)
+        ]
+        while stack:
+            found, carries = stack.pop()
+            if isinstance(found, Index):
+                axes.add(found.axis)
+            elif isinstance(found, Scan):
+                locals_.append((found.carry, "a carry", {*outer, *_TAKEN, *carries}))
+                stack.append((found.init, carries))
+                stack.append((found.body, carries | {found.carry}))
+                continue
+            stack.extend((child, carries) for child in children(found))
         for name, what, taken in locals_:
             if name in taken:
                 raise semantic_error(

@@ -4,18 +4,21 @@ text of a specification becomes a graph."""
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import FrameType
 from typing import Any
 
-from lossbridge import ops, text
-from lossbridge.errors import SpecError
+from lossbridge import ops, text, words
+from lossbridge.errors import LossbridgeError, SpecError, listed, shown, suggestion
 from lossbridge.ir import (
+    MAX_NODES,
+    OUTSIDE,
     Builder,
     Expr,
     Graph,
@@ -23,9 +26,11 @@ from lossbridge.ir import (
     Operand,
     Type,
     const_value,
+    innermost,
     merge_layout,
 )
-from lossbridge.kinds import Kind
+from lossbridge.kinds import MAX_RANK, Kind
+from lossbridge.ops import port_axes
 from lossbridge.rewrite import BINARY, UNARY
 from lossbridge.spec import Param, Port, Reduction, Spec, Weight
 
@@ -63,25 +68,65 @@ def spec_layout(spec: Spec) -> tuple[str, ...]:
     return merge_layout(lists, groups=len(lists) if spec.uses else 1)
 
 
-def port_axes(port: Port) -> tuple[str, ...]:
-    """The axes of what a port returns; maps are concatenated along an axis ``pixels``."""
-    if port.output.name == "maps":
-        return (*port.output.axes, "pixels")
-    return port.output.axes
-
-
 # --- text -> graph -------------------------------------------------------------------------------
 
 
 def build_graph(spec: Spec) -> Graph:
     """The graph of a specification as written, before any pass."""
-    b = Builder(spec_layout(spec))
-    b.ports = {name: port_axes(port) for name, port in spec.ports.items()}
+    found = _built(spec)
+    if isinstance(found, SpecError):
+        raise found.with_traceback(None)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _built(spec: Spec) -> Graph | SpecError:
+    try:
+        graph = _read_twice(spec, lambda b: _results(spec, b))
+        check_results(spec, graph)
+        check_read(spec, graph)
+    except SpecError as error:
+        return error
+    return graph
+
+
+def _read_twice(spec: Spec, trace: Callable[[Builder], dict[str, Expr]]) -> Graph:
+    """Trace into a fresh builder; once more where an axis was named before a row made it.
+
+    The second time every axis has its place from the start, so that the order of the factors of a
+    product, or of the lines of a body, changes nothing.
+    """
+    layout = spec_layout(spec)
+    for last in (False, True):
+        b = Builder(layout, limit=MAX_NODES)
+        b.ports = spec.ports
+        b.early = None if last else set()
+        graph = b.finish(**trace(b))
+        if not b.early:
+            return graph
+        made = [axis for axis, _ in b.made]
+        unknown = sorted(b.early.difference(made))
+        if unknown:
+            raise SpecError(
+                f"unknown axis {', '.join(unknown)}; this loss has "
+                f"{', '.join([*layout, *made]) or 'no axes'}{suggestion(unknown[0], layout)}",
+                phase="semantic",
+                code="unknown_axis",
+            )
+        again = Builder(layout)
+        for axis, after in b.made:
+            again.add_axis(axis, after)
+        layout = tuple(again.layout)
+    raise AssertionError("every axis has its place the second time")
+
+
+def _results(spec: Spec, b: Builder) -> dict[str, Expr]:
+    """The results of a body, as rows of a builder."""
     values: dict[str, Expr] = declare(b, spec)
     reader = _Reader(b, spec)
     results: dict[str, Expr] = {}
-    for assignment in text.parse_body(spec.body):
-        value = reader.read(assignment.expr, values)
+    for assignment in spec.assignments:
+        value = reader.value(assignment.expr, values)
         if assignment.name in ("value", "count"):
             results[assignment.name] = value
         if assignment.name in values:
@@ -97,9 +142,17 @@ def build_graph(spec: Spec) -> Graph:
             phase="semantic",
             code="no_value",
         )
-    graph = b.finish(**results)
-    check_results(spec, graph)
-    return graph
+    return results
+
+
+YIELDED: Mapping[str, tuple[int, int]] = {
+    "scalar": (0, 0),
+    "per_element": (1, MAX_RANK),
+    "per_sample": (1, 1),
+    "per_pair": (1, 2),
+    "per_triplet": (1, 3),
+}
+"""How many axes the value has by what its index means; a group counts as one."""
 
 
 def check_results(spec: Spec, graph: Graph) -> None:
@@ -107,21 +160,64 @@ def check_results(spec: Spec, graph: Graph) -> None:
     node = graph.nodes[graph.output("value")]
     if node.type.dtype != "real":
         raise SpecError(f"`value` must be real, but is {node.type}", phase="semantic", code="type")
-    if (spec.yields == "scalar") != (not node.type.axes):
+    least, most = YIELDED[spec.yields]
+    if not least <= len(node.type.axes) <= most:
+        fits = [word for word, (low, high) in YIELDED.items() if low <= len(node.type.axes) <= high]
         raise SpecError(
             f"this loss says it yields {spec.yields}, but its value has axes "
-            f"{', '.join(node.type.axes) or '(none)'}",
+            f"{', '.join(node.type.axes) or '(none)'}; reduce it with sum or mean, or say "
+            f"yields={fits[0] if fits else 'per_element'!r}",
             phase="semantic",
             code="yields",
         )
     if graph.has_output("count"):
         count = graph.nodes[graph.output("count")]
+        if count.type.dtype == "bool":
+            raise SpecError(
+                "`count` must be a number, but is a condition; write indicator(c)",
+                phase="semantic",
+                code="type",
+            )
         if not set(count.type.axes) <= set(node.type.axes):
             raise SpecError(
                 f"`count` has axes {', '.join(count.type.axes)}, which `value` lacks",
                 phase="semantic",
                 code="yields",
             )
+
+
+def check_read(spec: Spec, graph: Graph) -> None:
+    """What a loss declares it must read: otherwise a slip of the pen becomes a setting of it."""
+    read = {a for node in graph.nodes for a in node.args} | {i for _, i in graph.outputs}
+    unread = [name for name, index in graph.inputs() if index not in read]
+    called = {node.attr("port") for node in graph.nodes if node.op in OUTSIDE}
+    unread += [name for name in spec.ports if name not in called]
+    if not unread:
+        return
+    sections = {
+        "input": spec.inputs, "parameter": spec.params, "weight": spec.weights,
+        "port": spec.ports, "number of the training step,": ("step",) if spec.step else (),
+    }  # fmt: skip
+    what = next(word for word, names in sections.items() if unread[0] in names)
+    raise SpecError(
+        f"the {what} {unread[0]} is declared, but neither the value nor the count depends on it"
+        f"{suggestion(unread[0], [n for n in read_names(spec) if n != unread[0]])}; read it in the "
+        "body, or leave it out",
+        phase="semantic",
+        code="unread",
+    )
+
+
+def read_names(spec: Spec) -> Sequence[str]:
+    """The names that the expressions of a body hold."""
+    return sorted(
+        {
+            found.name
+            for assignment in spec.assignments
+            for found in text.walk(assignment.expr)
+            if isinstance(found, text.Name)
+        }
+    )
 
 
 class _Reader:
@@ -131,33 +227,44 @@ class _Reader:
         self.b = b
         self.spec = spec
 
-    def read(self, tree: text.Expression, names: Mapping[str, Expr]) -> Expr:
-        b = self.b
+    def value(self, tree: text.Expression, names: Mapping[str, Expr]) -> Expr:
+        """A tree as a row."""
+        found = self.read(tree, names)
+        return found if isinstance(found, Expr) else self.b.const(found)
+
+    def op(self, op: str, /, *operands: Operand, **attrs: Any) -> Expr:
+        """A row where its operands are: what a step reads of outside is computed outside, for all
+        steps at once, as in a traced function."""
+        inside = any(isinstance(operand, Expr) for operand in operands)
+        return (innermost(operands) if inside else self.b).op(op, *operands, **attrs)
+
+    def read(self, tree: text.Expression, names: Mapping[str, Expr]) -> Operand:
         if isinstance(tree, text.Number):
-            return b.const(float(tree.value))
+            return float(tree.value)
         if isinstance(tree, text.Boolean):
-            return b.const(tree.value)
+            return tree.value
         if isinstance(tree, text.Name):
             if tree.name not in names:
                 raise SpecError(
-                    f"unknown name {tree.name}; known here: {', '.join(names)}",
+                    f"unknown name {tree.name}; known here: {', '.join(names)}"
+                    f"{suggestion(tree.name, names)}",
                     phase="semantic",
                     code="unknown_name",
                 )
-            return b.lift(names[tree.name])
+            return names[tree.name]
         if isinstance(tree, text.Unary):
-            return b.op(UNARY[tree.op], self.read(tree.x, names))
+            return self.op(UNARY[tree.op], self.read(tree.x, names))
         if isinstance(tree, text.Binary):
-            return b.op(BINARY[tree.op], self.read(tree.a, names), self.read(tree.b, names))
+            return self.op(BINARY[tree.op], self.read(tree.a, names), self.read(tree.b, names))
         if isinstance(tree, text.Index):
-            whole = self.read(tree.x, names)
+            whole = self.value(tree.x, names)
             if not whole.axes:
                 raise SpecError(
                     "[...] renames the first axis of a value, but this one has none",
                     phase="semantic",
                     code="unknown_axis",
                 )
-            return b.op("rename", whole, old=whole.axes[0], new=tree.axis)
+            return self.op("rename", whole, old=whole.axes[0], new=tree.axis)
         if isinstance(tree, text.Scan):
             return self._scan(tree, names)
         if isinstance(tree, text.Call):
@@ -167,21 +274,11 @@ class _Reader:
         )
 
     def _scan(self, tree: text.Scan, names: Mapping[str, Expr]) -> Expr:
-        b = self.b
-        init = self.read(tree.init, names)
-        inner = Builder(b.layout, parent=b)
-        inner.scan_axis = b.order((tree.axis,))[0]
-        carry = inner.input("carry", Type("real", init.axes), "carry")
-        reader = _Reader(inner, self.spec)
-        result = reader.read(tree.body, {**names, tree.carry: carry})
-        if result.axes != carry.axes:
-            raise SpecError(
-                f"scan: the carry starts with axes {', '.join(carry.axes)}, but a step gives "
-                f"{', '.join(result.axes)}; broadcast the start",
-                phase="semantic",
-                code="carry_type",
-            )
-        return ops._make_scan(b, inner, tree.axis, init, carry, result, reverse=False)
+        def step(carry: Expr) -> Expr:
+            return _Reader(carry.builder, self.spec).value(tree.body, {**names, tree.carry: carry})
+
+        start = self.b.lift(self.read(tree.init, names))
+        return ops.trace_scan(self.b, tree.axis, start, step)
 
     def _call(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
         if tree.name in self.spec.uses:
@@ -199,7 +296,6 @@ class _Reader:
             if what == "axes":
                 axes = tuple(_axis(a) for a in pending)
                 pending.clear()
-                self.b.order(axes)
                 attrs[free.pop(0)] = axes
                 continue
             if not pending:
@@ -221,8 +317,12 @@ class _Reader:
                     f"{tree.name} takes no keyword {key}", phase="semantic", code="keyword"
                 )
         if tree.name == "where":
+            if not any(isinstance(value, Expr) for value in values):
+                values[0] = self.b.lift(values[0])
             return ops.where(*values)
-        return self.b.op(tree.name, *values, **attrs)
+        if tree.name in ("size", "iota"):
+            return self.b.root().op(tree.name, **attrs)
+        return self.op(tree.name, *values, **attrs)
 
     def _port(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
         if not tree.args or not isinstance(tree.args[0], text.Name):
@@ -237,8 +337,8 @@ class _Reader:
             )
         if tree.name in ("segments", "map_sizes"):
             axes = ("pixels",) if tree.name == "segments" else ("maps",)
-            return self.b.op(tree.name, port=port, axes=axes)
-        values = [self.read(a, names) for a in tree.args[1:]]
+            return self.b.root().op(tree.name, port=port, axes=axes)
+        values = [self.value(a, names) for a in tree.args[1:]]
         if len(values) != len(known.inputs):
             raise _arity(tree, ops.OPS[tree.name])
         wrt: tuple[int, ...] = (0,)
@@ -256,7 +356,7 @@ class _Reader:
     def _use(self, tree: text.Call, names: Mapping[str, Expr]) -> Expr:
         """The reduced value of another loss on these operands."""
         used = self.spec.uses[tree.name]
-        operands = [self.read(a, names) for a in tree.args]
+        operands = [self.value(a, names) for a in tree.args]
         given = dict(zip(used.inputs, operands, strict=False))
         declared = dict(declarations(used))
         for key, tree_of in tree.keywords:
@@ -266,7 +366,7 @@ class _Reader:
                     phase="semantic",
                     code="keyword",
                 )
-            given[key] = self.read(tree_of, names)
+            given[key] = self.value(tree_of, names)
         missing = [name for name in used.inputs if name not in given]
         if missing or len(operands) > len(used.inputs):
             raise SpecError(
@@ -282,7 +382,14 @@ class _Reader:
                     phase="semantic",
                     code="unknown_axis",
                 )
-        return self.b.op("use", *given.values(), name=tree.name, keys=tuple(given))
+        if innermost(given.values()).parent is not None:
+            raise SpecError(
+                f"{tree.name} stands inside a step of a scan, but a used loss is called once; call "
+                "it before the scan",
+                phase="semantic",
+                code="port_in_scan",
+            )
+        return self.op("use", *given.values(), name=tree.name, keys=tuple(given))
 
 
 def _map_axes(graph: Graph, given: Mapping[str, Expr]) -> Graph:
@@ -383,6 +490,8 @@ def to_body(graph: Graph, names: Mapping[int, str] | None = None) -> tuple[str, 
             uses[a] = uses.get(a, 0) + 1
     taken = {node.attr("name") for node in graph.nodes if node.op == "input"}
     taken |= {"value", "count"} | set(ops.OPS) | set(graph.layout)
+    carries = _carry_names(graph, taken)
+    taken.update(carries)
     results = {index: name for name, index in graph.outputs}
     fresh = (f"t{k}" for k in range(1, len(graph.nodes) + 2))
     lines: list[str] = []
@@ -396,7 +505,7 @@ def to_body(graph: Graph, names: Mapping[int, str] | None = None) -> tuple[str, 
         return name
 
     for index, node in enumerate(graph.nodes):
-        tree = _tree(graph, node, [trees[a] for a in node.args])
+        tree = _tree(graph, node, [trees[a] for a in node.args], carries)
         if (
             node.op not in ("input", "const")
             and index not in results
@@ -429,7 +538,23 @@ def _axis_tree(axis: str) -> text.Expression:
     return text.Star(axis[1:]) if axis.startswith("*") else text.Name(axis)
 
 
-def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Expression:
+def _carry_names(graph: Graph, taken: set[str]) -> tuple[str, ...]:
+    """What carries are called in text, the outermost first: a name for each depth, since one that
+    hid another could not be read beside it."""
+    depth = _scans(graph)
+    names = (f"carry{k}" if k else "carry" for k in (0, *range(2, depth + len(taken) + 3)))
+    return tuple(itertools.islice((name for name in names if name not in taken), depth))
+
+
+def _scans(graph: Graph) -> int:
+    """How many recursions stand inside each other."""
+    inner = (_scans(node.attr("body")) for node in graph.nodes if node.op == "scan")
+    return max((1 + depth for depth in inner), default=0)
+
+
+def _tree(
+    graph: Graph, node: Node, args: list[text.Expression], carries: tuple[str, ...] = ()
+) -> text.Expression:
     if node.op == "input":
         return text.Name(node.attr("name"))
     if node.op == "const":
@@ -446,7 +571,7 @@ def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Express
     if node.op == "to_real":
         return text.Call("to_real", (args[0],))
     if node.op == "scan":
-        return _scan_tree(node, args)
+        return _scan_tree(node, args, carries)
     if node.op == "use":
         return text.Call(node.attr("name"), (), tuple(zip(node.attr("keys"), args, strict=True)))
     if node.op in ("apply", "derivative", "segments", "map_sizes"):
@@ -472,18 +597,32 @@ def _tree(graph: Graph, node: Node, args: list[text.Expression]) -> text.Express
     return text.Call(node.op, tuple(items), keys)
 
 
-def _scan_tree(node: Node, args: list[text.Expression]) -> text.Expression:
+def _scan_tree(
+    node: Node, args: list[text.Expression], carries: tuple[str, ...]
+) -> text.Expression:
     body: Graph = node.attr("body")
     if node.attr("reverse"):
         raise ValueError("a reversed recursion arises in derivatives only and has no text")
+    carry, *inner = carries or ("carry",)
     trees: list[text.Expression] = []
-    for inner in body.nodes:
-        if inner.op == "input":
-            name = inner.attr("name")
-            trees.append(text.Name("carry") if name == "carry" else args[1 + int(name[1:])])
+    sizes: list[int] = []
+    for row in body.nodes:
+        if row.op == "input":
+            name = row.attr("name")
+            trees.append(text.Name(carry) if name == "carry" else args[1 + int(name[1:])])
         else:
-            trees.append(_tree(body, inner, [trees[a] for a in inner.args]))
-    return text.Scan(node.attr("axis"), "carry", args[0], trees[body.output("carry")])
+            trees.append(_tree(body, row, [trees[a] for a in row.args], tuple(inner)))
+        # A step is one expression, in which what is read twice is written twice.
+        sizes.append(1 + sum(sizes[a] for a in row.args))
+        if sizes[-1] > text.MAX_AST_NODES:
+            raise SpecError(
+                f"a step of the scan along {node.attr('axis')} has more than {text.MAX_AST_NODES} "
+                "operations, names and numbers, counted as often as they are read; read a value "
+                "once, or compute it before the scan",
+                phase="semantic",
+                code="too_many_nodes",
+            )
+    return text.Scan(node.attr("axis"), carry, args[0], trees[body.output("carry")])
 
 
 # --- Python -> specification ---------------------------------------------------------------------
@@ -521,24 +660,45 @@ class Definition:
 
     @cached_property
     def inputs(self) -> dict[str, Kind]:
-        hints = typing.get_type_hints(self.function, include_extras=True)
+        hints = self._hints()
         found: dict[str, Kind] = {}
         for name in self._arguments:
             if name in self.params or name in self.weights or name in self.ports or name == "step":
                 continue
             metadata = getattr(hints.get(name), "__metadata__", None)
-            if not metadata:
+            if not metadata or not isinstance(metadata[0], str):
                 raise SpecError(
                     f"{self.id}: annotate {name} with its kind and axes, e.g. "
-                    f'{name}: Annotated[Expr, "real[*batch]"]',
+                    f'{name}: Annotated[Expr, "real[*batch]"]; a setting is declared with '
+                    f"params={{{name!r}: ...}}",
                     phase="semantic",
                     code="annotation",
                 )
             found[name] = Kind.parse(metadata[0])
         return found
 
+    def _hints(self) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(self.function, include_extras=True)
+        except Exception as error:  # an annotation is evaluated: it may raise anything
+            raise SpecError(
+                f"{self.id}: its annotations cannot be read ({type(error).__name__}: "
+                f'{shown(str(error))}); write each as Annotated[Expr, "real[*batch]"], with '
+                "Annotated and Expr imported at the top of the file",
+                phase="semantic",
+                code="annotation",
+            ) from error
+
     @cached_property
     def spec(self) -> Spec:
+        if "step" in self._arguments and not self.settings["step"]:
+            raise SpecError(
+                f"{self.id}: its function takes step, which is the number of the training step "
+                f"only where that is said; write @define({self.id!r}, step=True), or call the "
+                "argument something else",
+                phase="semantic",
+                code="step",
+            )
         head = Spec(
             loss=self.id,
             summary=(self.__doc__.splitlines() or [""])[0],
@@ -549,29 +709,74 @@ class Definition:
             body=("value = 0",),
             **self.settings,
         )
-        b = Builder(spec_layout(head))
-        b.ports = {name: port_axes(port) for name, port in head.ports.items()}
-        values: dict[str, Any] = dict(declare(b, head))
-        values.update((name, name) for name in head.ports)
-        locals_, result = _call_and_watch(
-            self.function, {name: values[name] for name in self._arguments}
-        )
-        outputs = (
-            {"value": result[0], "count": result[1]}
-            if isinstance(result, tuple)
-            else {"value": result}
-        )
-        lifted = {key: b.lift(value) for key, value in outputs.items()}
-        graph = b.finish(**lifted)
-        numbers = _renumber(b, lifted)
-        names = {
-            numbers[value.index]: name
-            for name, value in locals_.items()
-            if isinstance(value, Expr) and value.builder is b and value.index in numbers
-        }
-        from lossbridge.spec import replace_body
+        arguments = {*self.inputs, *self.params, *self.weights, *self.ports, "step"}
+        missing = [n for n in arguments.difference(self._parameters) if n != "step" or head.step]
+        if missing:
+            near = suggestion(missing[0], self._parameters)
+            raise SpecError(
+                f"{self.id}: {listed(sorted(missing))} is declared, but the function has no such "
+                f"argument{near}",
+                phase="semantic",
+                code="unread",
+            )
+        names: dict[int, str] = {}
 
-        return replace_body(head, to_body(graph, names))
+        def trace(b: Builder) -> dict[str, Expr]:
+            values: dict[str, Any] = dict(declare(b, head))
+            values.update((name, name) for name in head.ports)
+            locals_, result = self._traced({name: values[name] for name in self._arguments})
+            lifted = {key: b.lift(value) for key, value in self._outputs(result).items()}
+            numbers = _renumber(b, lifted)
+            names.clear()
+            names.update(
+                (numbers[value.index], name)
+                for name, value in locals_.items()
+                if isinstance(value, Expr) and value.builder is b and value.index in numbers
+            )
+            return lifted
+
+        graph = _read_twice(head, trace)
+        from lossbridge.spec import replace_body, validate
+
+        check_results(head, graph)
+        check_read(head, graph)
+        spec = replace_body(head, to_body(graph, names))
+        validate(spec)
+        return spec
+
+    @property
+    def _parameters(self) -> tuple[str, ...]:
+        return tuple(inspect.signature(self.function).parameters)
+
+    def _traced(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """The function's variables and result; what goes wrong in it is said in its own terms."""
+        try:
+            return _call_and_watch(self.function, arguments)
+        except LossbridgeError:
+            raise
+        except Exception as error:  # whatever an author's function may raise
+            raise words.explained(error, self.id) from error
+
+    def _outputs(self, result: Any) -> dict[str, Any]:
+        """The value, and the count where there is one."""
+        parts = result if isinstance(result, tuple) else (result,)
+        wrong: str | None = None
+        if len(parts) not in (1, 2):
+            wrong = f"{len(parts)} values"
+        elif parts[0] is None:
+            wrong = "None"
+        elif not isinstance(parts[0], Expr):
+            wrong = f"{shown(parts[0])}, which no input decides"
+        elif len(parts) == 2 and (parts[1] is None or isinstance(parts[1], str)):
+            wrong = f"{shown(parts[1])} as its count"
+        if wrong is not None:
+            raise SpecError(
+                f"{self.id}: its function returned {wrong}; return the value, or the value and "
+                "the count: `return value` or `return value, count`",
+                phase="semantic",
+                code="returned",
+            )
+        return dict(zip(("value", "count"), parts, strict=False))
 
 
 def _renumber(b: Builder, outputs: Mapping[str, Expr]) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lossbridge.ir import Builder, Expr, Graph, Node, const_value
+from lossbridge.ir import Builder, Expr, Graph, Node, Type, const_value
 
 
 class GraphError(AssertionError):
@@ -11,6 +11,8 @@ class GraphError(AssertionError):
 
 def verify(graph: Graph) -> Graph:
     """The graph itself, if every row reads earlier rows and has the type its operation gives."""
+    if graph.verified:
+        return graph
     seen: set[tuple[object, ...]] = set()
     names: set[str] = set()
     b = Builder(graph.layout)
@@ -39,7 +41,23 @@ def verify(graph: Graph) -> Graph:
     for name, index in graph.outputs:
         if not 0 <= index < len(graph.nodes):
             raise GraphError(f"output {name} names no row")
+    graph.__dict__["_verified"] = True  # frozen: what held once holds
     return graph
+
+
+def _check_body(b: Builder, node: Node, where: str) -> None:
+    """A recursion's body must read what it is given: a carry like its own, values of one step."""
+    body: Graph = verify(node.attr("body"))
+    carry = body.nodes[body.output("carry")].type
+    for name, index in body.inputs():
+        found = body.nodes[index].type
+        if name == "carry":
+            wanted = carry
+        else:
+            outer = Expr(b, node.args[1 + int(name[1:])]).type
+            wanted = Type(outer.dtype, tuple(a for a in outer.axes if a != node.attr("axis")))
+        if found != wanted:
+            raise GraphError(f"{where}: {name} is {wanted}, but its body reads {found}")
 
 
 def _check_type(b: Builder, graph: Graph, node: Node, where: str) -> None:
@@ -48,7 +66,9 @@ def _check_type(b: Builder, graph: Graph, node: Node, where: str) -> None:
     row = OPS.get(node.op)
     if row is None:
         raise GraphError(f"{where}: no such operation")
-    types = tuple(Expr(b, a).type for a in node.args)
+    if node.op == "scan":
+        _check_body(b, node, where)
+    types = tuple([Expr(b, a).type for a in node.args])
     found = row.infer(b, types, dict(node.attrs))
     if found != node.type:
         raise GraphError(f"{where} says {node.type}, but gives {found}")

@@ -419,7 +419,9 @@ class Engine:
             )
             for n, kind in spec.inputs.items()
         }
-        compute, out = self._precision(which, given)
+        trained = {n: tf.convert_to_tensor(weights[n]) for n in spec.weights}
+        labels = not any(kind.dtype == "real" for kind in spec.inputs.values())
+        compute, out = self._precision(which, {**given, **trained} if labels else given)
         given = same_rank(spec, given)
         values = {
             n: self._input(n, kind, read(given[n], hows[n], compute))
@@ -427,7 +429,7 @@ class Engine:
         }
         kinds: dict[str, Kind] = dict(spec.inputs)
         for name, weight in spec.weights.items():
-            values[name], kinds[name] = tf.convert_to_tensor(weights[name]), weight.kind
+            values[name], kinds[name] = trained[name], weight.kind
         shapes = {n: tuple(values[n].shape) for n in kinds}
         was = {n: tuple(raw[m].shape) for n, m in zip(spec.inputs, raw, strict=True)}
         lengths = frontdoor.axis_lengths(
@@ -478,7 +480,7 @@ class Engine:
                     f"{frontdoor.call_text(spec, 'keras')}, or loss.bind_step(optimizer.iterations)"
                 )
             values["step"] = tf.cast(_tensor(call.step), compute)
-        seen = given[next(iter(spec.inputs))].dtype if self.dtype is None else out
+        seen = given[next(iter(spec.inputs))].dtype if self.dtype is None and not labels else out
         run = _Run(self.name, values, call.ports, compute, seen, lengths)
         return self.scaled(run(spec, self.bound.numbers[which], options, out), options)
 

@@ -27,7 +27,7 @@ from lossbridge.emit import (
 )
 from lossbridge.ir import Builder, Expr, Graph, Node, const_value, is_star
 from lossbridge.ops import where
-from lossbridge.rewrite import rewrite
+from lossbridge.rewrite import Steps, rewrite
 
 # --- helpers: what emitted code calls, and `eject` copies ----------------------------------------
 
@@ -126,6 +126,17 @@ def _broadcast(x: Any, dt: Any, *like: Any) -> Any:
     return tf.broadcast_to(x, shape)
 
 
+def _dims(x: Any, start: int, stop: int) -> list[Any]:
+    """The lengths of some dimensions."""
+    return [_length(x, dim) for dim in range(start, stop)]
+
+
+def _repeated(x: Any, dt: Any, *lengths: Any) -> Any:
+    """x repeated to a shape, where no value at hand has that shape."""
+    x = x if isinstance(x, tf.Tensor) else tf.constant(x, dt)
+    return tf.broadcast_to(x, tf.convert_to_tensor(list(lengths), tf.int32))
+
+
 def _iota(n: Any) -> Any:
     """0, 1, 2, ... below a length."""
     return tf.range(tf.cast(n, tf.int64))
@@ -136,7 +147,7 @@ def _shift(x: Any, dim: int, by: int, fill: float) -> Any:
     rank = x.shape.rank
     pads = [[0, 0]] * rank
     pads[dim] = [max(by, 0), max(-by, 0)]
-    edge = _as(fill if x.dtype.is_floating else int(fill), x.dtype)
+    edge = _as(fill if x.dtype.is_floating else x.dtype.as_numpy_dtype(fill), x.dtype)
     padded = tf.pad(x, pads, constant_values=edge)
     window = [slice(None)] * rank
     window[dim] = slice(None, -by) if by > 0 else slice(-by, None)
@@ -255,6 +266,8 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     _positive,
     _insert,
     _broadcast,
+    _dims,
+    _repeated,
     _iota,
     _shift,
     _transpose,
@@ -279,13 +292,25 @@ class TensorFlowEmitter(CompactEmitter):
         name, axes = self.held(axis)
         return f"_length({name}, {self.place(axes, axis)})"
 
+    def lengths(self, axis: str) -> str:
+        """How long an axis is, or all the dimensions of a group."""
+        if not is_star(axis):
+            return self.length(axis)
+        name, axes = self.held(axis)
+        at = axes.index(axis)
+        return f"*_dims({name}, {at}, {at} + group)"
+
     def filled(self, name: str, index: int, node: Node) -> str:
         axes = node.type.axes
         if index not in self.static:
             name = self.expanded(name, self.axes(index), axes)
         held = {value: row for row, value in self.names.items()}
-        like = [self.expanded(v, self.axes(held[v]), axes) for v in self.like(axes)]
         dtype = {"real": "dt", "int": "tf.int64", "bool": "tf.bool"}[node.type.dtype]
+        try:
+            like = [self.expanded(v, self.axes(held[v]), axes) for v in self.like(axes)]
+        except AssertionError:
+            lengths = ", ".join(self.lengths(axis) for axis in axes)
+            return f"_repeated({name}, {dtype}, {lengths})"
         return f"_broadcast({name}, {dtype}, {', '.join(like)})"
 
     def row(self, index: int, node: Node) -> None:
@@ -592,8 +617,11 @@ def _shared_choices(graph: Graph) -> Graph:
     return b.finish(**{name: values[index] for name, index in graph.outputs})
 
 
+_CHOSEN_ONCE = Steps({"where": (_chosen_once,)})
+
+
 def _writer(graph: Graph, lowering: Lowering) -> Emitter:
-    chosen = rewrite(graph, {"where": (_chosen_once,)})
+    chosen = rewrite(graph, _CHOSEN_ONCE)
     return TensorFlowEmitter(_shared_choices(chosen), lowering)
 
 
@@ -663,8 +691,11 @@ def _counted(count: Expr) -> Iterator[str]:
         yield count.node.attr("axis") if plain else ""
 
 
+_AS_MEAN = Steps({"div": (_as_mean,)})
+
+
 def _eager_writer(graph: Graph, lowering: Lowering) -> Emitter:
-    return _writer(rewrite(graph, {"div": (_as_mean,)}), lowering)
+    return _writer(rewrite(graph, _AS_MEAN), lowering)
 
 
 def _count_now(x: Any, start: int, stop: int | None, dt: Any) -> int:

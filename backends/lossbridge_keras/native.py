@@ -952,7 +952,7 @@ def as_hf(loss: Any, shift_labels: bool = False) -> Callable[..., Any]:
     float32, and so is the loss that comes back. ``shift_labels`` pairs each position's logits with
     the next position's label.
     """
-    bound = getattr(loss, "bound", None)
+    bound: Any = getattr(loss, "bound", None)
     settings = settings_for_hf(loss, bound)
     plain = compile(bound.form, **settings, dtype=loss._dtype_given)
     counted = compile(bound.form, **{**settings, "normalizer": "external"}, dtype=loss._dtype_given)

@@ -111,24 +111,24 @@ def checked(
     # torch takes the lengths of sequences as tuples too.
     if kind.dtype == "int" and isinstance(x, list | tuple) and all(type(k) is int for k in x):
         return torch.as_tensor(x)
-    x = dense(name, key, x)
-    how = reading(name, key, kind, dtype_name(x), first=first, cast=written_cast, advise=advise)
+    tensor = dense(name, key, x)
+    how = reading(
+        name, key, kind, dtype_name(tensor), first=first, cast=written_cast, advise=advise
+    )
     if how == "sign":
-        return 2.0 * x.to(like or torch.float32) - 1.0
+        return 2.0 * tensor.to(like or torch.float32) - 1.0
     if how == "real":
-        return x.to(like or torch.float32)
+        return tensor.to(like or torch.float32)
     if how == "int":
-        return x.long()
-    if how == "bool":
-        return x != 0
-    return x
+        return tensor.long()
+    return tensor != 0 if how == "bool" else tensor
 
 
 def weighing(name: str, x: Any) -> Tensor:
     """A sample weight: real numbers, or integers and truth values in their place."""
-    x = dense(name, "sample_weight", x) if isinstance(x, Tensor) else torch.as_tensor(x)
-    check_weight(name, dtype_name(x))
-    return x if x.is_floating_point() else x.to(torch.float32)
+    weight = dense(name, "sample_weight", x) if isinstance(x, Tensor) else torch.as_tensor(x)
+    check_weight(name, dtype_name(weight))
+    return weight if weight.is_floating_point() else weight.to(torch.float32)
 
 
 # Few of torch's operations take these.
@@ -228,7 +228,7 @@ def unread(x: Tensor) -> bool:
 
 def promoted(tensors: Iterable[Tensor]) -> torch.dtype:
     """The dtype of a result: numbers without dimensions do not widen the others."""
-    dtypes = [(x.dim() > 0, x.dtype) for x in tensors]
+    dtypes = [(x.dim() > 0, x.dtype) for x in tensors] or [(True, torch.float32)]
     first, *rest = [t for sized, t in dtypes if sized] or [t for _, t in dtypes]
     for dtype in rest:
         first = torch.promote_types(first, dtype)

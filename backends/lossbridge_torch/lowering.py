@@ -46,6 +46,9 @@ def replace(x: Tensor, index: Tensor, value: Tensor | float, dim: int) -> Tensor
     """``x`` with the entry at ``index`` replaced; an index out of range replaces any entry, since
     the whole row is NaN then."""
     safe = index.long().clamp(0, max(x.shape[dim] - 1, 0))
+    rank = max(x.ndim, safe.ndim)  # a table without the index's axes has fewer dimensions
+    x = x.reshape((1,) * (rank - x.ndim) + x.shape)
+    safe = safe.reshape((1,) * (rank - safe.ndim) + safe.shape)
     shape = list(x.shape)
     shape[dim] = 1
     # The entry's place may differ along axes that the row itself lacks.
@@ -55,6 +58,11 @@ def replace(x: Tensor, index: Tensor, value: Tensor | float, dim: int) -> Tensor
     if isinstance(value, Tensor):
         return x.scatter(dim, safe, value.expand(shape))
     return x.scatter(dim, safe, value)
+
+
+def whole(x: Tensor, rank: int) -> Tensor:
+    """``x`` with all its leading singletons, which broadcasting does without."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)
 
 
 def largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -171,7 +179,11 @@ def _dot(emitter: Emitter, node: Node, x: list[str]) -> str:
 
     def tight(name: str, axes: Sequence[str]) -> str:
         missing = tuple(i for i in emitter.graph.layout if i not in axes and not is_star(i))
-        return f"{name}.squeeze({emitter.dims(missing)})" if missing else name
+        if not missing:
+            return name
+        if emitter.rank is not None and not any(is_star(i) for i in axes):
+            name = f"whole({name}, {emitter.rank})"
+        return f"{name}.squeeze({emitter.dims(missing)})"
 
     # A group that an operand lacks still has its dimensions there, each of length 1.
     left, right = (
@@ -211,14 +223,20 @@ def _iota(emitter: Emitter, node: Node, x: list[str]) -> str:
 
 
 def _range(emitter: Emitter, node: Node, x: list[str]) -> str:
-    axis = node.attr("axis")
-    after = -emitter.dim(axis) - 1
-    return f"torch.arange(int({x[0]}), device=device).reshape((-1,) + (1,) * {after})"
+    axis, layout = node.attr("axis"), emitter.graph.layout
+    named = sum(not is_star(a) for a in layout)
+    places = (
+        f"*(1,) * ({emitter.rank} - {named})" if is_star(a) else "-1" if a == axis else "1"
+        for a in layout
+    )
+    return f"torch.arange(int({x[0]}), device=device).reshape(({', '.join(places)},))"
 
 
 def _broadcast(emitter: Emitter, node: Node, x: list[str]) -> str:
     shapes = ", ".join(f"{v}.shape" for v in x[1:])
     shape = f"{x[1]}.shape" if len(x) == 2 else f"torch.broadcast_shapes({shapes})"
+    if len(x) == 1:
+        shape = emitter.shape(node.type.axes)
     if node.args[0] in emitter.static:
         return f"torch.full({shape}, {x[0]}, dtype={_dtype(node)}, device=device)"
     return f"{x[0]}.expand({shape})"
@@ -259,8 +277,9 @@ def _scan(emitter: Emitter, node: Node, x: list[str]) -> str:
     dim = emitter.dim(axis)
     carrier = emitter.carrier(axis)
     values = "".join(f"{c}, " for c in x[1:])
+    start = emitter.constant(node, x[0]) if node.args[0] in emitter.static else x[0]
     return (
-        f"recursion({name}, {x[0]}, ({values}), ({moving}), {carrier}.shape[{dim}], {dim}, "
+        f"recursion({name}, {start}, ({values}), ({moving}), {carrier}.shape[{dim}], {dim}, "
         f"{bool(node.attr('reverse'))})"
     )
 
@@ -335,10 +354,11 @@ LOWERING = Lowering(
     table=TABLE,
     imports=("import torch", "from torch import Tensor"),
     namespace={"torch": torch, "Tensor": Tensor, "math": math},
-    helpers=(gather, replace, largest, moved, counted, recursion),
+    helpers=(gather, replace, whole, largest, moved, counted, recursion),
     native=frozenset({"put", "sigmoid"}),
     literal=_literal,
     prologue=lambda first: (f"dt, device = {first}.dtype, {first}.device",),
+    whole_prologue=lambda first: (f"dt, device = torch.float32, {first}.device",),
     transpose="{0}.permute({1})",
 )
 

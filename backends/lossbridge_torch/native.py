@@ -226,6 +226,7 @@ class Loss(nn.Module):
         settings = combination.settings(args, kwargs)
         bound = combination.build(**settings)
         self._settings = settings
+        assert bound.combined is not None
         self.losses = Children(bound.combined, settings["losses"])
         self._hold(bound)
 
@@ -556,6 +557,11 @@ class Loss(nn.Module):
             )
             for axis, n in zip(spec.weights[key].kind.axes, inputs[key].shape, strict=True):
                 lengths.setdefault(axis, (n,))
+        for source in frontdoor.promotion_of(bound, which).given_back:
+            first = inputs.get(source, first)
+            break
+        if not first.is_floating_point():
+            first = first.new_empty((), dtype=torch.float32)  # numbers beside labels are real
         for key in bound.arrays:
             if key in spec.params:
                 inputs[key] = parameter(

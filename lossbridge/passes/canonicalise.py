@@ -11,7 +11,7 @@ from typing import Any
 
 from lossbridge import ops
 from lossbridge.ir import Builder, Expr, Graph, Node, const_value, is_const
-from lossbridge.rewrite import rewrite
+from lossbridge.rewrite import Step, Steps, Tried, rewrite
 
 
 def _guarded(f: Callable[..., float]) -> Callable[..., float | bool | None]:
@@ -340,9 +340,22 @@ SIMPLIFY: dict[str, Callable[[Expr], Expr | None]] = {
 }
 
 
+TIDY: tuple[Step, ...] = (
+    Tried(fold, lambda op, operands: op in FOLD and all(x == "const" for x in operands)),
+    Tried(
+        drop_broadcast,
+        lambda op, operands: "broadcast" in operands and ops.OPS[op].elementwise,
+    ),
+    Tried(simplify, lambda op, operands: op in SIMPLIFY),
+)
+"""What every pass does at every row beside its own steps."""
+
+_CANONICAL = Steps(anything=TIDY)
+
+
 def canonicalise(graph: Graph) -> Graph:
     """Fold constants and remove what does nothing; equal rows become one."""
-    return rewrite(graph, {}, anything=(fold, drop_broadcast, simplify))
+    return rewrite(graph, _CANONICAL)
 
 
 def bind(graph: Graph, numbers: dict[str, float | int | bool]) -> Graph:

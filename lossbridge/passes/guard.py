@@ -11,8 +11,8 @@ import math
 
 from lossbridge import ops
 from lossbridge.ir import Expr, Graph, const_value, is_const
-from lossbridge.passes.canonicalise import arg, drop_broadcast, fold, simplify
-from lossbridge.rewrite import bounds, rewrite
+from lossbridge.passes.canonicalise import TIDY, arg
+from lossbridge.rewrite import Step, Steps, Tried, bounds, rewrite
 
 
 def _cut(x: Expr) -> tuple[Expr, Expr, bool] | None:
@@ -90,15 +90,22 @@ def _difference(v: Expr) -> Expr | None:
     return ops.where(arg(x, 0), arg(x, 1) - arg(y, 1), arg(x, 2) - arg(y, 2))
 
 
-STEPS = {
-    "sub": (_difference,),
-    "mul": (_product,),
-    "div": (_quotient,),
-    "neg": (_negated,),
-    "add": (_total,),
-}
+def _chosen(step: Step) -> Step:
+    return Tried(step, lambda op, operands: "where" in operands)
+
+
+STEPS = Steps(
+    {
+        "sub": (_chosen(_difference),),
+        "mul": (_chosen(_product),),
+        "div": (_chosen(_quotient),),
+        "neg": (_chosen(_negated),),
+        "add": (_chosen(_total),),
+    },
+    TIDY,
+)
 
 
 def guard(graph: Graph) -> Graph:
     """Move selections outwards, so that nothing is multiplied after it was selected away."""
-    return rewrite(graph, STEPS, anything=(fold, drop_broadcast, simplify))
+    return rewrite(graph, STEPS)

@@ -6,13 +6,14 @@ carried out by the platform's wrapper, which knows the arrays; the graph says it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from lossbridge import ops
 from lossbridge.ir import Expr, Graph, is_const
 from lossbridge.passes.canonicalise import canonicalise
-from lossbridge.rewrite import Step, bounds, rewrite
+from lossbridge.rewrite import Step, Steps, Tried, bounds, rewrite
 
 
 def _expander(name: str, expand: Callable[..., Expr]) -> Step:
@@ -75,9 +76,22 @@ def _cube(value: Expr) -> Expr | None:
     return x * x * x if is_const(y, 3.0) else None
 
 
-def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
-    """Composites become primitives, except those in ``native``; inside recursions too."""
-    steps: dict[str, tuple[Step, ...]] = {
+_FIRST = Steps(
+    {
+        "mul": (
+            Tried(
+                _scaled_softmax, lambda op, x: bool({"softmax", "softmax_others"}.intersection(x))
+            ),
+        ),
+        "where": (Tried(_smaller_sigmoid, lambda op, x: x[1:] == ("sigmoid", "sigmoid")),),
+    }
+)
+"""Products with a softmax, before what they are made of is expanded."""
+
+
+@lru_cache(maxsize=64)
+def _expansions(native: frozenset[str]) -> Steps:
+    table: dict[str, tuple[Step, ...]] = {
         name: (_expander(name, row.expand),)
         for name, row in ops.OPS.items()
         if row.expand is not None and name not in native
@@ -92,10 +106,15 @@ def legalise(graph: Graph, native: Collection[str] = ()) -> Graph:
         return value.builder.op("scan", *(Expr(value.builder, a) for a in value.node.args), **attrs)
 
     # A stated gradient has been used by now; what it was computed from need not be emitted.
-    steps["attach_gradient"] = (lambda value: Expr(value.builder, value.node.args[0]),)
-    steps["pow"] = (_cube,)
-    if "sigmoid" in steps:
-        steps["sigmoid"] = (_one_sided_sigmoid, *steps["sigmoid"])
-    # Products with a softmax before what they are made of is expanded.
-    graph = rewrite(graph, {"mul": (_scaled_softmax,), "where": (_smaller_sigmoid,)})
-    return canonicalise(rewrite(graph, {**steps, "scan": (inner,)}))
+    table["attach_gradient"] = (lambda value: Expr(value.builder, value.node.args[0]),)
+    table["pow"] = (_cube,)
+    if "sigmoid" in table:
+        table["sigmoid"] = (_one_sided_sigmoid, *table["sigmoid"])
+    return Steps({**table, "scan": (inner,)})
+
+
+@lru_cache(maxsize=4096)
+def legalise(graph: Graph, native: frozenset[str] = frozenset()) -> Graph:
+    """Composites become primitives, except those in ``native``; inside recursions too."""
+    graph = rewrite(graph, _FIRST)
+    return canonicalise(rewrite(graph, _expansions(native)))

@@ -8,10 +8,11 @@ value and gradient.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from lossbridge.ir import Expr, Graph, const_value, is_const
-from lossbridge.passes.canonicalise import drop_broadcast, fold, simplify
-from lossbridge.rewrite import Binding, Rule, bounds, rewrite
+from lossbridge.passes.canonicalise import TIDY
+from lossbridge.rewrite import Binding, Rule, Steps, bounds, rewrite
 
 
 def _not_small_integer(binding: Binding) -> bool:
@@ -659,9 +660,13 @@ def stabilise(graph: Graph, log: list[str] | None = None, *, derived: bool = Fal
 
     To a ``derived`` graph, those that are not about what an author wrote.
     """
-    steps: dict[str, list[Rule]] = {}
+    return rewrite(graph, _steps(derived), log)
+
+
+@lru_cache(maxsize=2)
+def _steps(derived: bool) -> Steps:
+    table: dict[str, list[Rule]] = {}
     for rule in RULES:
-        if derived and rule.written:
-            continue
-        steps.setdefault(rule.head, []).append(rule)
-    return rewrite(graph, steps, log, anything=(fold, drop_broadcast, simplify))
+        if not (derived and rule.written):
+            table.setdefault(rule.head, []).append(rule)
+    return Steps(table, TIDY)

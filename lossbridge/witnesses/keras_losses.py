@@ -49,7 +49,15 @@ from lossbridge.ops import (
 from lossbridge.spec import Param
 from lossbridge.trace import Definition, define, flag, integer, positive, real
 from lossbridge.witnesses.kinks import first_maximum, undefined_at
-from lossbridge.witnesses.witness import Meaning, averaged, derived, meaning, option, witness
+from lossbridge.witnesses.witness import (
+    Meaning,
+    averaged,
+    derived,
+    index_meaning,
+    meaning,
+    option,
+    witness,
+)
 
 Name = str | None
 MEAN = "sum_over_batch_size"
@@ -563,9 +571,9 @@ def overlap(name: str, axis: int | Sequence[int] | None, spare: float) -> Defini
     named = summed(axis)
     axes = ("*middle",) if axis is None else tuple(named.values())
     weights = {"excess": real(0.5), "missing": real(0.5)}
-    yields = "scalar" if axis is None else "per_sample"
+    kinds = places(named)
 
-    @keras(name, f"real[{places(named)}]", yields=yields, params=weights)
+    @keras(name, f"real[{kinds}]", yields=index_meaning(kinds, axes), params=weights)
     def body(prediction: Expr, target: Expr, *, excess: Expr, missing: Expr) -> Expr:
         both, rest = segmentation.overlap_and_rest(prediction, target, excess, missing, *axes)
         whole = both + rest + spare

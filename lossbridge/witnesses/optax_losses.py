@@ -57,7 +57,15 @@ from lossbridge.trace import Definition, define, flag, integer, real
 from lossbridge.witnesses.keras_losses import places, summed
 from lossbridge.witnesses.kinks import undefined_at
 from lossbridge.witnesses.torch_nn import broken, torch_kl_div
-from lossbridge.witnesses.witness import Meaning, Witness, derived, meaning, option, witness
+from lossbridge.witnesses.witness import (
+    Meaning,
+    Witness,
+    derived,
+    index_meaning,
+    meaning,
+    option,
+    witness,
+)
 
 Axis = int | tuple[int, ...] | None
 Mask = Expr | None  # which elements are included: None is all
@@ -135,7 +143,7 @@ def rest(axes: str, over: tuple[str, ...]) -> str:
 
 def index(axes: str, over: tuple[str, ...]) -> str:
     """What a value is for that is left of these axes."""
-    return "per_sample" if rest(axes, over) else "scalar"
+    return index_meaning(axes, over)
 
 
 def masking(where: Any, axes: str) -> dict[str, Param]:
@@ -504,7 +512,7 @@ def ranking(where: Any, weights: Any) -> Definition:
 
     @optax(
         "ranking_softmax",
-        "per_sample",
+        index(axes, ("classes",)),
         pair(axes, "logits"),
         empty="zero",
         mask=masking(where, axes),
@@ -697,7 +705,7 @@ def dice(
 
     @optax(
         "dice",
-        "per_sample",
+        index(axes, over),
         predicted(axes, named[-1], apply_softmax),
         weights=real(1.0, "classes"),
         smooth=real(1.0),
@@ -824,7 +832,9 @@ def triplet_margin_loss(
         """No norm where p is odd: differences below 0 count below 0."""
         return (sum((u - v) ** p, *over) + eps) ** (1.0 / p)
 
-    @optax("triplet_margin", "per_sample", kinds, p=real(2.0), margin=real(1.0), eps=real(1e-6))
+    rates = {"p": real(2.0), "margin": real(1.0), "eps": real(1e-6)}
+
+    @optax("triplet_margin", index(axes, over), kinds, **rates)
     def body(**given: Expr) -> Any:
         return metric.triplet_margin.function(**given, swap=False, distance=distance)
 

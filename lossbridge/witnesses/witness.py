@@ -13,7 +13,7 @@ what the original differs from the catalogue's own loss, and nothing else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -36,6 +36,12 @@ FRAMEWORKS: Mapping[str, str] = {
     "optax.losses": "optax",
 }
 """The module in which users find the losses -> the distribution whose version counts."""
+
+
+def index_meaning(axes: str, over: Sequence[str]) -> str:
+    """What an index of a value means that is left when these axes are summed over."""
+    left = [a for a in axes.split(", ") if a not in over]
+    return {0: "scalar", 1: "per_sample"}.get(len(left), "per_element")
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def test_j4_no_call_retraces() -> None:
         run = compiled(
             bound.specs[0],
             bound.numbers[0],
-            Options("mean", "elements"),
+            Options(bound.reduction, bound.normalizer),
             jnp.dtype("float32"),
             jnp.dtype("float32"),
         )

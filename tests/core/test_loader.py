@@ -447,7 +447,11 @@ def test_bind_keeps_integers_and_flags() -> None:
             "gamma": {"kind": "real", "value": 1},
             "ignore_index": {"kind": "integer", "value": -100},
             "log_target": {"kind": "flag", "value": False},
-        }
+        },
+        body=[
+            "p = take(softmax(logits, classes), labels, classes)",
+            "value = where(log_target or labels == ignore_index, 0, p ** gamma)",
+        ],
     )
     bound = spec.bind(log_target=np.bool_(True))
     assert bound == {"gamma": 1.0, "ignore_index": -100, "log_target": True}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lossbridge.cli import main
+from lossbridge.cli import QUIET, main, quiet
 
 pytest.importorskip("typer")
 pytest.importorskip("torch")
@@ -91,3 +91,33 @@ def test_the_fixture_is_an_entry_point() -> None:
     file = Path(__file__).parents[2] / "pyproject.toml"
     points = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["entry-points"]
     assert points["pytest11"] == {"lossbridge": "lossbridge.migrate.plugin"}
+
+
+@pytest.mark.slow
+def test_no_log_line_of_tensorflow_stands_on_the_terminal_of_compare() -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "lossbridge",
+            "compare",
+            "keras.losses.Huber()",
+            "keras.losses.LogCosh()",
+        ],
+        env=own,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1, run.stderr
+    assert run.stderr == ""
+    assert run.stdout.startswith("different")
+
+
+def test_a_command_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    with quiet():
+        assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"  # what somebody has set is left
+        assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == QUIET["TF_ENABLE_ONEDNN_OPTS"]
+    assert "TF_ENABLE_ONEDNN_OPTS" not in os.environ

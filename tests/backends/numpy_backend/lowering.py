@@ -97,6 +97,8 @@ def _lower_scan(emitter: Emitter, node: Node, x: list[str]) -> str:
 
 
 def _broadcast(emitter: Emitter, node: Node, x: list[str]) -> str:
+    if len(x) == 1:
+        return f"np.broadcast_to({x[0]}, {emitter.shape(node.type.axes)})"
     shapes = ", ".join(f"{v}.shape" for v in x[1:])
     return f"np.broadcast_to({x[0]}, np.broadcast_shapes({shapes}))"
 
