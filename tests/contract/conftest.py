@@ -15,6 +15,19 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+# These differentiate by TensorFlow's tapes, so they try Keras on TensorFlow alone. What they hold
+# of every door stands in test_labels_and_divisors.py too.
+ON_TENSORFLOW = (
+    "test_class_settings.py",
+    "test_ctc.py",
+    "test_labels.py",
+    "test_limits.py",
+    "test_normalizers.py",
+)
+collect_ignore = (
+    [] if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" else list(ON_TENSORFLOW)
+)
+
 DOORS = tuple(os.environ.get("LOSSBRIDGE_DOORS", "torch,keras,jax").split(","))
 
 

@@ -97,6 +97,10 @@ class Door:
         """Give a loss its trainable weights; what the call then takes besides."""
         raise NotImplementedError
 
+    def held(self, loss: Any, name: str) -> Any:
+        """A trainable weight, as the tensor that a gradient is taken in."""
+        return getattr(loss, name)
+
     def wide(self) -> contextlib.AbstractContextManager[Any]:
         """Within it, float64 and int64 are what they say."""
         return contextlib.nullcontext()
@@ -186,7 +190,7 @@ class Torch(Door):
                     named[name].requires_grad_()
             value = compiled(**named, **extra)
             parts = value if isinstance(value, list | tuple) else [value]
-            sources = [named[n] if n in named else getattr(loss, n) for n in wrt]
+            sources = [named[n] if n in named else self.held(loss, n) for n in wrt]
             slopes: Sequence[Any] = ()
             if sources:
                 total = _summed([p.double().sum() for p in parts])
@@ -324,6 +328,9 @@ class Keras(Door):
             loss.weight(name).assign(value)
         return {}
 
+    def held(self, loss: Any, name: str) -> Any:
+        return loss.weight(name).value
+
     def wide(self) -> contextlib.AbstractContextManager[Any]:
         if self.framework == "jax":
             return Jax.wide(self)  # type: ignore[arg-type]
@@ -338,7 +345,14 @@ class Keras(Door):
     ) -> Callable[..., Result]:
         self.set_weights(loss, weights or {})
         if self.framework == "jax":
-            return _by_jax(self, loss, wrt, mode, {})
+            import keras
+
+            def with_weights(params: Mapping[str, Any] | None = None, **named: Any) -> Any:
+                held = [(loss.weight(n), x) for n, x in (params or {}).items()]
+                with keras.StatelessScope(state_mapping=held):
+                    return loss(**named)
+
+            return _by_jax(self, with_weights, wrt, mode, weights or {})
         if self.framework == "torch":
             return Torch.function(self, loss, wrt, mode)  # type: ignore[arg-type]
         import tensorflow as tf

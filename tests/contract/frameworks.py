@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-PLATFORMS = ("torch", "keras", "jax")
+PLATFORMS = tuple(os.environ.get("LOSSBRIDGE_DOORS", "torch,keras,jax").split(","))
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,23 @@ def framework(name: str) -> Framework:
 
 
 def _tensor(x: Any, dtype: str = "float32") -> Any:
-    import tensorflow as tf
+    import keras
 
-    return tf.constant(x, dtype)
+    return keras.ops.convert_to_tensor(np.asarray(x), dtype)
 
 
 def _function(run: Callable[[], Any]) -> Callable[[], Any]:
+    """Compiled by whatever Keras runs on; its PyTorch backend compiles nothing."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return run
+    if backend == "jax":
+        import jax
+
+        compiled: Callable[[], Any] = jax.jit(run)
+        return compiled
     import tensorflow as tf
 
     made: Callable[[], Any] = tf.function(run, autograph=False)

@@ -31,7 +31,8 @@ def inside(rank: int) -> list[probes.Probe]:
 @pytest.mark.parametrize("kind", ["real[n,c]", "index(c)[n]", "binary[n,c]", "positive[n,c]"])
 def test_inputs_of_one_kind_are_given_arrays_of_their_own(kind: str) -> None:
     signature = parse({"x": "real[n,c]", **dict.fromkeys("abcde", kind)})
-    for probe in inside(2):
+    # What is drawn anew may be another's by chance: on the probe it is compared with, it is not.
+    for probe in (p for p in inside(2) if p.anew is None):
         arrays = list(seen(probe, signature).values())[1:]
         few = arrays[0].size < 4 and "real" not in kind and "positive" not in kind
         for k, x in enumerate(arrays):
