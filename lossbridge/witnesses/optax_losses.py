@@ -832,7 +832,7 @@ def triplet_margin_loss(
         """No norm where p is odd: differences below 0 count below 0."""
         return (sum((u - v) ** p, *over) + eps) ** (1.0 / p)
 
-    rates = {"p": real(2.0), "margin": real(1.0), "eps": real(1e-6)}
+    rates: dict[str, Any] = {"p": real(2.0), "margin": real(1.0), "eps": real(1e-6)}
 
     @optax("triplet_margin", index(axes, over), kinds, **rates)
     def body(**given: Expr) -> Any:

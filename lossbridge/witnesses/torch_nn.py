@@ -561,7 +561,7 @@ def triplet_margin(
     reduction: str = "mean",
 ) -> Meaning:
     how = reduced(reduction, size_average, reduce)
-    settings = {"margin": margin, "eps": eps, "swap": swap}
+    settings: dict[str, Any] = {"margin": margin, "eps": eps, "swap": swap}
     if p == math.inf:
         return meaning(TRIPLET_LARGEST, reduction=how, **settings)
     return meaning(TRIPLET, p=p, reduction=how, **settings)
