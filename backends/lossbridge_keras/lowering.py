@@ -166,7 +166,7 @@ def _take(x: Any, index: Any, dim: int, mine: tuple[int, ...], theirs: tuple[int
     ``mine`` are the dimensions of x that the index has too, where they are its ``theirs``. The
     result has those, then the index's others, then those of x.
     """
-    n = tf.cast(_length(x, dim), tf.int64)
+    n, index = tf.cast(_length(x, dim), tf.int64), tf.cast(index, tf.int64)
     if not x.shape[dim]:  # perhaps nothing to gather: one entry more, which no index may show
         pads = [[0, 0]] * x.shape.rank
         pads[dim] = [0, 1]
@@ -670,12 +670,19 @@ def _mean(x: Any) -> Any:
 
 
 def _as_mean(value: Expr) -> Expr | None:
-    """A sum of everything over the number of its elements, in one op of two."""
-    total, count = (Expr(value.builder, a) for a in value.node.args)
-    if total.node.op != "sum" or value.axes:
+    """A sum of everything over the number of its elements, in one op of two: TensorFlow's mean of
+    nothing is NaN too, as it is where ``empty`` says so."""
+    nothing, empty, quotient = (Expr(value.builder, a) for a in value.node.args)
+    if value.axes or quotient.node.op != "div" or empty.node.op != "const":
         return None
+    total, divisor = (Expr(value.builder, a) for a in quotient.node.args)
+    if total.node.op != "sum" or divisor.node.op != "where":
+        return None
+    same, _, count = divisor.node.args
     axes = total.node.attr("axes")
-    if sorted(_counted(count)) != sorted(axes):
+    if same != nothing.index or sorted(_counted(Expr(value.builder, count))) != sorted(axes):
+        return None
+    if not math.isnan(const_value(empty.node)):
         return None
     return value.builder.op("mean", Expr(value.builder, total.node.args[0]), axes=axes)
 
@@ -691,7 +698,7 @@ def _counted(count: Expr) -> Iterator[str]:
         yield count.node.attr("axis") if plain else ""
 
 
-_AS_MEAN = Steps({"div": (_as_mean,)})
+_AS_MEAN = Steps({"where": (_as_mean,)})
 
 
 def _eager_writer(graph: Graph, lowering: Lowering) -> Emitter:

@@ -154,7 +154,7 @@ def test_k2_unknown_arguments_say_what_works() -> None:
         L.MSELoss(reduction="average")
     with pytest.raises(ArgumentError, match="gamma"):
         L.FocalLoss(gama=1.0)
-    with pytest.raises(ArgumentError, match="take logits"):
+    with pytest.raises(ArgumentError, match="takes logits"):
         L.CrossEntropyLoss(from_logits=True)
     with pytest.raises(AttributeError, match="CrossEntropyLoss"):
         L.SparseCategoricalCrossentropy  # noqa: B018

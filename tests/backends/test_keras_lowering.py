@@ -129,7 +129,7 @@ def test_one_over_a_number_is_exact_in_graphs(jit: bool) -> None:
     function = emit.load(emit.emit(graph, LOWERING, "ours"), LOWERING, "ours")
     run = tf.function(function, jit_compile=jit, autograph=False)
     x = np.tile(np.array([[2.0, 2.0, 2.0, 2.0], [3.0, 1.0, 0.0, -1.0]], np.float32), (16, 1))
-    _, gradient = run(tf.constant(x), tf.constant([1, 0] * 16))
+    _, gradient = run(tf.constant(x), tf.constant([1, 0] * 16, tf.int64))
     assert gradient.numpy()[:2].tolist() == [[0.25, -0.75, 0.25, 0.25], [0.0] * 4]
 
 
@@ -190,9 +190,9 @@ def test_indices_out_of_range_give_nan_and_empty_tables_give_nothing(jit: bool) 
 
     run = tf.function(run, jit_compile=jit) if jit else run
     x = tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    found = run(x, tf.constant([1, 2, -1]))
+    found = run(x, tf.constant([1, 2, -1], tf.int64))
     np.testing.assert_array_equal(found, [2.0, np.nan, np.nan])
-    empty = run(tf.zeros((3, 0)), tf.constant([0, 1, 0]))
+    empty = run(tf.zeros((3, 0)), tf.constant([0, 1, 0], tf.int64))
     assert np.isnan(empty).all()
 
 
