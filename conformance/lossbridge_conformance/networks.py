@@ -49,7 +49,7 @@ def _features() -> PortSpec:
             "offset": Kind.parse("real[pixels]"),
         },
         body=("value = sum(tanh(slope * x + offset), *image)",),
-        yields="per_sample",
+        yields="per_element",
     )
     # Multiples of an eighth: exact in every dtype.
     constants = {

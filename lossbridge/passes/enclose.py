@@ -63,7 +63,7 @@ def _linear(graph: Graph, source: int) -> bool:
             continue
         linear = (
             node.op in _LINEAR
-            or (node.op in ("mul", "dot") and len(hits) == 1)
+            or (node.op in ("mul", "dot", "weigh") and len(hits) == 1)
             or (node.op in ("div", "take") and hits == [0])
             or (node.op in ("where", "attach_gradient") and not _leads(node.op, hits))
         )

@@ -818,8 +818,10 @@ def test_wasserstein_critic_trains_the_critic() -> None:
     assert all(p.grad is not None for p in critic.net[0].parameters())
     with pytest.raises(ArgumentError, match="critic"):
         L.WassersteinCriticLoss()(fake, real)
+    column = L.WassersteinCriticLoss()(fake, real, critic=critic.net)
+    torch.testing.assert_close(column, value)  # one score a sample, as networks give it: (4, 1)
     with pytest.raises(ShapeError, match="critic"):
-        L.WassersteinCriticLoss()(fake, real, critic=critic.net)
+        L.WassersteinCriticLoss()(fake, real, critic=lambda x: x)
 
 
 def test_gradient_penalty_reaches_the_critics_parameters() -> None:
