@@ -481,6 +481,14 @@ RULES: tuple[Rule, ...] = (
         kinds=AXIS,
     ),
     Rule(
+        "less_square_of_tanh",
+        "less_square(tanh(u))",
+        "attach_gradient(stop_gradient(4 * (sigmoid(2 * u) * sigmoid(-2 * u))), u, "
+        "-8 * (tanh(u) * (sigmoid(2 * u) * sigmoid(-2 * u))))",
+        "1 - tanh(10)**2 is 0 in float32",
+        kinds=U,
+    ),
+    Rule(
         "one_minus_tanh",
         "1 - tanh(u)",
         "2 * sigmoid(-2 * u)",

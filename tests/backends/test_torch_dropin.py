@@ -243,11 +243,6 @@ DELIBERATE: dict[Key, str] = {
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("MSELoss", {"size_average": True}, "deprecated in torch since 0.4; reduction says it"),
     ("MSELoss", {"reduce": False}, "deprecated in torch since 0.4; reduction says it"),
-    (
-        "BCEWithLogitsLoss",
-        {"weight": torch.ones(3)},
-        "a weight for each element is sample_weight= at the call, as for every loss",
-    ),
 ]
 # Calls that torch.nn broadcasts or warns about: here an error that says which axis disagrees.
 UNEQUAL: list[tuple[str, Make]] = [
