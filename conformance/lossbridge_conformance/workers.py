@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from base64 import b85decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,6 +197,22 @@ def run_all(workers: Sequence[Worker]) -> None:
             raise
 
 
+class Oracles(ProcessPoolExecutor):
+    """A pool whose processes may be ended while jobs wait.
+
+    The executor's own ``map`` cancels the jobs that wait when it is left by an exception, and when
+    the processes then end, its thread raises InvalidStateError at the first cancelled one: the
+    interpreter waited for that thread for ever.
+    """
+
+    def map(
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], **options: Any
+    ) -> Iterator[Any]:
+        """The results in order."""
+        jobs = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=True)]
+        return (job.result() for job in jobs)
+
+
 @contextlib.contextmanager
 def oracles(folder: str) -> Iterator[ProcessPoolExecutor]:
     """Processes for the oracle, one a core; none outlives this one, however it ends.
@@ -205,13 +221,12 @@ def oracles(folder: str) -> Iterator[ProcessPoolExecutor]:
     """
     # A fresh process each: this one has threads, which a fork would not survive.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
+    pool = Oracles(
         os.cpu_count() or 1, mp_context=context, initializer=_follow_parent, initargs=(folder,)
     )
     try:
         yield pool
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
         raise
