@@ -389,7 +389,12 @@ def _d_div(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 def _larger_gets(g: Expr, a: Expr, b: Expr) -> Expr:
     """g where a > b, half of it where they tie, and NaN where either is: a loss that is NaN has no
     gradient of 0 beside it."""
-    return where(a > b, g, where(a == b, 0.5 * g, where(a < b, 0.0, math.nan)))
+    return where(a > b, g, where(a == b, 0.5 * g, where(a < b, 0.0, _of_nan(g))))
+
+
+def _of_nan(g: Expr) -> Expr:
+    """The gradient where a NaN is compared: NaN, but none in what a selection leaves out."""
+    return where(g == 0.0, 0.0, math.nan)
 
 
 def _d_maximum(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
@@ -405,7 +410,7 @@ def _d_minimum(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
 def _d_clip(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     x, lo, hi = args
     # At an end of the interval the gradient belongs to x, so the ends get it strictly outside.
-    outside = where((x < lo) | (x > hi), 0.0, math.nan)
+    outside = where((x < lo) | (x > hi), 0.0, _of_nan(g))
     return (
         where((x >= lo) & (x <= hi), g, outside),
         where(x < lo, g, 0.0),
@@ -492,7 +497,7 @@ def _d_amax(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:
     (x,) = args
     mask = x == out
     ties = sum(indicator(mask), *out.node.attr("axes"))
-    return (where(mask, g / ties, where(x < out, 0.0, math.nan)),)
+    return (where(mask, g / ties, where(x < out, 0.0, _of_nan(g))),)
 
 
 def _d_dot(args: list[Expr], out: Expr, g: Expr) -> Sequence[Expr | None]:

@@ -473,8 +473,9 @@ def focal_crossentropy(kind: str, last: str) -> Definition:
         x = where(from_logits, softmax(prediction, "classes"), prediction)
         whole = sum(x, "classes")
         terms = classification.focal_terms(t, held(x / whole), gamma)
-        value = where(whole == 0.0, math.nan, sum(alpha * terms, "classes"))
-        return undefined_at(value, prediction, whole == 0.0)
+        nothing = whole == 0.0  # 0 / 0, in the value and in both gradients
+        value = where(nothing, math.nan, sum(alpha * terms, "classes"))
+        return undefined_at(undefined_at(value, prediction, nothing), target, nothing)
 
     return body
 

@@ -323,14 +323,34 @@ def sigmoid_focal_loss(*, alpha: float | None = None, gamma: float = 2.0) -> Mea
     return unreduced(focal, weighed=alpha is not None, alpha=alpha, gamma=gamma)
 
 
+def part_of_numbers(x: Expr) -> Expr:
+    """``x`` where it is above 0, else 0; a NaN stays, and has no gradient."""
+    return select(x == x, maximum(0.0, x), stop_gradient(x))
+
+
+SCORED = {"prediction": "real[*batch]", "target": "sign[*batch]"}
+
+
+def signed(name: str, ahead: float) -> Definition:
+    @optax(name, "per_element", SCORED)
+    def body(prediction: Expr, target: Expr) -> Expr:
+        value: Expr = margin.hinge.function(prediction, target, margin=ahead, part=part_of_numbers)
+        return value
+
+    return body
+
+
+SIGNED_HINGE, SIGNED_PERCEPTRON = signed("hinge", 1.0), signed("perceptron", 0.0)
+
+
 @witness("optax.losses.hinge_loss", call=SCORES, calls=REPEATS)
 def hinge_loss() -> Meaning:
-    return unreduced(margin.hinge)
+    return unreduced(SIGNED_HINGE)
 
 
 @witness("optax.losses.perceptron_loss", call=SCORES)
 def perceptron_loss() -> Meaning:
-    return unreduced(margin.perceptron)
+    return unreduced(SIGNED_PERCEPTRON)
 
 
 @witness("optax.losses.sparsemax_loss", call=LOGITS, calls=CASTS, notes=(INFINITE,))
