@@ -54,9 +54,9 @@ def block_size() -> int:
     return BLOCK * min(torch.get_num_threads(), 8)
 
 
-def zeroed(x: Tensor, a: Tensor) -> Tensor:
-    """``x``, and 0 where ``a`` is 0, whatever ``x`` is: in half the time of a selection."""
-    return torch.ops.aten.threshold_backward(x, a.abs(), 0.0)  # type: ignore[no-any-return]
+def zeroed(x: Tensor, size: Tensor) -> Tensor:
+    """``x``, and 0 where ``size`` is 0, whatever ``x`` is: in half the time of a selection."""
+    return torch.ops.aten.threshold_backward(x, size, 0.0)  # type: ignore[no-any-return]
 
 
 def take_(x: Tensor, index: Tensor, dim: int) -> Tensor:
@@ -242,17 +242,18 @@ class Whole(Eager):
     """All rows at once."""
 
     finite: dict[int, int] = dataclasses.field(default_factory=dict)
-    zeroed: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    zeroed: dict[int, int] = dataclasses.field(default_factory=dict)
+    sizes: dict[int, int] = dataclasses.field(default_factory=dict)
     silent: set[int] = dataclasses.field(default_factory=set)
 
     def rows(self) -> None:
         self.finite, self.silent = _finite(self.graph)
         for index, node in enumerate(self.graph.nodes):
             blanked = _blanked(self.graph, node) if node.type.axes else None
-            if blanked is not None:
-                self.zeroed[index] = blanked
-                if _only_reader(self.graph, node.args[0]) is not None:
-                    self.silent.add(node.args[0])
+            if blanked is not None and _only_reader(self.graph, node.args[0]) is not None:
+                # The comparison becomes the size, at its own place: later rows may write into it.
+                self.zeroed[index] = node.args[0]
+                self.sizes[node.args[0]] = blanked[0]
         super().rows()
 
     def row(self, index: int, node: Node) -> None:
@@ -266,8 +267,9 @@ class Whole(Eager):
             own = "_" if self.finite[index] in self.dead(index) else ""
             return f"{self.names[self.finite[index]]}.nan_to_num{own}(math.nan, 0.0, 0.0)"
         if index in self.zeroed:
-            a, x = (self.names[i] for i in self.zeroed[index])
-            return f"zeroed({x}, {a})"
+            return f"zeroed({self.names[node.args[2]]}, {self.names[self.zeroed[index]]})"
+        if index in self.sizes:
+            return f"{self.names[self.sizes[index]]}.abs()"
         if node.op == "where" and self._blanks(index, node):
             return f"blank({self.names[node.args[1]]}, {self.names[node.args[0]]})"
         return super().in_place(index, node)
