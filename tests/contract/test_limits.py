@@ -237,3 +237,18 @@ def test_a_class_weight_that_the_platform_takes_for_0_teaches_nothing(platform: 
     value, gradient = _weighted(platform, [1e-38] * 3, "CrossEntropyLoss")
     assert math.isnan(value)  # what the loss of nothing is
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("platform", ["torch", "keras", "jax"])
+def test_probabilities_in_bfloat16_sum_to_1_as_nearly_as_bfloat16_can(platform: str) -> None:
+    """Three thirds are 1.0019; a float32 sum would be refused for that, and NumPy knows no eps."""
+    thirds = np.full((2, 3), 1.0 / 3.0, np.float32)
+    if platform == "torch":
+        given = torch.tensor(thirds).bfloat16()
+        value = LT.CrossEntropyLoss()(torch.zeros(2, 3), given).item()
+    elif platform == "keras":
+        value = float(LK.CrossEntropyLoss()(tf.cast(thirds, tf.bfloat16), tf.zeros((2, 3))))
+    else:
+        loss = LJ.CrossEntropyLoss()
+        value = float(loss(jnp.zeros((2, 3)), jnp.asarray(thirds, jnp.bfloat16)))
+    assert value == pytest.approx(math.log(3.0), rel=5e-3)
