@@ -35,7 +35,7 @@ def divided(x: jax.Array, by: jax.Array | float) -> jax.Array:
     a plain number XLA would see that.
     """
     if not hasattr(by, "dtype"):
-        by = lax.optimization_barrier(jnp.asarray(by, x.dtype))
+        by = lax.optimization_barrier(jnp.asarray(by, x.dtype))  # type: ignore[no-untyped-call]
     below = lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1) < -1.0 - jnp.abs(by)
     return x / jnp.where(below, 1.0, by)
 

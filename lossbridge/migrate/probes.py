@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -300,6 +300,15 @@ def probes(
             row = np.arange(halves.size).reshape(size)
             yield halves + ((11 * place + 5 * row) % 31 + 1) / 64.0
 
+    def unlike(taken: Sequence[Array], draw: Callable[[], Array]) -> Array:
+        """A drawn array that is none of those, if one comes: there may not be many."""
+        drawn = draw()
+        for _ in range(19):
+            if not any(np.array_equal(drawn, x) for x in taken):
+                break
+            drawn = draw()
+        return drawn
+
     def further(probe: Probe) -> Probe:
         """With arrays for the inputs after the third, and labels and signs for every input."""
         latent, wide = list(probe.latent), probe.latent[0].shape
@@ -314,14 +323,8 @@ def probes(
         rows: list[tuple[Array, Array]] = []
         taken_labels, taken_signs = [probe.labels], [probe.signs]
         for _ in range(PLACES):
-            for _ in range(20):  # of few samples and classes there are not many
-                labels = beside.integers(0, max(wide[-1], 1), wide[:-1])
-                if not any(np.array_equal(labels, x) for x in taken_labels):
-                    break
-            for _ in range(20):
-                signs = np.where(beside.random(wide) < 0.5, -1.0, 1.0)
-                if not any(np.array_equal(signs, x) for x in taken_signs):
-                    break
+            labels = unlike(taken_labels, lambda: beside.integers(0, max(wide[-1], 1), wide[:-1]))
+            signs = unlike(taken_signs, lambda: np.where(beside.random(wide) < 0.5, -1.0, 1.0))
             if probe.group == "edges":
                 signs.flat[:2], labels.flat[:1] = (1.0, -1.0), 0
             # Where the labels of the target are one that is ignored, so are all.
