@@ -122,6 +122,9 @@ def reduced_graph(
     if options.mask:
         mask = b.input("mask", Type("bool", axes), "mask")
         replaced = _unmasked(b, graph, mask)
+    row = DIVISORS[normalizer]
+    if kind == "mean" and row.count == "sum":
+        replaced |= _held(b, graph, numbers, replaced)
     values = inline(b, graph, replaced)
     value = values[graph.output("value")]
     count = values[graph.output("count")] if graph.has_output("count") else b.const(1.0)
@@ -129,7 +132,8 @@ def reduced_graph(
         value = _enclosed(b, spec, graph, numbers, value, values, mask)
     if options.sample_weight:
         weight = b.input("sample_weight", Type("real", axes))
-    row = DIVISORS[normalizer]
+        if kind == "mean" and row.sample_weight and axes:
+            weight = _smaller(weight)
     if kind == "mean" and row.count == "each":
         value = value / ops.maximum(count, 1.0)
 
@@ -183,6 +187,68 @@ def _enclosed(
     ports = [x for x, node in zip(values, graph.nodes, strict=True) if node.op in OUTSIDE]
     moving = [*rows.values(), *(x for x in ports if x.type.dtype == "real")]
     return enclose(value, given, moving, mask)
+
+
+_LARGE = 2.0**64
+
+
+def _smaller(x: Expr) -> Expr:
+    """Weights that the mean divides by too, all of them smaller by one power of 2 if one is large.
+
+    The mean is the same, exactly; but of a divisor of 2e38 the reciprocal is subnormal, which
+    TensorFlow and XLA make 0, and with it the gradient.
+    """
+    largest = ops.amax(x, *x.axes) if x.axes else x
+    # Divided: a factor would meet the reciprocal of the divisor first.
+    return x / ops.where(largest > _LARGE, _LARGE, 1.0)
+
+
+def _held(
+    b: Builder, graph: Graph, numbers: Numbers, replaced: Mapping[str, Expr]
+) -> dict[str, Expr]:
+    """The class weights, where value and count are both multiples of them."""
+    if not graph.has_output("count"):
+        return {}
+    known = dict(numbers)
+    names = _reaches(graph, graph.output("count"))
+    sources = [
+        (name, index)
+        for name, index in graph.inputs()
+        if name in names
+        and graph.nodes[index].type.dtype == "real"
+        and not abs(known.get(name, math.inf)) <= _LARGE
+    ]
+    if len(sources) != 1 or not _homogeneous(graph, sources[0][1]):
+        return {}
+    name, index = sources[0]
+    node = graph.nodes[index]
+    x = replaced.get(name) or b.row("input", (), node.attrs, node.type)
+    return {name: _smaller(x)}
+
+
+def _homogeneous(graph: Graph, source: int) -> bool:
+    """Whether both outputs are multiples of an input: twice that makes them twice as large."""
+    moving = {source}
+    for index, node in enumerate(graph.nodes):
+        hits = [place for place, a in enumerate(node.args) if a in moving]
+        if not hits or index == source:
+            continue
+        rest = [graph.nodes[a] for place, a in enumerate(node.args) if place not in hits]
+        multiple = (
+            node.op in ("neg", "sum", "broadcast", "rename", "flip")
+            or (node.op in ("mul", "dot", "weigh") and len(hits) == 1)
+            or (node.op in ("div", "take") and hits == [0])
+            or (node.op in ("add", "sub") and len(hits) == 2)
+            or (
+                node.op == "where"
+                and 0 not in hits
+                and all(n.op == "const" and const_value(n) == 0.0 for n in rest[1:])
+            )
+        )
+        if not multiple:
+            return False
+        moving.add(index)
+    return {graph.output("value"), graph.output("count")} <= moving
 
 
 HARMLESS = {"probability": 0.5, "simplex": 0.5, "log_probability": -1.0}

@@ -33,6 +33,10 @@ CHECKED: Final = ("length", "index")
 :mod:`lossbridge.passes.enclose` says."""
 
 
+# NumPy does not say it of bfloat16.
+_HALF_EPS: Final = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+
+
 @dataclass(frozen=True)
 class ValueRule:
     """What every entry of one input that counts has to be."""
@@ -60,7 +64,7 @@ class ValueRule:
         """Whether the smallest and the largest number say that all lie inside."""
         return self.kind.values is None and self.kind.name != "simplex"
 
-    def inside(self, x: Any, interval: Interval) -> bool:
+    def inside(self, x: Any, interval: Interval, eps: float = 0.0) -> bool:
         """Whether all of a NumPy array lies inside, what counts and what does not."""
         import numpy as np
 
@@ -68,10 +72,13 @@ class ValueRule:
             return True
         if self.plain:
             return x.min().item() in interval and x.max().item() in interval
-        return not (self.off(np, x, interval).any() or np.isnan(x).any())
+        return not (self.off(np, x, interval, eps).any() or np.isnan(x).any())
 
-    def off(self, xp: Any, x: Any, interval: Interval) -> Any:
-        """Which entries of ``x`` lie outside; a NaN does not."""
+    def off(self, xp: Any, x: Any, interval: Interval, eps: float = 0.0) -> Any:
+        """Which entries of ``x`` lie outside; a NaN does not.
+
+        ``eps`` is that of the dtype in which the numbers came, where ``x`` has a wider one.
+        """
         wrong = outside(xp, x, interval)
         if self.kind.values is not None:
             low, high = self.kind.values
@@ -79,17 +86,21 @@ class ValueRule:
         if self.kind.name == "simplex":
             at = _dimensions(self.kind.axes, x.ndim)[self.kind.of or ""][0]
             # A rounding error for each number; in single precision optax allows 1e-5.
-            slack = max(1e-5, 2.0 * float(xp.finfo(x.dtype).eps))
+            slack = max(1e-5, 2.0 * eps, 2.0 * _HALF_EPS.get(str(x.dtype), 0.0))
+            if x.dtype.itemsize < 4:
+                x = x.astype("float32")  # sums of bfloat16 stop growing at 256 terms
             wrong = wrong | (abs(xp.sum(x, axis=at, keepdims=True) - 1.0) > slack)
         return wrong
 
-    def wrong(self, xp: Any, x: Any, interval: Interval, beside: Mapping[str, Any]) -> Any:
+    def wrong(
+        self, xp: Any, x: Any, interval: Interval, beside: Mapping[str, Any], eps: float = 0.0
+    ) -> Any:
         """Which entries of ``x`` count and lie outside, as an array of truth values.
 
         ``xp`` is the module of the arrays (numpy, or one with its functions); ``beside`` has the
         parameters in ``exempt`` and the inputs in ``ends`` by name, and may have the ``mask``.
         """
-        wrong = self.off(xp, x, interval)
+        wrong = self.off(xp, x, interval, eps)
         for name in self.exempt:
             wrong = wrong & (x != beside[name])
         for name, kind in self.ends:
@@ -167,12 +178,17 @@ def value_rules(spec: Spec, numbers: Numbers = ()) -> tuple[ValueRule, ...]:
 
 
 def refuse(
-    loss: str, rule: ValueRule, x: Any, interval: Interval, beside: Mapping[str, Any]
+    loss: str,
+    rule: ValueRule,
+    x: Any,
+    interval: Interval,
+    beside: Mapping[str, Any],
+    eps: float = 0.0,
 ) -> None:
     """Raise if a NumPy array has an entry that counts and lies outside."""
     import numpy as np
 
-    wrong = rule.wrong(np, x, interval, beside)
+    wrong = rule.wrong(np, x, interval, beside, eps)
     if wrong.any():
         at = np.argwhere(wrong)[0].tolist()
         kind = LabelError if rule.kind.dtype == "int" else DomainError

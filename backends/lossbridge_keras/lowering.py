@@ -515,6 +515,8 @@ TABLE: dict[str, Any] = {
     "ne": _symmetric("not_equal"),
     "div": _lower_div,
     "pow": "({0} ** {1})",
+    # One kernel; a selection takes TensorFlow four times as long as a product.
+    "weigh": _tensors("tf.math.multiply_no_nan({1}, {0})"),
     "maximum": _tensors("tf.maximum({0}, {1})"),
     "minimum": _tensors("tf.minimum({0}, {1})"),
     "and": "({0} & {1})",
@@ -634,6 +636,7 @@ LOWERING = Lowering(
     literal=_literal,
     prologue=_prologue,
     transpose="_transpose({0}, {1})",
+    native=frozenset({"weigh"}),
     emitter=_writer,
 )
 
@@ -764,6 +767,7 @@ EAGER = replace(
         **TABLE,
         **{op: _raw(name, "x") for op, name in _UNARY.items()},
         **{op: _raw(name, "x", "y") for op, name in _BINARY.items()},
+        "weigh": _raw("MulNoNan", "y", "x"),
         "div": lambda e, n, x: (
             found
             if (found := _lower_div(e, n, x)).startswith("_divided(")

@@ -319,7 +319,7 @@ def check_values(
             lowest, highest = extremes(x)
             if lowest in interval and highest in interval:
                 continue
-        elif rule.inside(as_array(x), interval):
+        elif rule.inside(as_array(x), interval, _eps(x)):
             continue
         inside = False
         beside = {**numbers, **inputs}
@@ -328,8 +328,13 @@ def check_values(
         if any(isinstance(v, Tensor) and v.numel() and unread(v) for v in tensors.values()):
             continue
         arrays = {n: as_array(v) if isinstance(v, Tensor) else v for n, v in tensors.items()}
-        refuse(name, rule, as_array(x), interval, arrays)
+        refuse(name, rule, as_array(x), interval, arrays, _eps(x))
     return inside
+
+
+def _eps(x: Tensor) -> float:
+    """The rounding error of a tensor's dtype, which NumPy's arrays of bfloat16 do not keep."""
+    return torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
 
 
 def extremes(x: Tensor) -> tuple[float, float]:

@@ -85,7 +85,8 @@ def cross_entropy(
     Class weights weigh each class's term, inside the label smoothing too, and enter the divisor of
     the mean; samples labelled ``ignore_index`` do not count.
 
-    Edges: exact in value and gradient however confident the logits are.
+    Edges: exact in value and gradient however confident the logits are. Class weights may be as
+    large as numbers get; below 1.2e-38 TensorFlow and XLA take them for 0.
     """
     counted = labels != ignore_index
     label = where(counted, labels, 0)

@@ -188,3 +188,67 @@ def test_a_large_divisor_does_not_become_a_reciprocal_of_0(way: str) -> None:
     value, gradient = WAYS[way]("SmoothL1Loss", inputs, {"beta": 3e38}, "float32")
     np.testing.assert_allclose(value, [0.5e38 / 3.0], rtol=1e-6)
     np.testing.assert_allclose(gradient["prediction"], [1.0 / 3.0], rtol=1e-6)
+
+
+def _weighted(platform: str, weight: Any, name: str) -> tuple[float, Any]:
+    """The mean over two samples, and its gradient in the logits, compiled where there is a way."""
+    logits, labels = np.asarray([[1.0, 0.0, -1.0], [2.0, 0.0, 1.0]], np.float32), [0, 2]
+    if platform == "torch":
+        x = torch.tensor(logits, requires_grad=True)
+        value = getattr(LT, name)(weight=torch.tensor(weight))(x, torch.tensor(labels))
+        value.backward()
+        assert x.grad is not None
+        return value.item(), x.grad.numpy()
+    if platform == "jax":
+        loss = getattr(LJ, name)(weight=jnp.asarray(weight))
+        both = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits), jnp.asarray(labels))
+        return float(both[0]), np.asarray(both[1])
+    loss, z = getattr(LK, name)(weight=weight), tf.constant(logits)
+
+    def run(z: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            value = loss(tf.constant(labels), z)
+        return value, tape.gradient(value, z)
+
+    how: dict[str, Any] = {
+        "keras": run,
+        "keras-graph": tf.function(run),
+        "keras-xla": tf.function(run, jit_compile=True),
+    }
+    value, gradient = how[platform](z)
+    return float(value), gradient.numpy()
+
+
+@pytest.mark.parametrize("platform", ["torch", "keras", "keras-graph", "keras-xla", "jax"])
+@pytest.mark.parametrize("size", [1e38, 3e38])
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "FocalLoss"])
+def test_class_weights_as_large_as_numbers_get_teach_as_those_of_1_do(
+    platform: str, size: float, name: str
+) -> None:
+    value, gradient = _weighted(platform, [size] * 3, name)
+    right, slope = _weighted("torch", [1.0] * 3, name)
+    assert value == pytest.approx(right, rel=1e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["keras", "keras-graph", "keras-xla", "jax"])
+def test_a_class_weight_that_the_platform_takes_for_0_teaches_nothing(platform: str) -> None:
+    value, gradient = _weighted(platform, [1e-38] * 3, "CrossEntropyLoss")
+    assert math.isnan(value)  # what the loss of nothing is
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("platform", ["torch", "keras", "jax"])
+def test_probabilities_in_bfloat16_sum_to_1_as_nearly_as_bfloat16_can(platform: str) -> None:
+    """Three thirds are 1.0019; a float32 sum would be refused for that, and NumPy knows no eps."""
+    thirds = np.full((2, 3), 1.0 / 3.0, np.float32)
+    if platform == "torch":
+        given = torch.tensor(thirds).bfloat16()
+        value = LT.CrossEntropyLoss()(torch.zeros(2, 3), given).item()
+    elif platform == "keras":
+        value = float(LK.CrossEntropyLoss()(tf.cast(thirds, tf.bfloat16), tf.zeros((2, 3))))
+    else:
+        loss = LJ.CrossEntropyLoss()
+        value = float(loss(jnp.zeros((2, 3)), jnp.asarray(thirds, jnp.bfloat16)))
+    assert value == pytest.approx(math.log(3.0), rel=5e-3)
