@@ -856,7 +856,9 @@ def triplet_margin_loss(
 
     @optax("triplet_margin", index(axes, over), kinds, **rates)
     def body(**given: Expr) -> Any:
-        return metric.triplet_margin.function(**given, swap=False, distance=distance)
+        return metric.triplet_margin.function(
+            **given, swap=False, distance=distance, part=part_of_numbers
+        )
 
     return unreduced(body, p=norm_degree, margin=margin, eps=eps)
 
