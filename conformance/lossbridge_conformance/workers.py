@@ -255,7 +255,10 @@ def _follow_parent(folder: str) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does: processes stopped, folders cleared away."""
+    """SIGTERM and SIGHUP end the run as Ctrl-C does: processes stopped, folders cleared away.
+
+    One that is ignored stays so: under nohup a closed terminal ends nothing.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
@@ -263,6 +266,7 @@ def interruptible() -> Iterator[None]:
     signals = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
     if threading.current_thread() is not threading.main_thread():
         signals = []  # only the main thread may say what a signal does
+    signals = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield

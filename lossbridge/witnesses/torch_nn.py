@@ -672,7 +672,10 @@ def behind_linear(
     further = ", ".join(outputs[1:])
     added = {"labels": further, "target": further} if further else {}
     found = derived(definition, function, added, space="torch", weights=weights)
-    return dataclasses.replace(found, params=entropy.params)
+    # With further outputs a sample has a value for each of them.
+    yields = "per_element" if further else "per_sample"
+    settings = {**found.settings, "yields": yields}
+    return dataclasses.replace(found, params=entropy.params, settings=settings)
 
 
 @witness(

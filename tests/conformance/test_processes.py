@@ -114,6 +114,12 @@ def children(parent: int) -> set[int]:
     return found
 
 
+def heard() -> None:
+    """Ignore nothing that the tests themselves were started to ignore, in the background say."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def alive(processes: set[int]) -> set[int]:
     def running(number: int) -> bool:
         try:
@@ -144,7 +150,7 @@ def test_a_run_that_is_stopped_leaves_no_process_and_no_folder(
     out = tmp_path / "out"
     run = subprocess.Popen(
         command("--platforms", "numpy", "--losses", loss, "--out", str(out)),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard,
     )  # fmt: skip
     try:
         below: set[int] = set()
