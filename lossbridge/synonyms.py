@@ -353,8 +353,12 @@ def class_hint(name: str, available: Iterable[str]) -> str:
         return f"; here it is L.{own[wanted]}{exact}"
     here = LOSSES.get(wanted)
     if here is None or here.call.partition("(")[0] not in names:
-        # Without the word "loss", which every name shares.
+        # Without the word "loss", which every name shares; with it (MSELos) where almost all is it.
         near = difflib.get_close_matches(wanted, own, n=1, cutoff=0.7)
+        if not near:
+            whole = {n.lower(): key(n) for n in names}
+            typed = difflib.get_close_matches(name.lower(), whole, n=1, cutoff=0.85)
+            near = [whole[n] for n in typed]
         return f"; did you mean {own[near[0]]}?" if near else exact
     call = re.sub(r"\b([A-Z]\w+)\(", r"L.\1(", here.call)
     said = f"; here it is {call}" if not here.note else f"; the nearest here is {call}: {here.note}"
