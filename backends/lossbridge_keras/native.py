@@ -793,6 +793,10 @@ class _Foreign:
                 if getattr(call, key) is not None
             )
             return given, self.dtype
+        for name, x in call.inputs.items():
+            wrong = slips.not_an_array(self.bound.form.name, name, x, "keras")
+            if wrong is not None:
+                raise ArgumentError(wrong)
         refuse_activated(self.bound, call)
         mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         given = {n: self._fit(x, kinds[n].dtype) for n, x in call.inputs.items()}
@@ -811,12 +815,15 @@ class _Foreign:
                 kind.dtype == "real"
                 and place > 0
                 and len(self.bound.specs) == 1
-                and not found.startswith("complex")
+                # Of truth values the loss itself says what they are: False is -1 for a sign.
+                and not found.startswith(("complex", "bool"))
             ):
                 given[name] = keras.ops.cast(given[name], compute)
         given = self._ranked(given)
         if call.sample_weight is not None:
-            given["sample_weight"] = keras.ops.cast(self._fit(call.sample_weight), compute)
+            weight = self._fit(call.sample_weight)
+            whole = keras.backend.standardize_dtype(weight.dtype).startswith("complex")
+            given["sample_weight"] = weight if whole else keras.ops.cast(weight, compute)
         if mask is not None:
             given["mask"] = self._fit(mask)
         return given, compute if self.dtype in (None, "float64") else self.dtype
