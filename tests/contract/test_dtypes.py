@@ -31,11 +31,16 @@ def run(door: Door, s: Sample, mode: str = "eager", wrt: tuple[str, ...] = (), *
     return door.run(loss, s.inputs, wrt, mode, weights=s.weights, **call)  # type: ignore[arg-type]
 
 
-def same(found: Result, wanted: Result) -> None:
+ONE_ULP = 2.0**-23  # of float32
+
+
+def same(found: Result, wanted: Result, off: float = 0.0) -> None:
+    """Equal, or ``off`` apart, relative to the largest."""
     assert found.dtype == wanted.dtype
-    np.testing.assert_array_equal(found.value, wanted.value)
+    np.testing.assert_allclose(found.value, wanted.value, rtol=off, atol=0.0)
     for name, gradient in found.gradients.items():
-        np.testing.assert_array_equal(gradient, wanted.gradients[name])
+        size = np.abs(wanted.gradients[name]).max(initial=0.0)
+        np.testing.assert_allclose(gradient, wanted.gradients[name], rtol=0.0, atol=off * size)
 
 
 @targeted
@@ -82,7 +87,9 @@ def test_weights_and_targets_never_decide_the_precision(door: Door, s: Sample) -
         assert wanted.dtype == "float32"
         wide = {n: s.inputs[n].astype(np.float64) for n in s.real if n in TARGETS}
         same(run(door, s, wrt=(first,), sample_weight=weight.astype(np.float64)), wanted)
-        same(run(door, s.given(**wide), wrt=(first,), sample_weight=weight), wanted)
+        # XLA puts the cast into the loss's own loop, which may then round a sum otherwise.
+        off = ONE_ULP if door.framework == "jax" else 0.0
+        same(run(door, s.given(**wide), wrt=(first,), sample_weight=weight), wanted, off)
         for name, param in s.spec.params.items():
             if param.kind.axes == ("classes",):
                 weights = np.array([0.5, 1.0, 2.0])
