@@ -283,7 +283,9 @@ WIDE = {
 
 
 def test_the_losses_that_compare_labels_are_known() -> None:
-    assert COMPARED == [("CircleLoss", "labels"), ("NTXentLoss", "labels")]
+    # CTC asks which labels follow an equal one, and which class each is.
+    assert COMPARED == [("CTCLoss", "targets"), ("CircleLoss", "labels"), ("NTXentLoss", "labels")]
+    assert identities(catalogue()["ctc@1"].spec).plain == frozenset()
 
 
 @pytest.mark.parametrize(("platform", "mode"), [*READING, *COMPILED])
@@ -318,7 +320,7 @@ def test_labels_that_jax_cannot_hold_are_refused_where_more_is_asked_than_which_
     spec = loads(
         b'{"lossbridge": 1, "loss": "test/known_pairs@1", "inputs": {"x": "real[batch]", '
         b'"labels": "integer[batch]"}, "yields": "per_pair", "body": ["others = '
-        b'rename(labels, batch, others)", "value = where((labels == others) & (labels >= 0), '
+        b'rename(labels, batch, others)", "value = where(labels == others and labels >= 0, '
         b'(x - rename(x, batch, others)) ** 2, 0)"]}'
     )
     loss, x = L.compile(spec, reduction="sum"), np.float32([1, 2, 4, 8])
