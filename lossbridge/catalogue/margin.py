@@ -193,12 +193,12 @@ def multiclass_hinge(
 
 
 @define("perceptron@1", references=["Rosenblatt 1958; Bishop 2006, eq. 4.54"])
-def perceptron(prediction: Score, target: Sign) -> Expr:
+def perceptron(prediction: Score, target: Sign, *, part: Part = positive_part) -> Expr:
     """Penalise a score linearly that has the wrong sign.
 
     Edges: at a score of 0 the gradient is half of that on the wrong side.
     """
-    value: Expr = hinge.function(prediction, target, margin=0.0)
+    value: Expr = hinge.function(prediction, target, margin=0.0, part=part)
     return value
 
 

@@ -331,26 +331,26 @@ def part_of_numbers(x: Expr) -> Expr:
 SCORED = {"prediction": "real[*batch]", "target": "sign[*batch]"}
 
 
-def signed(name: str, ahead: float) -> Definition:
-    @optax(name, "per_element", SCORED)
-    def body(prediction: Expr, target: Expr) -> Expr:
-        value: Expr = margin.hinge.function(prediction, target, margin=ahead, part=part_of_numbers)
-        return value
-
-    return body
+@optax("hinge", "per_element", SCORED)
+def signed_hinge(prediction: Expr, target: Expr) -> Expr:
+    value: Expr = margin.hinge.function(prediction, target, margin=1.0, part=part_of_numbers)
+    return value
 
 
-SIGNED_HINGE, SIGNED_PERCEPTRON = signed("hinge", 1.0), signed("perceptron", 0.0)
+@optax("perceptron", "per_element", SCORED)
+def signed_perceptron(prediction: Expr, target: Expr) -> Expr:
+    value: Expr = margin.perceptron.function(prediction, target, part=part_of_numbers)
+    return value
 
 
 @witness("optax.losses.hinge_loss", call=SCORES, calls=REPEATS)
 def hinge_loss() -> Meaning:
-    return unreduced(SIGNED_HINGE)
+    return unreduced(signed_hinge)
 
 
 @witness("optax.losses.perceptron_loss", call=SCORES)
 def perceptron_loss() -> Meaning:
-    return unreduced(SIGNED_PERCEPTRON)
+    return unreduced(signed_perceptron)
 
 
 @witness("optax.losses.sparsemax_loss", call=LOGITS, calls=CASTS, notes=(INFINITE,))
