@@ -28,7 +28,6 @@ from lossbridge.frontdoor import (
     Bound,
     Combined,
     aliases,
-    as_form,
     bind,
     positional_order,
 )
@@ -672,8 +671,3 @@ def coefficient_inputs(
         tuple((key, numbers[key]) for key in spec.params),
         {key: known[key] for key in spec.inputs},
     )
-
-
-def bound_of(source: Any) -> Bound:
-    """A loss with its default settings, for use in a combination."""
-    return bind(as_form(source), "", {})

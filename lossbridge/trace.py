@@ -392,49 +392,6 @@ class _Reader:
         return self.op("use", *given.values(), name=tree.name, keys=tuple(given))
 
 
-def _map_axes(graph: Graph, given: Mapping[str, Expr]) -> Graph:
-    """The graph with its axes called as in the operands it is given."""
-    names: dict[str, str] = {}
-    for name, index in graph.inputs():
-        if name in given:
-            order: tuple[str, ...] = graph.nodes[index].attr("order")
-            found = given[name].node.attr("order") or given[name].axes
-            if len(found) != len(order):
-                raise SpecError(
-                    f"{name} needs axes {', '.join(order)}, but the operand has {', '.join(found)}",
-                    phase="semantic",
-                    code="unknown_axis",
-                )
-            for own, theirs in zip(order, found, strict=True):
-                if names.setdefault(own, theirs) != theirs:
-                    raise SpecError(
-                        f"axis {own} is both {names[own]} and {theirs}",
-                        phase="semantic",
-                        code="axis_conflict",
-                    )
-
-    def swap(axes: Sequence[str]) -> tuple[str, ...]:
-        return tuple(names.get(a, a) for a in axes)
-
-    def attr(key: str, value: Any) -> Any:
-        if key in ("axes", "order"):
-            return swap(value)
-        if key in ("axis", "old", "new"):
-            return names.get(value, value)
-        return value
-
-    nodes = tuple(
-        Node(
-            n.op,
-            n.args,
-            tuple((k, attr(k, v)) for k, v in n.attrs),
-            Type(n.type.dtype, swap(n.type.axes)),
-        )
-        for n in graph.nodes
-    )
-    return Graph(swap(graph.layout), nodes, graph.outputs)
-
-
 def _arity(tree: text.Call, row: ops.Op) -> SpecError:
     return SpecError(
         f"{text.unparse(tree)}: {tree.name} takes ({', '.join(row.signature)})",

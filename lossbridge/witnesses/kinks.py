@@ -5,22 +5,12 @@ from __future__ import annotations
 import math
 
 from lossbridge.ir import Expr
-from lossbridge.ops import attach_gradient, maximum, minimum, stop_gradient, where
+from lossbridge.ops import attach_gradient, maximum, stop_gradient, where
 
 
 def first_maximum(x: Expr | float, y: Expr | float) -> Expr:
     """The larger; at a tie the gradient goes to ``x`` (TensorFlow's maximum, torch's clamp)."""
     return where(x >= y, x, maximum(stop_gradient(x), y))  # where x is NaN, so is this
-
-
-def first_minimum(x: Expr | float, y: Expr | float) -> Expr:
-    """The smaller; at a tie the gradient goes to ``x``."""
-    return where(x <= y, x, minimum(stop_gradient(x), y))
-
-
-def rising_abs(x: Expr) -> Expr:
-    """The absolute value, with gradient +1 at 0 (JAX)."""
-    return where(x >= 0.0, x, -x)
 
 
 def undefined_at(value: Expr, x: Expr, point: Expr) -> Expr:

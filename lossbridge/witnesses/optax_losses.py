@@ -200,7 +200,6 @@ def any_kept(included: Expr, over: tuple[str, ...]) -> Expr:
 ERRORS = ("predictions", "targets")
 REPEATS = Calls(broadcast="ranks")
 SAMPLES = Calls(broadcast="ranks", normalised=True)
-RANKED = replace(SAMPLES, result=("logits",))
 CASTS = Calls(broadcast="ranks", result=("logits",))  # the labels, to the logits' dtype
 ZEROS = Calls(optional=("target",))
 FREE = Calls(broadcast="ranks", optional=("target",))
