@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ from lossbridge.combine import (
     combination_text,
     of_values,
 )
+from lossbridge.dtypes import family, promotion
 from lossbridge.errors import ArgumentError, BackendUnavailable, ShapeError, listed, shown
 from lossbridge.frontdoor import Bound, Call, Form
 from lossbridge.hf import hf_function, settings_for_hf
@@ -800,33 +801,28 @@ class _Foreign:
         refuse_activated(self.bound, call)
         mask = layer_mask(call.inputs.values()) if call.mask is None else call.mask
         given = {n: self._fit(x, kinds[n].dtype) for n, x in call.inputs.items()}
-        first = next((n for n, kind in kinds.items() if kind.dtype == "real"), None)
-        dtype = "float32" if first is None else keras.backend.standardize_dtype(given[first].dtype)
-        compute = "float64" if "float64" in (dtype, self.dtype) and _has_float64() else "float32"
-        for place, (name, kind) in enumerate(kinds.items()):
-            found = keras.backend.standardize_dtype(given[name].dtype)
+        found = {n: _dtype_name(x) for n, x in given.items()}
+        decides = promotion(kinds, package="keras")
+        compute = self._precision(found[n] for n in decides.computed)
+        for place, name in enumerate(kinds):
+            # Integers and truth values stay what they are: the loss itself says what they mean.
             real = any(list(s.inputs.values())[place].dtype == "real" for s in self.bound.specs)
-            if found.startswith(("float", "bfloat")):
-                if real:
-                    given[name] = keras.ops.cast(given[name], compute)
-            # Where integers choose another of several losses, they stay what they are; the loss
-            # itself refuses them as predictions.
-            elif (
-                kind.dtype == "real"
-                and place > 0
-                and len(self.bound.specs) == 1
-                # Of truth values the loss itself says what they are: False is -1 for a sign.
-                and not found.startswith(("complex", "bool"))
-            ):
+            if real and family(found[name]) == "real":
                 given[name] = keras.ops.cast(given[name], compute)
         given = self._ranked(given)
         if call.sample_weight is not None:
             weight = self._fit(call.sample_weight)
-            whole = keras.backend.standardize_dtype(weight.dtype).startswith("complex")
-            given["sample_weight"] = weight if whole else keras.ops.cast(weight, compute)
+            is_complex = family(_dtype_name(weight)) == "complex"
+            given["sample_weight"] = weight if is_complex else keras.ops.cast(weight, compute)
         if mask is not None:
             given["mask"] = self._fit(mask)
-        return given, compute if self.dtype in (None, "float64") else self.dtype
+        if self.dtype not in (None, "float64"):
+            return given, self.dtype
+        return given, self._precision(found[n] for n in decides.given_back)
+
+    def _precision(self, found: Iterable[str]) -> str:
+        """float64 where an array or the loss is of it and this backend has it, else float32."""
+        return "float64" if "float64" in (*found, self.dtype) and _has_float64() else "float32"
 
     def _leaves(self, x: Any) -> Any:
         """The parameters of a model, or of any nest, as the framework's own tensors."""

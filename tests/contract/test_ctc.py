@@ -70,6 +70,21 @@ def original(inputs: dict[str, Array], **settings: Any) -> tuple[Array, Array]:
     return value.detach().numpy(), x.grad.numpy()
 
 
+def by_differences(inputs: dict[str, Array], **settings: Any) -> Array:
+    """The slopes of torch's own value in logits whose log-softmax the log-probabilities are, by
+    central differences: what torch's gradient in the log-probabilities means."""
+    torch = pytest.importorskip("torch")
+    x, *rest = (torch.tensor(a) for a in inputs.values())
+    loss, step = torch.nn.CTCLoss(reduction="none", **settings), 1e-5
+    slopes = torch.zeros_like(x)
+    for at in np.ndindex(*x.shape):
+        move = torch.zeros_like(x)
+        move[at] = step
+        above, below = (loss((x + m).log_softmax(-1), *rest)[at[1]] for m in (move, -move))
+        slopes[at] = (above - below) / (2 * step)
+    return slopes.numpy()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("platform", "mode"), PLACES)
 @pytest.mark.parametrize("edge", EDGES)
@@ -79,7 +94,14 @@ def test_the_edges_of_ctc_are_those_of_torch(platform: str, mode: str, edge: str
         value, gradient = original(inputs, zero_infinity=zero)
         native = run(platform, mode, inputs, True, zero_infinity=zero)
         np.testing.assert_allclose(native.value, value, rtol=1e-9)
-        np.testing.assert_allclose(native.gradients["log_probs"], gradient, rtol=1e-9, atol=1e-12)
+        if edge == "blank in a target":
+            # Where a target ends in the blank, torch's backward pass sets the last frame's slope
+            # twice instead of adding: -0.044 for -0.626 in the first sample.
+            slopes = by_differences(inputs, zero_infinity=zero)
+            assert abs(gradient - slopes).max() > 0.5
+            np.testing.assert_allclose(native.gradients["log_probs"], slopes, atol=1e-9)
+        else:
+            np.testing.assert_allclose(native.gradients["log_probs"], gradient, 1e-9, 1e-12)
         ours = run(platform, mode, inputs, False, zero_infinity=zero)
         np.testing.assert_allclose(ours.value, value, rtol=1e-9)
         rows = np.moveaxis(ours.gradients["log_probs"], 1, 0)

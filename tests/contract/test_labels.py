@@ -341,8 +341,7 @@ def test_keras_fits_contrastive_labels_of_any_size() -> None:
     for labels in (np.arange(8) % 4, np.arange(8) % 4 + 10**10):
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)])
-        network = L.with_loss(model, L.NTXentLoss())
-        network.compile("sgd")
+        model.compile("sgd", loss=L.NTXentLoss())
         x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
-        found.append(network.fit(x, labels, batch_size=8, verbose=0).history["loss"][0])
+        found.append(model.fit(x, labels, batch_size=8, verbose=0).history["loss"][0])
     assert found[0] == found[1] > 0.0

@@ -69,7 +69,7 @@ REFUSED = {
     "an argument too many": (f"{HUBER}('mean', 1.0, 2.0)", "its arguments are reduction, delta"),
     "a reduction": (f"{HUBER}(reduction='avg')", "one of 'none', 'mean', 'sum'"),
     "a negative": (f"{HUBER}(delta=-1.0)", "delta"),
-    "infinity": (f"{HUBER}(delta=1e999)", "delta"),
+    "infinity, below": (f"{HUBER}(delta=-1e999)", "delta"),
     "an integer of thousands of bits": (f"{HUBER}(delta={'9' * 4000})", "bits"),
     "a complex number": (f"{HUBER}(delta=1+2j)", "delta"),
     "bytes": (f"{HUBER}(delta=b'1')", "delta"),

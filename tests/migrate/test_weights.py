@@ -67,9 +67,10 @@ BY_SUM = "class weights divide by their sum on one side, by the number of sample
         ("torch.nn.CrossEntropyLoss()", SPARSE, "same_up_to_factor", BY_SUM),
         ("torch.nn.NLLLoss()", "torch.nn.NLLLoss(reduction='none')", "same_up_to_factor", BY_SUM),
         ("torch.nn.NLLLoss(reduction='sum')", "torch.nn.NLLLoss(reduction='sum')", "same", ""),
+        (SPARSE, "lossbridge.keras.CrossEntropyLoss()", "same", ""),
         (
             SPARSE,
-            "lossbridge.keras.CrossEntropyLoss()",
+            "lossbridge.keras.CrossEntropyLoss(normalizer='weights')",
             "same_up_to_factor",
             "weights of samples divide by their sum on one side",
         ),
