@@ -32,6 +32,8 @@ CASTS: Final = ("floating", "float16", "bfloat16", "float32", "float64")
 """To what a loss casts its inputs: what is not floating to a platform's default, or all to one."""
 OUTSIDES: Final = ("formula",)
 """What a loss gives outside the domains of its inputs, where it does not refuse."""
+MASKINGS: Final = ("multiply",)
+"""What a mask does to a value that does not count, where it does not leave it out."""
 
 INITS: Final = ("zeros", "ones", "normal", "uniform", "glorot_normal", "glorot_uniform")
 

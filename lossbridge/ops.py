@@ -1018,8 +1018,10 @@ def _x_xlogy(x: Expr, y: Expr) -> Expr:
 
 
 def _x_logaddexp(a: Expr, b: Expr) -> Expr:
-    m = maximum(a, b)
-    return where(abs_(m) == INF, m, m + log1p(exp(-abs_(a - b))))
+    # Equal ones apart, since -inf - -inf is NaN. Not by the maximum: XLA's drops a NaN, and -inf
+    # beside a NaN came out as -inf.
+    apart = where(a == b, 0.0, abs_(a - b))
+    return maximum(a, b) + log1p(exp(-apart))
 
 
 def _x_compare(a: Expr, b: Expr) -> Expr:

@@ -119,9 +119,10 @@ def reduced_graph(
     axes = graph.nodes[graph.output("value")].type.axes
     weight = mask = None
     replaced: dict[str, Expr] = {}
+    selects = spec.numerics.masked is None
     if options.mask:
         mask = b.input("mask", Type("bool", axes), "mask")
-        replaced = _unmasked(b, graph, mask)
+        replaced = _unmasked(b, graph, mask) if selects else {}
     row = DIVISORS[normalizer]
     if kind == "mean" and row.count == "sum":
         replaced |= _held(b, graph, numbers, replaced)
@@ -129,7 +130,7 @@ def reduced_graph(
     value = values[graph.output("value")]
     count = values[graph.output("count")] if graph.has_output("count") else b.const(1.0)
     if options.unread:
-        value = _enclosed(b, spec, graph, numbers, value, values, mask)
+        value = _enclosed(b, spec, graph, numbers, value, values, mask if selects else None)
     if options.sample_weight:
         weight = b.input("sample_weight", Type("real", axes))
         if kind == "mean" and row.sample_weight and axes:
@@ -138,7 +139,10 @@ def reduced_graph(
         value = value / ops.maximum(count, 1.0)
 
     def selected(x: Expr) -> Expr:
-        return x if mask is None else ops.where(mask, x, 0.0)
+        if mask is None:
+            return x
+        # Not indicator(mask) * x, which XLA makes a selection: a NaN was hidden in JAX outside jit.
+        return ops.where(mask, x, 0.0 if selects else 0.0 * x)
 
     def times(x: Expr) -> Expr:
         return x if weight is None else weight * x
@@ -180,12 +184,12 @@ def _enclosed(
     rows = {
         name: b.row("input", (), graph.nodes[index].attrs, graph.nodes[index].type)
         for name, index in graph.inputs()
-        if graph.nodes[index].type.dtype == "real" and name not in dict(numbers)
+        if graph.nodes[index].type.dtype != "bool" and name not in dict(numbers)
     }
     given = [(rows[n], spec.inputs[n]) for n in enclosed_inputs(spec, numbers)]
     # What a port returns moves too: its own parameters learn through it.
     ports = [x for x, node in zip(values, graph.nodes, strict=True) if node.op in OUTSIDE]
-    moving = [*rows.values(), *(x for x in ports if x.type.dtype == "real")]
+    moving = [x for x in (*rows.values(), *ports) if x.type.dtype == "real"]
     return enclose(value, given, moving, mask)
 
 

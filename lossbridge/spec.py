@@ -27,6 +27,7 @@ from lossbridge.checks import (
     CASTS,
     EMPTY,
     INITS,
+    MASKINGS,
     MAX_ENTRIES,
     MAX_EXPONENT,
     MAX_EXTENSION,
@@ -275,12 +276,16 @@ class Numerics(msgspec.Struct, frozen=True):
 
     ``outside`` is for losses that evaluate their formula wherever an input lies, as those of most
     frameworks do: ``formula``. Left out, what is outside its domain is an error, or NaN.
+
+    ``masked`` is for losses whose mask is a factor of 0 and 1, as Keras's is, where 0 times NaN
+    shows: ``multiply``. Left out, a mask selects, and nothing that it hides is looked at.
     """
 
     compute: str = "at_least_float32"
     accumulate: str = "at_least_float32"
     cast: str | None = None
     outside: str | None = None
+    masked: str | None = None
 
     def __post_init__(self) -> None:
         choice(self.compute, PRECISIONS, "the precision to compute in")
@@ -289,6 +294,8 @@ class Numerics(msgspec.Struct, frozen=True):
             choice(self.cast, CASTS, "what inputs are cast to")
         if self.outside is not None:
             choice(self.outside, OUTSIDES, "what inputs outside their domain give")
+        if self.masked is not None:
+            choice(self.masked, MASKINGS, "what a mask does to a value that does not count")
         if PRECISIONS.index(self.accumulate) < PRECISIONS.index(self.compute):
             raise semantic_error(
                 f"sums would be accumulated in {self.accumulate}, narrower than the "
@@ -985,7 +992,7 @@ def _words(data: dict[str, Json], key: str, part: Callable[..., T]) -> T:
     """A small object of words, missing ones taking their defaults."""
     fields = {
         "reduction": ("kind", "normalizer"),
-        "numerics": ("compute", "accumulate", "cast", "outside"),
+        "numerics": ("compute", "accumulate", "cast", "outside", "masked"),
     }[key]
     given = _object(data.get(key, {}), key)
     _check_keys(given, key, required=(), optional=fields)

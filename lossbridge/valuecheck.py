@@ -5,7 +5,7 @@ for the :meth:`~ValueRule.interval` that the lengths of a call make of it, compa
 the largest number with that, which is quick, and only where one of the two lies outside hands the
 arrays to :func:`refuse`, which raises if anything that counts is wrong. What does not count:
 
-* entries that the mask leaves out, where samples do not depend on one another;
+* entries that the mask leaves out, where it selects and samples do not depend on one another;
 * labels equal to a parameter that the loss compares them with, such as ``ignore_index``;
 * what stands beyond a length, which is an input of the kind ``length``.
 
@@ -153,7 +153,8 @@ def value_rules(spec: Spec, numbers: Numbers = ()) -> tuple[ValueRule, ...]:
     graph = spec_graph(spec)
     mask_axes = index_sources(spec)
     # Where samples depend on one another, what the mask leaves out takes part in the others.
-    hides = mask_axes if independent(graph, set(mask_axes)) else ()
+    alone = independent(graph, set(mask_axes)) and spec.numerics.masked is None
+    hides = mask_axes if alone else ()
     compared = _compared(graph, spec)
     lengths = {name: kind for name, kind in spec.inputs.items() if kind.name == "length"}
     rules = []

@@ -24,8 +24,8 @@ divided by what the normaliser says:
 {table}
 
 What a value counts for is part of its loss. Of cross-entropy, NLL and focal loss it is the label's
-class weight, and 0 where the label is `ignore_index`; of CTC the target's length; of losses of
-pairs and triplets 1 for each pair that there is, and 0 for the others; of every other loss 1.
+class weight, and 0 where the label is `ignore_index`; of CTC the target's length; of NT-Xent 1
+for each pair that there is, and 0 for the others; of every other loss 1.
 Targets that are probabilities have no label, so they count for 1, and class weights do not enter,
 as in PyTorch.
 

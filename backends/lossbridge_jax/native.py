@@ -598,7 +598,7 @@ def _look(
 ) -> bool:
     """Hand what a rule is about to ``report``; ``numbers`` has the parameters.
 
-    True where all real numbers have been read and lie inside.
+    True where all have been read and lie inside.
     """
     inside = True
     for rule in rules:
@@ -608,8 +608,7 @@ def _look(
         known = {**numbers, **values}
         needed = {*rule.exempt, *(end for end, _ in rule.ends), "mask"}
         beside = {n: known[n] for n in needed if n in known}
-        found = report(name, rule, values[rule.name], interval, beside)
-        inside = inside and (found or rule.kind.dtype == "int")
+        inside = report(name, rule, values[rule.name], interval, beside) and inside
     return inside
 
 

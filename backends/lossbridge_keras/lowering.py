@@ -50,6 +50,14 @@ def _apart(value: Any, dt: Any) -> Any:
     return tf.raw_ops.PlaceholderWithDefault(input=number, shape=())
 
 
+def _summed(x: Any) -> Any:
+    """A sum that stays one: a graph adds what is of one shape first, and (s + t) + u, the first two
+    of them 1 long and opposite to u but for 2^-55, was 0."""
+    if not isinstance(x, tf.Tensor) or tf.executing_eagerly():
+        return x
+    return tf.raw_ops.EnsureShape(input=x, shape=tf.TensorShape([None] * x.shape.rank))
+
+
 def _ratio(a: Any, b: Any) -> Any:
     """a / b as IEEE has it; an empty batch divides by 0."""
     if isinstance(a, tf.Tensor) or isinstance(b, tf.Tensor):
@@ -256,6 +264,7 @@ HELPERS: tuple[Callable[..., Any], ...] = (
     _compute_dtype,
     _as,
     _apart,
+    _summed,
     _ratio,
     _divided,
     _larger,
@@ -355,7 +364,17 @@ def _tensors(template: str) -> Callable[[Emitter, Node, list[str]], str]:
 
 
 def _sum_of(symbol: str) -> Callable[[Emitter, Node, list[str]], str]:
-    """A sum or difference; a number beside another of them is kept from being folded into it."""
+    """A sum or difference; a number beside another of them is not folded into it, and a sum of
+    three is added in the order that the graph says."""
+
+    def inner(emitter: Emitter, node: Node, place: int) -> bool:
+        """Whether an operand is a sum whose terms another order would part."""
+        nodes = emitter.graph.nodes
+        a = node.args[place]
+        if symbol != "+" or nodes[a].op != "add" or a in emitter.static:
+            return False
+        shapes = {nodes[b].type.axes for b in (*nodes[a].args, node.args[1 - place])}
+        return place == 1 or len(shapes) > 1
 
     def entry(emitter: Emitter, node: Node, x: list[str]) -> str:
         nodes = emitter.graph.nodes
@@ -364,6 +383,7 @@ def _sum_of(symbol: str) -> Callable[[Emitter, Node, list[str]], str]:
                 f"_apart({v}, dt)" if nodes[a].op == "const" else v
                 for a, v in zip(node.args, x, strict=True)
             ]
+        x = [f"_summed({v})" if inner(emitter, node, k) else v for k, v in enumerate(x)]
         return f"({x[0]} {symbol} {x[1]})"
 
     return entry

@@ -145,8 +145,11 @@ class Subject:
         return bool(self.ports)
 
     def written(self) -> Graph:
-        """The unreduced loss as written, parameters bound and ports inlined."""
-        return self._inlined(plan(self.spec, self.numbers, Options("none")).written)
+        """The unreduced loss as written, parameters bound and ports inlined.
+
+        NaN outside the domains of its inputs, in value and gradients.
+        """
+        return self._inlined(plan(self.spec, self.numbers, Options("none", unread=True)).written)
 
     def _inlined(self, graph: Graph) -> Graph:
         ports = {name: networks.graph_of(port) for name, port in self.ports.items()}
@@ -374,6 +377,7 @@ def truths(subject: Subject, dtypes: Sequence[str]) -> dict[tuple[int, str], Tru
             merged = {n: filled(r, again[n]) for n, r in results.items()}
             rules = any(taken.any() for _, taken in merged.values())
             results = {n: r for n, (r, _) in merged.items()}
+        results = _at_the_limit(subject, written, inputs, results)
         # Only the agreement of our platforms asks for kinks.
         kinked = call.stratum == "special" and subject.builtin is None
         kinks = _kinks(subject, written, inputs, results) if kinked else {}
@@ -431,6 +435,49 @@ def _value_condition(
     graph, factors = subject.conditioned()
     given = _with_factors(subject, graph, call, factors)
     return measure.condition_value(graph, given, oracle(graph, given, budget=BUDGET), dtype)
+
+
+# Numbers that stand for infinity, where a slope has its limit to within exp(-1000). Much larger
+# ones need more bits than there are: 1 - sigmoid(2**60) is 0 to 2**60 of them.
+FAR = (1000.0, 1100.0)
+
+
+def _at_the_limit(
+    subject: Subject,
+    written: Graph,
+    inputs: Mapping[str, Any],
+    results: dict[str, OracleResult],
+) -> dict[str, OracleResult]:
+    """The results with finite slopes at infinite inputs being those that slopes tend to.
+
+    Differentiation as written multiplies 0 by infinity there, and where a rule calls that 0 it is
+    no limit: the focal loss of a label at -inf came out flat, its slope being -1/4 all the way.
+    """
+    infinite = {n: np.isinf(np.asarray(inputs[n], np.float64)) for n in subject.wrt}
+    if not any(x.any() for x in infinite.values()):
+        return results
+
+    def at(far: float, order: int) -> dict[str, OracleResult]:
+        """The slopes with every infinite number replaced, each by a different one."""
+        moved = dict(inputs)
+        for n, hit in infinite.items():
+            x = np.array(inputs[n], np.float64)
+            x[hit] = np.sign(x[hit]) * far * (1.0 + np.linspace(0.0, 1.0, hit.sum())[::order])
+            moved[n] = x
+        return oracle(written, moved, outputs=[f"gradient_{n}" for n in subject.wrt], budget=BUDGET)
+
+    near, further = at(FAR[0], 1), at(FAR[1], -1)
+    found = dict(results)
+    for name, result in near.items():
+        here, one, other = (round_to(r[name], "float64") for r in (results, near, further))
+        settled = (one.value == other.value) & ~one.undecided & ~other.undecided
+        moves = settled & np.isfinite(here.value) & (here.value != one.value)
+        if moves.any():
+            values = np.where(moves, result.values, results[name].values)
+            status = np.where(moves, result.status, results[name].status).astype(np.int8)
+            ways = tuple(np.where(moves, values, way) for way in results[name].alternatives)
+            found[name] = OracleResult(values, status, result.bits, ways)
+    return found
 
 
 NEAR = (2.0**-30, 2.0**-45)  # how far, relatively, a kink is looked for

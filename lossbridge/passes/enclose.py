@@ -4,6 +4,7 @@ One rule for every loss, drawn from the kinds of its inputs. An input is *enclos
 where the loss means nothing beyond: a logarithm has no value there, a clamp hides it, a comparison
 takes a third label for one of the two. An input in which the loss is linear, such as the target of
 cross-entropy, may be any number: a target of 1.2 pulls harder, and every framework takes it so.
+A label is enclosed where no class is taken by it, which would be NaN for one that there is not.
 Values are read before the call where that waits for nobody (``lossbridge.valuecheck``), and raise
 there; elsewhere this pass lets them show.
 """
@@ -47,7 +48,25 @@ def enclosed(graph: Graph, numbers: tuple[tuple[str, float | int | bool], ...]) 
         kind = kinds.get(name)
         if kind is not None and bounded(kind) and not _linear(settled, index):
             found.add(name)
-    return tuple(name for name in kinds if name in found)
+    return (*(name for name in kinds if name in found), *_only_compared(settled))
+
+
+def _only_compared(graph: Graph) -> tuple[str, ...]:
+    """The labels by which nothing is taken: one that names no class is equal to none, and no more
+    would be seen of it."""
+    found = []
+    for name, index in graph.inputs():
+        if not str(graph.nodes[index].attr("kind")).startswith("index("):
+            continue
+        moving, taken = {index}, False
+        for row, node in enumerate(graph.nodes):
+            hits = [place for place, a in enumerate(node.args) if a in moving]
+            if hits and node.type.dtype == "int":
+                moving.add(row)
+            taken = taken or (node.op == "take" and 1 in hits)
+        if not taken:
+            found.append(name)
+    return tuple(found)
 
 
 def _linear(graph: Graph, source: int) -> bool:
@@ -82,6 +101,8 @@ def _leads(op: str, hits: list[int]) -> bool:
 
 def inside(x: Expr, kind: Kind) -> Expr:
     """Where a number is one of a kind's; a NaN is none, so that it shows in what only selects."""
+    if kind.name == "index":
+        return (x >= 0) & (ops.to_real(x) < ops.size(x, str(kind.of)))
     if kind.values is not None:
         low, high = kind.values
         return (x == low) | (x == high)

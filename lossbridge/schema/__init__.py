@@ -14,6 +14,7 @@ from lossbridge.checks import (
     CASTS,
     EMPTY,
     INITS,
+    MASKINGS,
     MAX_ENTRIES,
     MAX_SIZE,
     MAX_STRING,
@@ -159,6 +160,11 @@ def _spec() -> dict[str, Any]:
                     "description": "the formula is evaluated wherever inputs lie; if left out, "
                     "what is outside the domain of its kind is an error, or NaN",
                     "enum": list(OUTSIDES),
+                },
+                "masked": {
+                    "description": "a mask multiplies by 0 and 1, so that a NaN under it shows; if "
+                    "left out, it selects",
+                    "enum": list(MASKINGS),
                 },
             },
         ),

@@ -123,6 +123,7 @@ def keras_meaning(
         axis=axis,
         empty="zero",
         cast=cast,
+        masked="multiply",
         **params,
     )
 

@@ -27,7 +27,7 @@ from lossbridge.errors import ArgumentError, LossbridgeError, OptionError, liste
 from lossbridge.frontdoor import Calls, Form, Original, as_form, has_class_axis
 from lossbridge.ir import Expr
 from lossbridge.passes.enclose import bounded
-from lossbridge.spec import Param, Reduction, Spec, Weight, with_values
+from lossbridge.spec import Numerics, Param, Reduction, Spec, Weight, with_values
 from lossbridge.trace import Definition
 
 FRAMEWORKS: Mapping[str, str] = {
@@ -266,20 +266,26 @@ def meaning(
     empty: str | None = None,
     cast: str | None = None,
     refuses: bool = False,
+    masked: str | None = None,
     **params: Any,
 ) -> Meaning:
     """Losses with their parameters bound; an argument of None is left at its default.
 
     ``refuses``: the original raises an error for inputs outside the domains of their kinds, where
-    most evaluate their formula.
+    most evaluate their formula. ``masked``: what a mask does in the original, where it does not
+    select.
     """
     arrays = {n: v for n, v in params.items() if _is_array(v)}
     numbers = {n: v for n, v in params.items() if v is not None and n not in arrays}
+
+    def numerics(spec: Spec) -> Numerics:
+        free = not refuses and any(map(bounded, spec.inputs.values()))
+        outside = "formula" if free else None
+        return msgspec.structs.replace(spec.numerics, cast=cast, outside=outside, masked=masked)
+
     return Meaning(
         tuple(
-            _bound(
-                definition.spec, reduction, normalizer, axis, empty, cast, refuses, numbers, arrays
-            )
+            _bound(definition.spec, reduction, normalizer, axis, empty, numerics, numbers, arrays)
             for definition in definitions
         ),
         arrays,
@@ -292,8 +298,7 @@ def _bound(
     normalizer: str | None,
     axis: int | None,
     empty: str | None,
-    cast: str | None,
-    refuses: bool,
+    numerics: Callable[[Spec], Numerics],
     numbers: Mapping[str, Any],
     arrays: Mapping[str, Any],
 ) -> Spec:
@@ -310,10 +315,7 @@ def _bound(
         changes["axis"] = axis
     if empty is not None:
         changes["empty"] = empty
-    free = not refuses and any(map(bounded, spec.inputs.values()))
-    changes["numerics"] = msgspec.structs.replace(
-        spec.numerics, cast=cast, outside="formula" if free else None
-    )
+    changes["numerics"] = numerics(spec)
     return msgspec.structs.replace(spec, **changes)
 
 

@@ -8,6 +8,7 @@ from doors import Door, Result
 from samples import Sample, every
 
 from lossbridge.plan import spec_graph
+from lossbridge.witnesses import witnesses
 
 MASK = np.array([True, False, True, True, False, True, True])
 
@@ -82,6 +83,33 @@ def test_sample_weights_scale_what_is_summed(door_mode: tuple[Door, str], s: Sam
     np.testing.assert_allclose(scaled.value, (none * along).sum(), rtol=5e-6, atol=1e-6 * size)
     for name in s.real:
         assert (scaled.gradients[name][0] == 0.0).all()  # its weight is 0
+
+
+# One value for a whole batch, or none of rows of numbers: tests/migrate/test_no_alarm.py has those.
+OTHERS = ("CTC", "Circle", "Dice", "Tversky")
+KERAS = sorted(n for n in witnesses() if n.startswith("keras.losses.") and not n.endswith(OTHERS))
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_the_mask_of_a_loss_of_keras_multiplies(door_mode: tuple[Door, str], name: str) -> None:
+    """As theirs does: what is NaN or infinite in a row that does not count shows in the loss."""
+    door, mode = door_mode
+    loss = door.L.native(name, reduction="sum")
+    prediction, target = loss.spec.inputs
+    probability = np.random.default_rng(0).dirichlet(np.ones(4), 3).astype(np.float32)
+    labels = np.array([0, 3, 1]) if loss.spec.inputs[target].dtype == "int" else probability[::-1]
+    mask = np.array([True, False, True])
+    run = door.function(loss, (prediction,), mode)
+    clean = run(**{prediction: probability, target: labels}, mask=mask)
+    assert np.isfinite(clean.value).all()
+    assert (clean.gradients[prediction][1] == 0.0).all()
+    spoilt = probability.copy()
+    spoilt[1] = np.nan
+    found = run(**{prediction: spoilt, target: labels}, mask=mask)
+    assert np.isnan(found.value)
+    np.testing.assert_array_equal(
+        found.gradients[prediction][[0, 2]], clean.gradients[prediction][[0, 2]]
+    )
 
 
 @each
