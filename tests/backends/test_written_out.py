@@ -16,7 +16,7 @@ from mpmath import mp, mpf
 
 import lossbridge.torch as L
 from lossbridge import Expr, define
-from lossbridge.ops import cos, exp, log, logaddexp, mean, size, softmax, sqrt, sum, tanh
+from lossbridge.ops import cos, exp, log, logaddexp, mean, size, softmax, sqrt, sum, tanh, xlogy
 from lossbridge.trace import Definition
 
 Number = Annotated[Expr, "real[*batch]"]
@@ -166,6 +166,110 @@ def test_of_a_number(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(ON_ROWS))
 def test_of_a_row(name: str) -> None:
     judge(name, *ON_ROWS[name], ROWS, Row)
+
+
+# --- divergences, near where they are 0 and far from it ------------------------------------------
+
+PAIRS = [
+    ([0.2, 0.3, 0.5], [0.20001, 0.29999, 0.5]),
+    ([0.2, 0.3, 0.5], [0.2, 0.3, 0.5]),
+    ([0.9, 0.1, 1e-6], [1e-6, 0.1, 0.9]),
+    ([0.25, 0.5, 0.25], [0.5, 0.25, 0.25]),
+    ([1e-9, 1e-7, 1.0], [1e-7, 1e-7, 1.0]),
+]
+
+
+def entropy(p: Expr, q: Expr) -> Expr:
+    return xlogy(p, p) - xlogy(p, q)
+
+
+def half(p: Expr, q: Expr) -> Expr:
+    return 0.5 * (p + q)
+
+
+DIVERGENCES: dict[str, dict[str, Callable[[Expr, Expr], Expr]]] = {
+    "relative entropy": {
+        "in terms": lambda p, q: sum(entropy(p, q), "k"),
+        "of a quotient": lambda p, q: sum(xlogy(p, p / q), "k"),
+        "the logarithm of a quotient": lambda p, q: sum(p * log(p / q), "k"),
+        "logarithms": lambda p, q: sum(p * (log(p) - log(q)), "k"),
+        "half in terms": lambda p, q: sum(xlogy(p, p) - p * log(q), "k"),
+    },
+    "surplus": {
+        "in terms": lambda p, q: sum(entropy(p, q) - p + q, "k"),
+        "of a quotient": lambda p, q: sum(xlogy(p, p / q) - p + q, "k"),
+        "the other order": lambda p, q: sum(q - p + p * log(p / q), "k"),
+        "the difference": lambda p, q: sum(p * (log(p) - log(q)) - (p - q), "k"),
+    },
+    "Jensen and Shannon": {
+        "half of a sum": lambda p, q: (
+            0.5 * (sum(entropy(p, half(p, q)), "k") + sum(entropy(q, half(p, q)), "k"))
+        ),
+        "two halves": lambda p, q: (
+            0.5 * sum(entropy(p, (p + q) / 2.0), "k") + 0.5 * sum(entropy(q, (p + q) / 2.0), "k")
+        ),
+        "by element": lambda p, q: sum(
+            0.5 * entropy(p, half(p, q)) + 0.5 * entropy(q, half(p, q)), "k"
+        ),
+        "of quotients": lambda p, q: (
+            0.5 * sum(xlogy(p, p / half(p, q)), "k") + 0.5 * sum(xlogy(q, q / half(p, q)), "k")
+        ),
+        "logarithms": lambda p, q: (
+            sum(p * (log(p) - log(half(p, q))), "k") / 2.0
+            + sum(q * (log(q) - log(half(p, q))), "k") / 2.0
+        ),
+    },
+}
+TRUTHS: dict[str, tuple[Callable[[Any, Any], Any], ...]] = {  # value, slope in p, slope in q
+    "relative entropy": (
+        lambda a, b: a * mp.log(a / b),
+        lambda a, b: mp.log(a / b) + 1,
+        lambda a, b: -a / b,
+    ),
+    "surplus": (
+        lambda a, b: a * mp.log(a / b) - a + b,
+        lambda a, b: mp.log(a / b),
+        lambda a, b: 1 - a / b,
+    ),
+    "Jensen and Shannon": (
+        lambda a, b: (a * mp.log(2 * a / (a + b)) + b * mp.log(2 * b / (a + b))) / 2,
+        lambda a, b: mp.log(2 * a / (a + b)) / 2,
+        lambda a, b: mp.log(2 * b / (a + b)) / 2,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("of", "name"), [(of, name) for of, forms in DIVERGENCES.items() for name in forms]
+)
+def test_a_divergence_however_it_is_written(of: str, name: str) -> None:
+    def loss(p: Any, q: Any) -> Expr:
+        """As written."""
+        return DIVERGENCES[of][name](p, q)
+
+    kind = Annotated[Expr, "simplex(k)[*batch, k]"]
+    loss.__annotations__ = {"p": kind, "q": kind, "return": Expr}
+    run = L.compile(define("test/divergence@1")(loss), reduction="none")
+    p, q = (torch.tensor(x, requires_grad=True) for x in zip(*PAIRS, strict=True))
+    value = run(p=p, q=q)
+    gradients = torch.autograd.grad(value.sum(), (p, q))
+    of_value, *of_slopes = TRUTHS[of]
+    with mp.workprec(600):
+        rows = [
+            [(mpf(a), mpf(b)) for a, b in zip(x, y, strict=True)]
+            for x, y in zip(p.tolist(), q.tolist(), strict=True)
+        ]
+        for k, row in enumerate(rows):
+            true = total(of_value(a, b) for a, b in row)
+            if of == "relative entropy":  # its terms of either sign cancel in the sum over classes
+                scale = total(abs(of_value(a, b)) for a, b in row)
+            else:
+                scale = true
+            assert bits(value[k].item(), true, scale) <= VALUE_BITS, (row, value[k], float(true))
+            for gradient, slope in zip(gradients, of_slopes, strict=True):
+                for found, (a, b) in zip(gradient[k].tolist(), row, strict=True):
+                    there = slope(a, b)
+                    assert bits(found, there, abs(there)) <= GRADIENT_BITS, (a, b, found)
 
 
 def test_equal_values_have_no_deviation_and_no_slope() -> None:
