@@ -10,7 +10,7 @@ from lossbridge.ir import Builder, Expr, Graph, const_value, inline, is_const
 from lossbridge.kinds import Kind
 from lossbridge.measured import inaccuracy
 from lossbridge.passes.canonicalise import bind, canonicalise
-from lossbridge.passes.stabilise import RULES, stabilise
+from lossbridge.passes.stabilise import RULES, selections, stabilise
 from lossbridge.plan import spec_graph
 from lossbridge.rewrite import bounds
 from lossbridge.spec import Spec
@@ -34,16 +34,20 @@ def advise(spec: Spec) -> list[Finding]:
             "kind": "cured" if tried and not wrong else "rewritten",
             "where": rules[name].pattern,
             "rule": name,
-            "what": f"{rules[name].why}; rewritten as {rules[name].replacement}",
+            "what": f"{rules[name].why}; rewritten as "
+            f"{rules[name].words or rules[name].replacement}",
         }
         for name in fired
     ]
+    # What a rule divides by where it selects the quotient is not the author's business.
+    own = set(_unproved(selections(graph))) - set(_unproved(graph))
     return (
         findings
         + wrong
         + [
             {"kind": "unproved", "where": where, "rule": "", "what": what}
             for where, what in _unproved(stable)
+            if (where, what) not in own
         ]
     )
 

@@ -44,7 +44,9 @@ class Rule:
     """A named rewrite. ``kinds`` says what the variables of the pattern range over in its test.
 
     ``written`` rules say what a product that an author wrote means where it is 0 times infinity;
-    derivatives state that for themselves.
+    derivatives state that for themselves. A ``selects`` rule leaves no domain that the pattern
+    keeps to: what it divides by may be 0 only where it selects something else. ``words`` tell a
+    reader what a long replacement does.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Rule:
     kinds: tuple[tuple[str, str], ...] = ()
     differentiable: bool = True
     written: bool = False
+    selects: bool = False
+    words: str = ""
     guard: Callable[[Binding], bool] | None = field(default=None, compare=False)
 
     @cached_property

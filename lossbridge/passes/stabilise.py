@@ -46,6 +46,15 @@ RULES: tuple[Rule, ...] = (
         "1 - 1e-9 is 1 in float32",
         kinds=(("u", "probability[n]"),),
     ),
+    Rule(
+        "root_beyond_one",
+        "sqrt(1 + u * u) - 1",
+        "attach_gradient(stop_gradient(where(abs(u) < 1, u * u / (sqrt(1 + u * u) + 1), "
+        "sqrt(1 + where(abs(u) < 1, 0, u * u)) - 1)), u, u / sqrt(1 + u * u))",
+        "of u = 1e-4, 5e-9 came out as 0 in float32",
+        kinds=U,
+        words="u * u / (sqrt(1 + u * u) + 1) where u is small",
+    ),
     Rule("expm1", "exp(u) - 1", "expm1(u)", "exp(1e-9) is 1 in float32", kinds=U),
     Rule("one_minus_exp", "1 - exp(u)", "-expm1(u)", "exp(1e-9) is 1 in float32", kinds=U),
     Rule("softplus", "log1p(exp(u))", "softplus(u)", "exp(89) overflows float32", kinds=U),
@@ -618,6 +627,8 @@ RULES: tuple[Rule, ...] = (
         "at a = b (1 + 1e-4) the terms agree in all but 11 bits",
         given="a >= 0 and b >= 0",
         kinds=(("a", "probability[n]"), ("b", "probability[n]")),
+        selects=True,
+        words="b * kl_phi((a - b) / b) + (a - b) where a is near b",
         guard=lambda binding: not _apart("b", binding),
     ),
     Rule(
@@ -692,6 +703,8 @@ SECOND_ORDER = (
             "of probabilities 1e-5 apart 4e-10 came out as 0",
             given="a >= 0 and b >= 0",
             kinds=(("a", "probability[n]"), ("b", "probability[n]")),
+            selects=True,
+            words="b * kl_phi((a - b) / b) where a is near b",
         )
         for number, pattern in enumerate(
             ("(H - a) + b", "(H + b) - a", "H + (b - a)", "H - (a - b)")
@@ -705,6 +718,9 @@ SECOND_ORDER = (
             "of probabilities 1e-5 apart 1.0e-10 came out as 7.6e-9",
             given="a >= 0 and c >= 0",
             kinds=(*_OF_BOTH, *further),
+            selects=True,
+            words="m * (kl_phi(d / m) + kl_phi(-d / m)), m = 0.5 * (a + c), d = 0.5 * (a - c), "
+            "where a is near c",
         )
         for number, (pattern, replacement, further) in enumerate(
             (
@@ -773,6 +789,15 @@ def stabilise(graph: Graph, log: list[str] | None = None, *, derived: bool = Fal
     if not derived:
         graph = rewrite(graph, _first(), log)
     return rewrite(graph, _steps(derived), log)
+
+
+def selections(graph: Graph) -> Graph:
+    """A graph after those rules alone that leave no domain, whatever they divide by."""
+    table: dict[str, list[Rule]] = {}
+    for rule in RULES:
+        if rule.selects and rule not in SECOND_ORDER:
+            table.setdefault(rule.head, []).append(rule)
+    return rewrite(rewrite(graph, _first()), Steps(table, TIDY))
 
 
 @lru_cache(maxsize=1)

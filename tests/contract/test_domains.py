@@ -26,9 +26,10 @@ SAMPLES = every()
 
 
 def settled(spec: Spec, s: Sample) -> tuple[str, ...]:
+    """The real inputs whose domains bind; test_labels.py has the others."""
     numbers = {**{n: p.value for n, p in spec.params.items()}, **s.settings}
     plain = ((n, v) for n, v in numbers.items() if n in spec.params and not isinstance(v, tuple))
-    return enclosed_inputs(spec, tuple(plain))
+    return tuple(n for n in enclosed_inputs(spec, tuple(plain)) if spec.inputs[n].dtype == "real")
 
 
 ENCLOSED = [(s, n) for s in SAMPLES for n in settled(s.spec, s)]

@@ -148,6 +148,21 @@ def test_rule_fires_on_its_own_pattern(name: str) -> None:
     assert changed.index == instantiate(rule._replacement, bound, b).index
 
 
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_no_rule_applies_to_what_it_wrote(name: str) -> None:
+    """It would be applied to that for ever."""
+    rule = BY_NAME[name]
+    b = Builder(["n", "k"])
+    made = instantiate(rule._replacement, variables(rule, b), b)
+    below, waiting = set(), [made.index]
+    while waiting:
+        index = waiting.pop()
+        if index not in below:
+            below.add(index)
+            waiting.extend(b.nodes[index].args)
+    assert not [index for index in below if rule(Expr(b, index)) is not None]
+
+
 @pytest.mark.parametrize("stratum", ["practical", "full", "special"])
 @pytest.mark.parametrize("name", sorted(BY_NAME))
 def test_both_sides_are_equal(name: str, stratum: str) -> None:
