@@ -682,10 +682,31 @@ def bind(source: Any, platform: str, arguments: Mapping[str, Any]) -> Bound:
         values.update(spec.bind(**mine))
         specs.append(spec)
     arrays = {n: v for n, v in values.items() if not isinstance(v, int | float | bool)}
+    for spec in specs:
+        _fit_sizes(form.name, spec, sizes, arrays)
     numbers = tuple(tuple((n, values[n]) for n in spec.params if n not in arrays) for spec in specs)
     return Bound(
         form, tuple(specs), dict(arguments), numbers, arrays, reduction, normalizer, axis, sizes
     )
+
+
+def _fit_sizes(name: str, spec: Spec, sizes: Mapping[str, int], arrays: Mapping[str, Any]) -> None:
+    """Refuse an array whose axis a size has stated otherwise, before any call."""
+    known = {
+        axis: size if isinstance(size, int) else sizes[size]
+        for weight in spec.weights.values()
+        for axis, size in weight.sizes.items()
+    }
+    for key, array in arrays.items():
+        kind = spec.params[key].kind if key in spec.params else None
+        shape = tuple(getattr(array, "shape", ()))
+        if kind is None or len(shape) != len(kind.axes):
+            continue
+        wanted = tuple(known.get(axis, n) for axis, n in zip(kind.axes, shape, strict=True))
+        if shape != wanted:
+            raise ShapeError(
+                f"{name}: {key} is {kind}, here of shape {wanted}, but its shape is {shape}"
+            )
 
 
 def _replace(spec: Spec, **changes: Any) -> Spec:

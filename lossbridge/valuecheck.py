@@ -116,7 +116,8 @@ class ValueRule:
     def text(self, loss: str, interval: Interval, beside: Mapping[str, Any]) -> str:
         """What the entries have to be, in words."""
         if self.kind.dtype != "int":
-            return f"{loss}: {self.name} is {self.kind}, {self.kind.meaning}{self._advice}"
+            whole = ": valid probability distributions" * (self.kind.name == "simplex")
+            return f"{loss}: {self.name} is {self.kind}, {self.kind.meaning}{whole}{self._advice}"
         values = ((name, beside.get(name)) for name in self.exempt)
         exempt = "".join(
             f" or is {name}" + (f"={int(v)}" if isinstance(v, int | float) else "")

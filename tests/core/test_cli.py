@@ -90,13 +90,13 @@ BIWEIGHT = {
 def test_check_measures_before_it_says_cured(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The biweight is cured, the root of 1 and a square less 1 is not, and check says which."""
+    """The biweight is cured, a cube less its square is not, and check says which."""
     path = tmp_path / "loss.json"
     path.write_text(json.dumps(BIWEIGHT))
     code, out, _ = run(capsys, "check", str(path))
     assert code == 0
     assert "0 unproved" in out and "inaccurate" not in out
-    body = ["u = (prediction - target) / c", "value = sqrt(1 + u * u) - 1"]
+    body = ["u = (prediction - target) / c", "value = (1 + u) ** 3 - (1 + u) ** 2"]
     path.write_text(json.dumps({**BIWEIGHT, "body": body}))
     code, out, _ = run(capsys, "check", str(path))
     assert code == 1

@@ -57,6 +57,13 @@ def call(
     return frontdoor.bind_call(loss, platform, args, kwargs).inputs
 
 
+def test_class_weights_are_as_many_as_the_classes_that_a_size_states() -> None:
+    given = {"in_features": 3, "num_classes": 2}
+    assert bound("LinearCrossEntropyLoss", weight=[1.0, 2.0], **given)
+    with pytest.raises(ShapeError, match=r"weight .* of shape \(2,\), but its shape is \(3,\)"):
+        bound("LinearCrossEntropyLoss", weight=[1.0, 2.0, 3.0], **given)
+
+
 def test_positional_order_follows_the_framework() -> None:
     assert call(bound("MSELoss"), "torch", "p", "t") == {"prediction": "p", "target": "t"}
     assert call(bound("MSELoss"), "keras", "t", "p") == {"prediction": "p", "target": "t"}
