@@ -51,8 +51,8 @@ def _apart(value: Any, dt: Any) -> Any:
 
 
 def _summed(x: Any) -> Any:
-    """A sum that stays one: a graph adds what is of one shape first, and (s + t) + u, the first two
-    of them 1 long and opposite to u but for 2^-55, was 0."""
+    """A sum that stays one: TensorFlow's graphs add operands of one shape first. Of c + (b + a), b
+    being -a and both 2^55 times c, nothing was left."""
     if not isinstance(x, tf.Tensor) or tf.executing_eagerly():
         return x
     return tf.raw_ops.EnsureShape(input=x, shape=tf.TensorShape([None] * x.shape.rank))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("door_mode", pairs, ids=[f"{n}-{m}" for n, m in pairs], indirect=True)
     elif "door" in metafunc.fixturenames:
         metafunc.parametrize("door", DOORS, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def no_compilations_left() -> Iterator[None]:
+    """One function's code stands behind every loss on torch, and Dynamo refuses its ninth form,
+    whichever tests the others come from."""
+    yield
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.reset()
 
 
 @pytest.fixture

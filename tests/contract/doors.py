@@ -180,7 +180,6 @@ class Torch(Door):
         extra = self.set_weights(loss, weights or {})
         compiled: Callable[..., Any] = loss
         if mode == "compiled":
-            torch._dynamo.reset()
             compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
 
         def run(**arrays: Any) -> Result:
@@ -188,7 +187,8 @@ class Torch(Door):
             for name in wrt:
                 if name in named:
                     named[name].requires_grad_()
-            value = compiled(**named, **extra)
+            with torch._dynamo.config.patch(recompile_limit=64):  # a form for each dtype
+                value = compiled(**named, **extra)
             parts = value if isinstance(value, list | tuple) else [value]
             sources = [named[n] if n in named else self.held(loss, n) for n in wrt]
             slopes: Sequence[Any] = ()

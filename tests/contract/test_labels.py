@@ -43,7 +43,8 @@ def _torch(name: str, settings: Mapping[str, Any], mode: str) -> Callable[..., A
     def call(inputs: Mapping[str, Array], **beside: Array) -> Answer:
         tensors = {n: torch.as_tensor(x) for n, x in {**inputs, **beside}.items()}
         first = tensors[next(iter(inputs))].requires_grad_(True)
-        value = run(**tensors)
+        with torch._dynamo.config.patch(recompile_limit=64):  # a form for each dtype
+            value = run(**tensors)
         value.sum().backward()
         return Answer(value.detach().numpy(), first.grad.numpy())
 
