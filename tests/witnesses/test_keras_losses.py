@@ -67,6 +67,8 @@ CASES = [
     *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED),
     *cases("MeanSquaredError", X, Y, {}, NONE, WEIGHTED, at="ignored: weights",
            call=dict(sample_weight=W)),
+    *cases("MeanSquaredError", [[1.0], [NAN]], [[0.0], [0.0]], {}, NONE, WEIGHTED,
+           at="ignored: NaN", call=dict(mask=np.array([True, False]))),
     *cases("MeanSquaredError", X, Y, *REDUCED, WEIGHTED, at="ignored: mask",
            call=dict(mask=W > 0.5)),
     *cases("MeanSquaredError", X, Y, {}, WEIGHTED, at="ignored: mask and weights",
@@ -236,9 +238,6 @@ ROUNDS = [
 
 # What cannot be equal, or shall not; and why.
 UNEQUAL = [
-    (cases("MeanSquaredError", [[1.0], [NAN]], [[0.0], [0.0]], at="NaN masked",
-           call=dict(mask=np.array([True, False]))),
-     "a mask multiplies there, and selects here"),
     (cases("Hinge", [[NAN]], [[1.0]], at="NaN"),
      "the gradient in the target is 0 times the NaN there, and selected away here"),
     *((found, "no samples, of one axis each: an empty array there, 0 here") for found in (
