@@ -114,9 +114,12 @@ def test_class_weights_need_classes() -> None:
 def test_masks_are_compared_where_both_take_them() -> None:
     found = compare(MSE, MSE)
     assert any(x.startswith("masks (3") for x in found.probed)
-    # Keras multiplies by its mask, so that a masked NaN shows; ours selects.
+    # Keras multiplies by its mask, so that a masked NaN shows; so does ours that stands for it.
     found = compare(MSE, "lossbridge.keras.native('keras.losses.MeanSquaredError')")
     assert found.verdict == "same", str(found)
+    assert any(x.startswith("masks (3") for x in found.probed)
+    # Our own selects.
+    found = compare(MSE, "lossbridge.keras.MSELoss()")
     assert any(note.startswith("a NaN masked: a gives nan") for note in found.notes)
     assert any(x.startswith("masks (2") for x in found.probed)
     assert all(not x.startswith("masks") for x in compare(MSE, "torch.nn.MSELoss()").probed)
