@@ -296,6 +296,9 @@ def _combine(
         coefficients={
             name: _alone(coefficient(part), own, spec, inputs or {}) for name, part in parts.items()
         },
+        places={
+            found: (name, key) for name, part in parts.items() for key, found in part.inputs.items()
+        },
     )
     return replace(bound, combined=combined)
 
@@ -539,8 +542,9 @@ def bind_combined(
     """Give every argument of a combination's call to the loss it is for.
 
     A loss's inputs come under its name, ``depth=(prediction, target)`` as that loss is called or
-    ``depth={"prediction": ..., "mask": ...}``, or one by one, ``depth_prediction=...``. A mapping
-    given by position holds the same under names that are no Python names.
+    ``depth={"prediction": ..., "mask": ...}``, or one by one, ``depth_prediction=...``, as the
+    specification calls them. A mapping given by position holds the same under names that are no
+    Python names.
     """
     spec, combined = bound.specs[0], bound.combined
     assert combined is not None
@@ -559,6 +563,7 @@ def bind_combined(
         whole = dict(args[0])
     given: list[tuple[str, Any, bool]] = [(k, v, True) for k, v in whole.items()]
     given += [(k, v, False) for k, v in kwargs.items()]
+    whole_specification = {*combined.places} <= {k for k, _, _ in given}
     for key, value, mapped in given:
         if not (mapped and key in children):  # in the mapping, the names are the losses'
             if key in combined.inputs:
@@ -579,6 +584,11 @@ def bind_combined(
             n for n in sorted(children, key=len, reverse=True) if str(key).startswith(f"{n}_")
         ]
         taken = [n for n in owners if _takes(children[n], platform, key[len(n) + 1 :])]
+        if key in combined.places and (whole_specification or not taken):
+            # "b_2_prediction" is what the specification calls an input of "b/2".
+            owner, word = combined.places[key]
+            call.named[owner][word] = value
+            continue
         if not owners:
             known = [*children, *combined.inputs, *(["step"] if spec.step else [])]
             raise ArgumentError(

@@ -209,13 +209,15 @@ class Combined:
 
     ``names`` are the losses' own, in order; ``uses`` gives the name for each identifier that the
     specification has for one; ``inputs`` are the combination's own. ``coefficients`` are losses
-    too: what each term is multiplied with.
+    too: what each term is multiplied with. ``places`` gives the loss and its own name of an input
+    for each further input of the specification.
     """
 
     names: tuple[str, ...]
     uses: Mapping[str, str]
     inputs: tuple[str, ...]
     coefficients: Mapping[str, Spec]
+    places: Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ def inaccuracy(stable: Graph) -> Inaccuracy | None:
     size = WRONG
     for near in (False, True):
         inputs = _draw(graph, near)
-        got = _run(graph, inputs, np.float32)
-        right = _run(graph, inputs, np.float64)
+        got = evaluate(graph, inputs, np.float32)
+        right = evaluate(graph, inputs, np.float64)
         allowed = np.zeros_like(right)
         rng = np.random.default_rng(7)
         for _ in range(4):  # what inputs of the same float32 could give
@@ -55,7 +55,7 @@ def inaccuracy(stable: Graph) -> Inaccuracy | None:
                 for name, x in inputs.items()
             }
             with np.errstate(all="ignore"):
-                allowed = np.fmax(allowed, abs(_run(graph, moved, np.float64) - right))
+                allowed = np.fmax(allowed, abs(evaluate(graph, moved, np.float64) - right))
         with np.errstate(all="ignore"):
             error = (abs(got - right) - ROUNDINGS * allowed) / abs(right)
         error = np.where(np.isfinite(right) & (abs(right) > 1e-30), error, 0.0)
@@ -112,7 +112,11 @@ def _draw(graph: Graph, near: bool) -> dict[str, Any]:
     return drawn
 
 
-def _run(graph: Graph, inputs: Mapping[str, Any], dtype: Any) -> Any:
+def evaluate(graph: Graph, inputs: Mapping[str, Any], dtype: Any) -> Any:
+    """The output ``value`` of a graph, by NumPy.
+
+    Raises ``LookupError`` where the graph has rows that are not evaluated here.
+    """
     shapes = {name: np.shape(x) for name, x in inputs.items()}
     sizes, star = interp.axis_sizes(graph, shapes)
     context = interp.Context(graph.layout, star or 1)

@@ -13,7 +13,8 @@ from lossbridge.migrate.sides import Side
 # Of two domains of one representation, the later holds the earlier.
 NARROW = (
     "one_hot", "simplex", "log_simplex", "unit", "sign", "binary", "probability",
-    "log_probability", "positive", "counts", "non_negative", "index", "labels", "integer", "real",
+    "log_probability", "positive", "counts", "non_negative", "index", "labels", "step",
+    "integer", "real",
 )  # fmt: skip
 
 UNSIGNED = {"binary", "probability", "simplex", "one_hot"}

@@ -128,7 +128,7 @@ class BuiltIn:
         specs = tuple(
             SimpleNamespace(
                 inputs={n: Kind.parse(k) for n, k in inputs.items()}, axis=place, ports={},
-                params=params,
+                step=False, params=params,
             )
             for inputs, place in self.row["forms"][str(axis)]
         )  # fmt: skip

@@ -56,6 +56,7 @@ from lossbridge.migrate.sides import (
     Outcome,
     Side,
     UncallableError,
+    as_formula,
     calls_of,
     side,
     title,
@@ -800,24 +801,16 @@ def _exact(a: Side, chosen: Pair) -> dict[str, Any] | None:
     except ImportError:
         return None
     from lossbridge.passes.differentiate import differentiate
-    from lossbridge.plan import Options, plan
 
-    spec = next((s for s in a.specs if list(s.inputs) == list(a.signature.inputs)), None)
-    if spec is None or chosen.probe.weights is not None or chosen.probe.mask is not None:
+    if chosen.probe.weights is not None or chosen.probe.mask is not None:
         return None
     try:
-        values = spec.bind()
-        numbers = tuple((n, v) for n, v in values.items() if not np.ndim(v))
-        # What is not reduced is averaged, as it is above.
-        kind, divisor = spec.reduction.kind, spec.reduction.normalizer
-        options = Options("mean", "elements") if kind == "none" else Options(kind, divisor)
+        formula = as_formula(a, chosen.inputs)
+        if formula is None:
+            return None
+        spec, graph, given = formula
         real = tuple(n for n, k in spec.inputs.items() if k.dtype == "real")
-        graph = differentiate(plan(spec, numbers, options).written, "value", real)
-        given = {**values, **chosen.inputs}
-        if spec.axis is not None:
-            for n in chosen.inputs:
-                if len(spec.inputs[n].axes) == 2 and np.ndim(given[n]) > 1:
-                    given[n] = np.moveaxis(given[n], min(spec.axis, np.ndim(given[n]) - 1), -1)
+        graph = differentiate(graph, "value", real)
         found = oracle(graph, {n: np.asarray(given[n]) for n, _ in graph.inputs()}, budget=2.0)
     except Exception:  # what the oracle cannot do is no reason to withhold a verdict
         return None

@@ -115,7 +115,10 @@ class Signature:
 
     def domain(self, place: int) -> str:
         """The domain of the input at a place."""
-        return self.domains[place] if self.domains else list(self.inputs.values())[place].name
+        if self.domains:
+            return self.domains[place]
+        name, kind = list(self.inputs.items())[place]
+        return "step" if name == "step" and kind == Kind("integer") else kind.name
 
     @property
     def real(self) -> tuple[str, ...]:
@@ -508,7 +511,9 @@ def _named(probe: Probe, signature: Signature, layout: Layout) -> dict[str, Arra
             found[name] = np.moveaxis(rows, -1, order.index(last)) if last else rows
             continue
         hard = domain == "probability" and place > 0 and not probe.soft
-        if kind.dtype == "int":
+        if domain == "step":
+            array = _step(latent)
+        elif kind.dtype == "int":
             top = max(latent.shape[-1] - 1, 0)
             array = np.minimum(np.abs(np.rint(take(latent, order))), top).astype(np.int64)
         elif domain in ("sign", "binary") or hard:
@@ -659,6 +664,8 @@ def _array(
     rank = probe.rank - (width - len(kind.axes))
     if domain in ("index", "labels"):
         return probe.label(place)
+    if domain == "step":
+        return _step(latent)
     if kind.dtype == "int":
         # Classes, or counts that are classes too.
         top = max(latent.shape[-1] - 1, 0)
@@ -679,6 +686,12 @@ def _array(
     with np.errstate(all="ignore"):
         array = _cut(_DOMAINS[domain](latent), rank, last)
     return _mixed(array) if domain in ("mask", "flag") else array
+
+
+def _step(latent: Array) -> Array:
+    """A step of training, from the first to past where schedules end, most of them early."""
+    drawn = float(np.abs(latent).sum()) if np.isfinite(latent).all() else 0.0
+    return np.asarray(np.rint(10.0 ** (drawn % 5.0) - 1.0), np.int64)
 
 
 def _cut(array: Array, rank: int, last: bool = False) -> Array:
@@ -715,7 +728,7 @@ _DOMAINS: Mapping[str, Any] = {
 
 def domains_known() -> tuple[str, ...]:
     """Every word that says in which terms an input is given."""
-    return (*_DOMAINS, *KINDS, "labels", "one_hot")
+    return (*_DOMAINS, *KINDS, "labels", "one_hot", "step")
 
 
 @lru_cache(maxsize=4)

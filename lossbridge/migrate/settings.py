@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lossbridge.measured import evaluate
 from lossbridge.migrate.alignment import domains_of
 from lossbridge.migrate.comparison import Cause
 from lossbridge.migrate.live import Native, same, short
@@ -18,8 +19,12 @@ from lossbridge.migrate.pairs import with_outcome
 from lossbridge.migrate.sides import (
     Outcome,
     Side,
+    as_argument,
+    as_formula,
     calls_of,
     can_be_remade,
+    coefficient_of,
+    remade_with,
     settings_known,
     with_settings,
 )
@@ -72,14 +77,16 @@ def that_would_do(
         inputs = [p.inputs if x is a else p.other for p in chosen]
         already = _relation([p.a.value for p in chosen], [p.b.value for p in chosen])
 
-        def said(argument: str, value: Any, name: str = name, known: Any = known) -> str:
-            now = short(known[argument])
-            return f"{name} has {argument}={now}; with {argument}={short(value)} "
+        def said(
+            argument: str, value: Any, x: Side = x, name: str = name, known: Any = known
+        ) -> str:
+            now, then = (as_argument(x, argument, short(v)) for v in (known[argument], value))
+            return f"{name} has {now}; with {then} "
 
         options = _brief_options(x, other) if briefly else _others(x, settings_known(other))
         for argument, value in options:
             kind = _agreement(x, {argument: value}, inputs, wanted)
-            fix = f"pass {argument}={short(value)} to {name}"
+            fix = remade_with(x, name, argument, short(value))
             if kind == "equal":
                 agree.append(
                     _agreed(a, b, x, {argument: value}, chosen, said(argument, value), fix)
@@ -97,7 +104,7 @@ def that_would_do(
         if agree or briefly:
             continue
         for argument, value in _solved(x, known, inputs, wanted):
-            fix = f"pass {argument}={short(value)} to {name}"
+            fix = remade_with(x, name, argument, short(value))
             agree.append(_agreed(a, b, x, {argument: value}, chosen, said(argument, value), fix))
     yield from (agree or multiples or hardly)[:2]
 
@@ -156,13 +163,16 @@ def _solved(
 ) -> Iterator[tuple[str, float]]:
     """Numbers of single settings for which a side gives what is wanted, on every pair."""
     where = next((k for k, w in enumerate(wanted) if abs(w) > 1e-9), None)
-    if where is None or (x.platform == "jax" and x.native is not None):
-        return  # a function with other settings is compiled anew each time: seconds
+    if where is None or _costly(x) or (x.platform == "jax" and x.native is not None):
+        return
+    combined = x.ours is not None and x.ours.bound.combined is not None
     for name, value in known.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in SILENT or not number or name in ("axis", "ignore_index", "ignore_class"):
             continue
         if isinstance(value, int) and x.native is None:
+            continue
+        if combined and coefficient_of(x, name) is None:
             continue
 
         def off(v: float, name: str = name) -> float | None:
@@ -180,6 +190,12 @@ def _solved(
                 if _agreement(x, {name: v}, inputs, wanted) == "equal":
                     yield name, v
                     return
+
+
+def _costly(x: Side) -> bool:
+    """Whether another setting means to compile anew, half a second each: of combinations, whose
+    parts are not evaluated by NumPy, on platforms that trace."""
+    return x.ours is not None and x.ours.bound.combined is not None and x.platform != "torch"
 
 
 def _root(
@@ -231,7 +247,9 @@ def _others(x: Side, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
         if name in SILENT or name == "empty":
             continue
         options: list[Any] = [known[name]] if name in known else []
-        if name == "reduction":
+        if _costly(x):
+            pass
+        elif name == "reduction":
             options += ["mean", "sum", "none", "batchmean", "mean_with_sample_weight"]
         elif isinstance(value, bool):
             options += [not value]
@@ -267,9 +285,26 @@ def values(
                 return None
             for given in inputs:
                 named = dict(zip(made.signature.inputs, given.values(), strict=True))
+                if (value := _by_formula(made, named)) is not None:
+                    found.append(value)
+                    continue
                 dtype = x.computes or "float64"
                 value, _ = calls.evaluate(made.unweighted, named, (), dtype, "eager", kept)
                 found.append(float(np.mean(value)))
     except Exception:  # an argument that does not go with the others
         return None
     return found if all(map(math.isfinite, found)) else None
+
+
+def _by_formula(x: Side, inputs: Mapping[str, Any]) -> float | None:
+    """The value of one of ours, by NumPy: JAX compiles for every setting, half a second each."""
+    if x.ours is None:
+        return None
+    formula = as_formula(x, inputs)
+    if formula is None:
+        return None
+    _, graph, given = formula
+    try:
+        return float(evaluate(graph, {n: given[n] for n, _ in graph.inputs()}, np.float64).item())
+    except LookupError:  # a row, or an input, that is not evaluated so
+        return None

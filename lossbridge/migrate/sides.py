@@ -6,6 +6,7 @@ import ast
 import copy
 import importlib
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from lossbridge.errors import (
     suggestion,
 )
 from lossbridge.frontdoor import forms, settings_of
+from lossbridge.ir import Graph
+from lossbridge.kinds import Kind
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native, native, short
 from lossbridge.migrate.probes import (
@@ -36,6 +39,7 @@ from lossbridge.migrate.probes import (
     seen,
     sequence_probes,
 )
+from lossbridge.plan import Options, plan
 from lossbridge.spec import Spec
 from lossbridge.trace import Definition
 from lossbridge.witnesses import find
@@ -205,8 +209,8 @@ def _side(
 ) -> Side:
     if isinstance(given, Side):
         return given
-    if isinstance(given, str):
-        return _of_text(given)
+    if isinstance(given, str | os.PathLike):
+        return _of_text(os.fspath(given))
     if isinstance(given, Definition):
         given = given.spec
     if isinstance(given, Spec):
@@ -318,7 +322,10 @@ def signature_of(spec: Spec, built_in: Native | None = None) -> Signature:
     """What a specification takes."""
     kinds = tuple(k.name for k in spec.inputs.values())
     found = kinds if built_in is None else domains(built_in.witness.name, built_in.given, kinds)
-    return Signature(dict(spec.inputs), spec.axis, dict(spec.ports), found)
+    inputs = dict(spec.inputs)
+    if spec.step:  # what a schedule follows is an input too: unsaid, all are compared at step 0
+        inputs["step"], found = Kind("integer"), (*found, "step")
+    return Signature(inputs, spec.axis, dict(spec.ports), found)
 
 
 def overload(given: Side, spec: Spec) -> Side:
@@ -363,7 +370,7 @@ def _of_ours(loss: Any) -> Side:
         axis = 1
     return Side(
         f"lossbridge.{platform}.{loss!r}".replace("Compiled", bound.form.name, 1),
-        Signature(dict(first.inputs), axis, dict(first.ports)), platform, call, specs,
+        replace(signature_of(first), axis=axis), platform, call, specs,
         takes_weights=True, takes_mask=True, classes=classes_of(specs), ours=loss,
     )  # fmt: skip
 
@@ -381,20 +388,66 @@ def can_be_remade(x: Side) -> bool:
     """Whether :func:`with_settings` makes another of it here."""
     if x.signature.ports or not available(x.platform):
         return False
-    return x.native is not None or (x.ours is not None and x.ours.bound.form.name in forms())
+    return x.native is not None or x.ours is not None
 
 
 def with_settings(x: Side, **changes: Any) -> Side:
     """A built-in, or one of ours, with other settings, called with the same inputs."""
     if x.native is not None:
         return with_arguments(x, **changes)
-    bound = x.ours.bound
-    maker = getattr(importlib.import_module(f"lossbridge.{x.platform}"), bound.form.name)
-    made = _of_ours(maker(**{**bound.given, **changes}))
+    bound, front = x.ours.bound, importlib.import_module(f"lossbridge.{x.platform}")
+    if bound.form.name in forms():
+        made = _of_ours(getattr(front, bound.form.name)(**{**bound.given, **changes}))
+    else:  # a specification of somebody's, or a combination, which is one
+        made = _of_ours(front.compile(x.ours.spec, **changes))
     names = list(x.signature.inputs)
     spec = next((s for s in made.specs if list(s.inputs) == names), made.specs[0])
     made.computes = x.computes
     return overload(made, spec)
+
+
+def as_formula(x: Side, inputs: Mapping[str, Any]) -> tuple[Spec, Graph, dict[str, Any]] | None:
+    """What a side means: its specification, the graph as written, and what that is evaluated at.
+
+    What is not reduced is averaged. None where the specification of a side is not known.
+    """
+    names = list(x.signature.inputs)
+    spec = next((s for s in x.specs if [*s.inputs, *["step"] * s.step] == names), None)
+    if spec is None:
+        return None
+    values = spec.bind()
+    numbers = tuple((n, v) for n, v in values.items() if not np.ndim(v))
+    kind, divisor = spec.reduction.kind, spec.reduction.normalizer
+    options = Options("mean", "elements") if kind == "none" else Options(kind, divisor)
+    given = {**values, **inputs}
+    if spec.axis is not None:
+        for n in spec.inputs:
+            if len(spec.inputs[n].axes) == 2 and np.ndim(given[n]) > 1:
+                given[n] = np.moveaxis(given[n], min(spec.axis, np.ndim(given[n]) - 1), -1)
+    return spec, plan(spec, numbers, options).written, given
+
+
+def as_argument(x: Side, name: str, value: str) -> str:
+    """A setting as one writes it: of a combination's coefficient, ``coefficients={'box': 2.0}``."""
+    term = coefficient_of(x, name)
+    return f"{name}={value}" if term is None else f"coefficients={{{term!r}: {value}}}"
+
+
+def remade_with(x: Side, side: str, name: str, value: str) -> str:
+    """What to write for a side with another setting."""
+    if x.ours is None or x.ours.bound.combined is None or coefficient_of(x, name) is not None:
+        return f"pass {as_argument(x, name, value)} to {side}"
+    return f"L.compile({side}.spec, {name}={value})"
+
+
+def coefficient_of(x: Side, name: str) -> str | None:
+    """The loss whose fixed coefficient in a combination has this name in its specification."""
+    combined = None if x.ours is None else x.ours.bound.combined
+    coefficients: Mapping[str, Spec] = {} if combined is None else combined.coefficients
+    for term, spec in coefficients.items():
+        if name in spec.inputs and name in x.ours.bound.form.params:
+            return term
+    return None
 
 
 def _with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:

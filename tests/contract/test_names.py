@@ -140,6 +140,21 @@ def test_an_input_goes_to_the_loss_that_has_it(side: Framework) -> None:
     assert float(found) == pytest.approx((d * d).mean() + d.mean(), rel=1e-6)
 
 
+@pytest.mark.parametrize("names", [ALL, ["a/b", "a_b", "a b"], ["label", "label_soft"]])
+def test_a_combination_takes_every_input_by_the_name_in_its_specification(
+    side: Framework, names: list[str]
+) -> None:
+    # "a/b" and "a_b" have a_b_prediction and a_b_prediction_2: the specification says whose it is.
+    loss = side.module.WeightedLoss(losses(side, names))
+    given = {
+        n: np.full((4, 3), 1.0 + k // 2) if k % 2 == 0 else np.zeros((4, 3))
+        for k, n in enumerate(loss.spec.inputs)
+    }
+    wanted = [k * k if (k - 1) % 2 else k - 0.5 for k in range(1, len(names) + 1)]
+    found = loss(**{n: side.array(x) for n, x in given.items()})
+    assert float(found) == pytest.approx(sum(wanted), rel=1e-6)
+
+
 def test_a_penalty_in_a_combination_takes_a_tree_as_it_is(side: Framework) -> None:
     m = side.module
     loss = m.WeightedLoss({"fit": m.MSELoss(), "decay": m.L2Penalty(strength=2.0)})

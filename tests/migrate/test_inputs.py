@@ -200,6 +200,76 @@ def test_a_setting_of_ours_is_solved_for(delta: float) -> None:
     assert found.causes[0].fix == f"pass delta={delta} to b"
 
 
+def _specification(body: str) -> lossbridge.Spec:
+    shapes = dict.fromkeys(("prediction", "target"), "real[*batch]")
+    return lossbridge.loads(
+        json.dumps({
+            "lossbridge": 1, "loss": "me/mine@1", "inputs": shapes, "body": [body],
+            "params": {"gamma": {"kind": "positive", "value": 2.0}}, "yields": "per_element",
+        })
+    )  # fmt: skip
+
+
+def test_settings_of_a_specification_and_of_a_combination_are_tried() -> None:
+    import lossbridge.torch as L
+
+    mine = _specification("value = 1 - exp(-gamma * (prediction - target) ** 2)")
+    found = compare(L.compile(mine), L.compile(mine, gamma=3.0))
+    assert found.causes[0].fix == "pass gamma=3.0 to a"
+    losses = {"a": L.MSELoss(), "b/2": L.L1Loss()}
+    sums = [L.WeightedLoss(losses, {"b/2": weight}) for weight in (2.0, 7.0)]
+    found = compare(*sums)
+    assert found.verdict == "different"
+    assert found.causes[0].fix == "pass coefficients={'b/2': 7.0} to a"
+    plans = [L.CurriculumWeightedLoss(losses, {"a": (0.0, 1.0, 0, end)}) for end in (10, 20)]
+    found = compare(*plans)
+    assert found.causes[0].fix == "L.compile(a.spec, a_end=20.0)"
+    repaired = L.compile(plans[0].spec, a_end=20.0)
+    assert compare(repaired, plans[1]).verdict == "same"
+
+
+SCHEDULES = [
+    *(("torch", "torch", 10, end) for end in (10, 11)),
+    *(("torch", "torch", end, end + 100) for end in (1000, 20000)),
+    *((one, two, 10, end) for one, two in (("jax", "jax"), ("torch", "keras")) for end in (10, 20)),
+]
+
+
+@pytest.mark.parametrize(("one", "two", "end", "other"), SCHEDULES)
+def test_the_step_of_a_schedule_is_an_input(
+    one: str, two: str, end: int, other: int, tmp_path: Path
+) -> None:
+    # At step 0, where a buffer stands, both were 0: `same`, whatever the schedules.
+    sides = []
+    for platform, last in ((one, end), (two, other)):
+        front = pytest.importorskip(f"lossbridge.{platform}")
+        losses = {"a": front.MSELoss(), "b": front.L1Loss()}
+        plan = {"a": (0.0, 1.0, last // 10, last)}
+        sides.append(front.CurriculumWeightedLoss(losses, plan))
+    assert (compare(*sides).verdict == "same") is (end == other)
+    record.record(sides[0], tmp_path / "side.json")
+    assert (compare(tmp_path / "side.json", sides[1]).verdict == "same") is (end == other)
+
+
+def test_a_function_of_a_step_meets_a_schedule() -> None:
+    schedule = {"prediction": "real[n]", "target": "real[n]", "step": "integer"}
+    shapes = dict.fromkeys(("prediction", "target"), "real[*batch]")
+    spec = {
+        "lossbridge": 1, "loss": "me/warm@1", "inputs": shapes, "step": True,
+        "body": ["value = (prediction - target) ** 2 * (1 - exp(-step / 1000))"],
+        "yields": "per_element",
+    }  # fmt: skip
+
+    def port(prediction: Tensor, target: Tensor, step: Tensor, scale: float = 1000.0) -> Tensor:
+        return ((prediction - target) ** 2).mean() * (1 - torch.exp(-step.double() / scale))
+
+    mine = lossbridge.loads(json.dumps(spec))
+    assert compare(mine, port, inputs=schedule).verdict == "same"
+    wrong = partial(port, scale=1010.0)
+    assert compare(mine, wrong, inputs=schedule).verdict != "same"
+    assert compare(port, wrong, inputs=schedule).verdict != "same"
+
+
 def test_a_factor_that_another_setting_equals_by_chance_is_not_said_to_be_it() -> None:
     a = torch.nn.HuberLoss(delta=2.0)
     found = compare(lambda x, y: 2.0 * F.huber_loss(x, y, delta=2.0), a, inputs=PAIR)
