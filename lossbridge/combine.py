@@ -31,7 +31,7 @@ from lossbridge.frontdoor import (
     bind,
     positional_order,
 )
-from lossbridge.kinds import MAX_NAME, Kind, check_name
+from lossbridge.kinds import MAX_NAME, Kind, check_name, moved_axis
 from lossbridge.ops import OPS
 from lossbridge.spec import Param, Reduction, Spec, Weight
 from lossbridge.synonyms import setting_hint
@@ -182,11 +182,19 @@ class _Part:
 
         self.inputs: dict[str, str] = {}
         self.kinds: dict[str, Kind] = {}
+        self.axes: dict[str, int] = {}
         for key, kind in spec.inputs.items():
             self.inputs[key] = found = identifiers(f"{self.stem}_{key}")
             self.kinds[found] = Kind(
                 kind.name, rename(kind.of) if kind.of else None, tuple(map(rename, kind.axes))
             )
+            told = (
+                child.axis
+                if child.combined is None
+                else child.combined.axes.get(moved_axis(kind) or "")
+            )
+            if (axis := moved_axis(self.kinds[found])) and told is not None:
+                self.axes[axis] = told
 
 
 def _under(spec: Spec, space: str) -> Spec:
@@ -273,6 +281,8 @@ def _combine(
     terms = [f"{coefficient(part)} * {part.words['value']}" for part in parts.values()]
     rest = [] if extra is None else [extra(part) for part in parts.values()]
     body.append(f"value = {' + '.join([*terms, *rest])}")
+    axes = {axis: at for part in parts.values() for axis, at in part.axes.items()}
+    moved = {axis for kind in all_inputs.values() if (axis := moved_axis(kind))}
     note = {part.used: name for name, part in parts.items()}
     other = {used: name for used, name in note.items() if used != name}
     spec = Spec(
@@ -285,6 +295,8 @@ def _combine(
         step=step,
         body=tuple(body),
         yields="scalar",
+        # As one, if all losses were told the same; of others each has its own at the call.
+        axis=next(iter(axes.values())) if {*axes} == moved and len({*axes.values()}) == 1 else None,
         references=references,
         extensions={NOTE: _note(other)} if other else {},
     )
@@ -299,6 +311,7 @@ def _combine(
         places={
             found: (name, key) for name, part in parts.items() for key, found in part.inputs.items()
         },
+        axes=axes,
     )
     return replace(bound, combined=combined)
 
@@ -471,6 +484,7 @@ def of_values(bound: Bound) -> tuple[Bound, dict[str, str]]:
         spec,
         inputs={place: Kind("real") for place in places.values()} | own,
         uses={},
+        axis=None,
         body=tuple(body),
         # Its one number is neither divided by a count of samples nor by that of replicas.
         reduction=Reduction("sum", spec.reduction.normalizer),

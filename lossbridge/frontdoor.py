@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -167,9 +168,14 @@ def has_class_axis(inputs: Mapping[str, Kind]) -> bool:
     return any(moved_axis(kind) for kind in inputs.values())
 
 
+def is_class_axis(axis: str) -> bool:
+    """Whether an axis is called as that of the classes is, also of a loss in a combination."""
+    return re.fullmatch(f"(.*_)?{CLASS_AXIS}(_[0-9]+)?", axis) is not None
+
+
 def default_axis(platform: str, kind: Kind, rank: int) -> int:
     """Where that axis lies by default: torch keeps classes at 1, or at 0 without a batch."""
-    if kind.axes[1] != CLASS_AXIS or DEFAULT_CLASS_AXIS[platform] == -1:
+    if not is_class_axis(kind.axes[1]) or DEFAULT_CLASS_AXIS[platform] == -1:
         return rank - 1
     return min(DEFAULT_CLASS_AXIS[platform], rank - 1)
 
@@ -210,7 +216,8 @@ class Combined:
     ``names`` are the losses' own, in order; ``uses`` gives the name for each identifier that the
     specification has for one; ``inputs`` are the combination's own. ``coefficients`` are losses
     too: what each term is multiplied with. ``places`` gives the loss and its own name of an input
-    for each further input of the specification.
+    for each further input of the specification, ``axes`` the place of an axis that its loss was
+    told.
     """
 
     names: tuple[str, ...]
@@ -218,6 +225,7 @@ class Combined:
     inputs: tuple[str, ...]
     coefficients: Mapping[str, Spec]
     places: Mapping[str, tuple[str, str]]
+    axes: Mapping[str, int]
 
 
 @dataclass(frozen=True)

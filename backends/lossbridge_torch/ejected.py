@@ -329,7 +329,7 @@ def _piece(bound: Bound, which: int, plan: Plan, functions: list[str]) -> str:
         for n, kind in spec.inputs.items()
         if frontdoor.moved_axis(kind) is not None
         and bound.form.has_axis
-        and (bound.axis is not None or kind.axes[1] == frontdoor.CLASS_AXIS)
+        and (bound.axis is not None or frontdoor.is_class_axis(kind.axes[1]))
     )
     deciding = tuple(frontdoor.promotion_of(bound, which).computed)
     dtypes = {n: node.type.dtype for n, node in order}

@@ -112,6 +112,8 @@ class Signature:
     """Whether its axes are those of a description, so that their names mean something."""
     layout: Layout | None = None
     """How its arrays lie beside those of another side, where that is not its own layout."""
+    places: Mapping[str, int] = field(default_factory=dict)
+    """Where single axes lie, of a combination, whose losses may each have them elsewhere."""
 
     def domain(self, place: int) -> str:
         """The domain of the input at a place."""
@@ -136,7 +138,10 @@ class Signature:
 
     def place(self, kind: Kind) -> int:
         """Where the class axis lies in an array of a kind: -1 is last, as it is on the probes."""
-        if self.axis is not None and moved_axis(kind) is not None:
+        moved = moved_axis(kind)
+        if moved is not None and moved in self.places:
+            return self.places[moved]
+        if moved is not None and self.axis is not None:
             return self.axis
         axes = kind.axes
         chosen = next(

@@ -102,6 +102,7 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     described: bool
     domains: list[Text]
     axis: Place | None
+    places: dict[Text, Place]
     asked: Annotated[list[Asked], msgspec.Meta(max_length=1000)]
     provenance: list[Text] = []
 
@@ -341,7 +342,10 @@ def _check_probes(value: Any, name: str) -> None:
 def _signature(form: Form) -> Signature:
     read = kind_of if form.described else Kind.parse
     inputs = {n: read(k) for n, k in form.inputs.items()}
-    return Signature(inputs, form.axis, domains=tuple(form.domains), described=form.described)
+    domains = tuple(form.domains)
+    return Signature(
+        inputs, form.axis, domains=domains, described=form.described, places=form.places
+    )
 
 
 def _check(form: Form) -> None:

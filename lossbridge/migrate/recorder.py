@@ -112,7 +112,7 @@ def answers(x: Any, peers: Sequence[Any]) -> dict[str, Any]:
     return {
         "inputs": {n: signature.written(n) for n in signature.inputs},
         "described": signature.described, "domains": list(domains_of(signature)),
-        "axis": signature.axis, "asked": rows,
+        "axis": signature.axis, "places": dict(signature.places), "asked": rows,
         "provenance": [_clean(text) for text in provenance(x)],
     }  # fmt: skip
 

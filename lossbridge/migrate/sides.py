@@ -23,9 +23,9 @@ from lossbridge.errors import (
     shown,
     suggestion,
 )
-from lossbridge.frontdoor import forms, settings_of
+from lossbridge.frontdoor import DEFAULT_CLASS_AXIS, forms, is_class_axis, settings_of
 from lossbridge.ir import Graph
-from lossbridge.kinds import Kind
+from lossbridge.kinds import Kind, moved_axis
 from lossbridge.migrate.domains import domains
 from lossbridge.migrate.live import Native, native, short
 from lossbridge.migrate.probes import (
@@ -331,7 +331,8 @@ def signature_of(spec: Spec, built_in: Native | None = None) -> Signature:
 def overload(given: Side, spec: Spec) -> Side:
     """The same side, called with the inputs of another of its meanings."""
     signature = signature_of(spec, given.native)
-    return replace(given, signature=replace(signature, axis=spec.axis or given.signature.axis))
+    axis, places = spec.axis or given.signature.axis, given.signature.places
+    return replace(given, signature=replace(signature, axis=axis, places=places))
 
 
 def with_arguments(x: Side, **changes: Any) -> Side:
@@ -361,16 +362,17 @@ def _of_ours(loss: Any) -> Side:
         return loss(**given, **{n: x for n, x in named.items() if x is not None})
 
     first = specs[0]
-    axis = bound.axis
-    if (
-        axis is None
-        and platform == "torch"
-        and any("classes" in k.axes for k in first.inputs.values())
-    ):
-        axis = 1
+    axis, told = bound.axis, {} if bound.combined is None else bound.combined.axes
+    moved = [a for k in first.inputs.values() if (a := moved_axis(k))]
+    default = DEFAULT_CLASS_AXIS[platform]
+    places: dict[str, int] = {}
+    if axis is None and bound.combined is None and {*moved} == {"classes"}:
+        axis = None if default == -1 else default
+    elif axis is None:
+        places = {a: told.get(a, default if is_class_axis(a) else -1) for a in moved}
     return Side(
         f"lossbridge.{platform}.{loss!r}".replace("Compiled", bound.form.name, 1),
-        replace(signature_of(first), axis=axis), platform, call, specs,
+        replace(signature_of(first), axis=axis, places=places), platform, call, specs,
         takes_weights=True, takes_mask=True, classes=classes_of(specs), ours=loss,
     )  # fmt: skip
 

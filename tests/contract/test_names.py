@@ -155,6 +155,24 @@ def test_a_combination_takes_every_input_by_the_name_in_its_specification(
     assert float(found) == pytest.approx(sum(wanted), rel=1e-6)
 
 
+@pytest.mark.parametrize("axis", [None, 1, -1])
+def test_a_combination_and_its_specification_have_the_classes_in_one_place(
+    side: Framework, axis: int | None
+) -> None:
+    # In PyTorch at 1; compiled of loss.spec they were last.
+    m = side.module
+    loss = m.WeightedLoss({"kind": m.CrossEntropyLoss(axis=axis), "size": m.FocalLoss(axis=axis)})
+    at = axis or (1 if side.name == "torch" else -1)
+    logits = np.moveaxis(rng.normal(size=(2, 5, 3)), -1, at)
+    labels = side.array(rng.integers(0, 3, (2, 5)), "int32" if side.name == "jax" else "int64")
+    given = {
+        "kind_logits": side.array(logits), "kind_labels": labels,
+        "size_logits": side.array(logits[:, ::-1].copy()), "size_labels": labels,
+    }  # fmt: skip
+    again = m.compile(loads(dumps(loss.spec)))
+    assert float(again(**given)) == pytest.approx(float(loss(**given)), rel=1e-6)
+
+
 def test_a_penalty_in_a_combination_takes_a_tree_as_it_is(side: Framework) -> None:
     m = side.module
     loss = m.WeightedLoss({"fit": m.MSELoss(), "decay": m.L2Penalty(strength=2.0)})

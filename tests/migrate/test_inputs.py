@@ -251,6 +251,37 @@ def test_the_step_of_a_schedule_is_an_input(
     assert (compare(tmp_path / "side.json", sides[1]).verdict == "same") is (end == other)
 
 
+HEADS = [
+    ({}, "HuberLoss", {}, {}),
+    ({}, "TripletMarginLoss", {}, {}),  # whose features lie last, beside classes at 1
+    ({}, "CrossEntropyLoss", {"axis": -1}, {"axis": 1}),
+    ({"axis": -1}, "FocalLoss", {"axis": -1}, {}),
+]
+
+
+@pytest.mark.parametrize(("first", "kind", "second", "other"), HEADS)
+@pytest.mark.parametrize("platform", ["jax", "keras"])
+def test_the_classes_of_each_loss_in_a_combination_lie_where_it_has_them(
+    platform: str, first: Any, kind: str, second: Any, other: Any, tmp_path: Path
+) -> None:
+    fronts = [pytest.importorskip(f"lossbridge.{p}") for p in ("torch", platform)]
+    heads = [
+        {"label": f.CrossEntropyLoss(**(first if k == 0 else {})), "other": getattr(f, kind)(**kw)}
+        for k, (f, kw) in enumerate(zip(fronts, (second, other), strict=True))
+    ]
+    a, b = (f.WeightedLoss(h) for f, h in zip(fronts, heads, strict=True))
+    found = compare(a, b)
+    assert found.verdict == "same", found
+    assert not any("rank" in text for text in found.not_probed)
+    assert compare(a, fronts[0].compile(a.spec)).verdict == "same"
+    record.record(a, tmp_path / "a.json")
+    assert compare(tmp_path / "a.json", b).verdict == "same"
+    wrong = fronts[1].WeightedLoss(
+        {**heads[1], "label": fronts[1].CrossEntropyLoss(label_smoothing=0.1)}
+    )
+    assert compare(a, wrong).verdict == "different"
+
+
 def test_a_function_of_a_step_meets_a_schedule() -> None:
     schedule = {"prediction": "real[n]", "target": "real[n]", "step": "integer"}
     shapes = dict.fromkeys(("prediction", "target"), "real[*batch]")
