@@ -399,6 +399,15 @@ def _symmetric(name: str) -> Callable[[Emitter, Node, list[str]], str]:
     return entry
 
 
+def _extreme(name: str) -> Callable[[Emitter, Node, list[str]], str]:
+    """The larger or smaller of two, a number second: XLA of TensorFlow 2.18 has 0 for max(0, NaN),
+    and NaN for max(NaN, 0)."""
+    entry, swapped = (_tensors(f"tf.{name}({pair})") for pair in ("{0}, {1}", "{1}, {0}"))
+    return lambda emitter, node, x: (swapped if node.args[0] in emitter.static else entry)(
+        emitter, node, x
+    )
+
+
 def _compact(emitter: Emitter) -> CompactEmitter:
     assert isinstance(emitter, CompactEmitter)
     return emitter
@@ -537,8 +546,8 @@ TABLE: dict[str, Any] = {
     "pow": "({0} ** {1})",
     # One kernel; a selection takes TensorFlow four times as long as a product.
     "weigh": _tensors("tf.math.multiply_no_nan({1}, {0})"),
-    "maximum": _tensors("tf.maximum({0}, {1})"),
-    "minimum": _tensors("tf.minimum({0}, {1})"),
+    "maximum": _extreme("maximum"),
+    "minimum": _extreme("minimum"),
     "and": "({0} & {1})",
     "or": "({0} | {1})",
     # Not `~`: a graph makes ~(a < b) into a >= b, which is another answer to a NaN.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import pytest
 from doors import Door, Result
@@ -90,6 +93,18 @@ OTHERS = ("CTC", "Circle", "Dice", "Tversky")
 KERAS = sorted(n for n in witnesses() if n.startswith("keras.losses.") and not n.endswith(OTHERS))
 
 
+@cache
+def xla_clips_nan() -> bool:
+    """Whether XLA of this TensorFlow makes a clipped NaN the bound, in any code, as 2.18 does."""
+    import tensorflow as tf
+
+    def clipped(x: Any) -> Any:
+        return tf.clip_by_value(x, 0.25, 0.5)
+
+    found = tf.function(clipped, jit_compile=True)(tf.constant([np.nan, 1.0]))
+    return not np.isnan(found.numpy()[0])
+
+
 @pytest.mark.parametrize("name", KERAS)
 def test_the_mask_of_a_loss_of_keras_multiplies(door_mode: tuple[Door, str], name: str) -> None:
     """As theirs does: what is NaN or infinite in a row that does not count shows in the loss."""
@@ -106,6 +121,9 @@ def test_the_mask_of_a_loss_of_keras_multiplies(door_mode: tuple[Door, str], nam
     spoilt = probability.copy()
     spoilt[1] = np.nan
     found = run(**{prediction: spoilt, target: labels}, mask=mask)
+    body = " ".join(loss.spec.body)
+    if mode == "xla" and "clip(" in body and xla_clips_nan():
+        pytest.skip("XLA of this TensorFlow clips a NaN to the bound, in Keras's own loss too")
     assert np.isnan(found.value)
     np.testing.assert_array_equal(
         found.gradients[prediction][[0, 2]], clean.gradients[prediction][[0, 2]]
