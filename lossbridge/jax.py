@@ -10,10 +10,11 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"jax", "jaxlib"}:
         raise  # not the framework itself is missing, but something inside it or inside us
     from lossbridge.errors import BackendUnavailable
+    from lossbridge.versions import install
 
     raise BackendUnavailable(
         "lossbridge.jax needs JAX, and there is no module named "
-        f'{error.name!r} here; install it with: pip install "lossbridge[jax]"',
+        f"{error.name!r} here; install it with: {install('jax')}",
         name=error.name,
     ) from error
 

@@ -10,10 +10,11 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"keras", "tensorflow"}:
         raise  # not the framework itself is missing, but something inside it or inside us
     from lossbridge.errors import BackendUnavailable
+    from lossbridge.versions import install
 
     raise BackendUnavailable(
         "lossbridge.keras needs Keras on TensorFlow, and there is no module named "
-        f'{error.name!r} here; install it with: pip install "lossbridge[tensorflow]"',
+        f"{error.name!r} here; install it with: {install('tensorflow')}",
         name=error.name,
     ) from error
 

@@ -10,10 +10,11 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"torch"}:
         raise  # not the framework itself is missing, but something inside it or inside us
     from lossbridge.errors import BackendUnavailable
+    from lossbridge.versions import install
 
     raise BackendUnavailable(
         "lossbridge.torch needs PyTorch, and there is no module named "
-        f'{error.name!r} here; install it with: pip install "lossbridge[torch]"',
+        f"{error.name!r} here; install it with: {install('torch')}",
         name=error.name,
     ) from error
 

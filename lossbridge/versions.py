@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
+from importlib import metadata
 
 from lossbridge.errors import ArgumentError, shown
 
@@ -49,3 +50,11 @@ def clauses(accepted: str) -> list[tuple[str, str]]:
             )
         found.append((match.group(1), match.group(2)))
     return found
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra adds: of the index, which has no lossbridge yet."""
+    wanted = f"extra == {extra!r}"
+    rows = [row.partition(";") for row in metadata.requires("lossbridge") or ()]
+    names = [n.strip() for n, _, marker in rows if marker.strip().replace('"', "'") == wanted]
+    return "pip install " + " ".join(f'"{name}"' for name in names)

@@ -43,10 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"typer", "rich", "click"}:
             raise
-        print(
-            'the command line needs typer and rich: pip install "lossbridge[cli]"',
-            file=sys.stderr,
-        )
+        from lossbridge.versions import install
+
+        print(f"the command line needs typer and rich: {install('cli')}", file=sys.stderr)
         return USAGE
     with quiet():
         return run(sys.argv[1:] if argv is None else list(argv))

@@ -22,6 +22,7 @@ from rich.text import Text
 from lossbridge.errors import BackendUnavailable, LossbridgeError
 from lossbridge.files import save
 from lossbridge.synonyms import class_hint
+from lossbridge.versions import install
 
 PLATFORMS = ("torch", "keras", "jax")
 app = typer.Typer(
@@ -182,7 +183,7 @@ def backend(platform: str) -> Any:
     except ImportError as error:
         raise BackendUnavailable(
             f"the platform {platform} is not installed here ({error}); install it with: "
-            f'pip install "lossbridge[{platform if platform != "keras" else "tensorflow-cpu"}]"'
+            f"{install(platform if platform != 'keras' else 'tensorflow-cpu')}"
         ) from None
 
 
@@ -528,8 +529,7 @@ def conformance(
         if error.name is not None and error.name.startswith("lossbridge"):
             raise
         raise BackendUnavailable(
-            f"the conformance run needs {error.name}; install it with: "
-            'pip install "lossbridge[conformance]"'
+            f"the conformance run needs {error.name}; install it with: {install('conformance')}"
         ) from None
 
     return int(

@@ -1,5 +1,6 @@
 """A front door without its framework says what to install; any other failure stays itself."""
 
+import re
 import subprocess
 import sys
 
@@ -31,20 +32,22 @@ else:
 
 
 @pytest.mark.parametrize(
-    ("platform", "hidden", "extra"),
+    ("platform", "hidden", "packages"),
     [
-        ("torch", "torch", "torch"),
-        ("keras", "keras", "tensorflow"),
-        ("keras", "tensorflow", "tensorflow"),
-        ("jax", "jax", "jax"),
+        ("torch", "torch", ["torch"]),
+        ("keras", "keras", ["keras", "tensorflow"]),
+        ("keras", "tensorflow", ["keras", "tensorflow"]),
+        ("jax", "jax", ["jax", "optax"]),
     ],
 )
-def test_a_missing_framework_names_the_extra(platform, hidden, extra):
+def test_a_missing_framework_names_what_the_index_has(platform, hidden, packages):
+    # lossbridge[torch] is not there yet: whoever typed that was told that there is no such thing.
     kind, name, missing, message = import_without({hidden}, platform).split("|")
     assert (kind, name) == ("lossbridge.errors", "BackendUnavailable")
     assert missing == hidden
     assert f"lossbridge.{platform} needs" in message
-    assert f'pip install "lossbridge[{extra}]"' in message
+    command = message.partition("pip install ")[2]
+    assert re.findall('"([a-z]+)>=[0-9.]+"', command) == packages
 
 
 @pytest.mark.parametrize("platform", ["torch", "keras", "jax"])
