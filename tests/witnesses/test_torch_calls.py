@@ -313,8 +313,12 @@ def test_a_broadcast_compiles_and_transforms() -> None:
     loss = L.native("torch.nn.MSELoss")
     x, y = real(4, 1), real(3)
     wanted = torch.nn.functional.mse_loss(*torch.broadcast_tensors(x, y))
-    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    compiled = torch.compile(loss, fullgraph=True, backend="eager", dynamic=True)
     torch.testing.assert_close(compiled(x, y), wanted, rtol=1e-14, atol=0.0)
+    for alike in ((4, 3), (5, 3), (5, 1)):
+        z = real(*alike)
+        wanted = torch.nn.functional.mse_loss(*torch.broadcast_tensors(z, y))
+        torch.testing.assert_close(compiled(z, y), wanted, rtol=1e-14, atol=0.0)
     slope = torch.func.grad(loss)(x, y)
     moving = x.clone().requires_grad_()
     torch.nn.functional.mse_loss(*torch.broadcast_tensors(moving, y)).backward()
