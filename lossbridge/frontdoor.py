@@ -269,8 +269,9 @@ class Bound:
             )
         ] or [0]
         if len(fitting) > 1 and ranks:
-            known = {which: _fits(self.specs[which], ranks) for which in fitting}
-            return max(fitting, key=lambda which: known[which])
+            # The first of the best; Dynamo does not know max(..., key=...).
+            known = [_fits(self.specs[which], ranks) for which in fitting]
+            return fitting[known.index(max(known))]
         return fitting[0]
 
 
@@ -916,10 +917,11 @@ def axis_lengths(
 
 
 def broadcast(
-    spec: Spec, shapes: Mapping[str, Sequence[int]], calls: Calls
+    spec: Spec, shapes: Mapping[str, Sequence[int]], calls: Calls, unreduced: Sequence[str]
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every input once stretched axis by axis, where the built-in does that.
 
+    ``unreduced`` are the axes that the value has before its reduction, as ``index_sources`` says.
     Shapes that do not fit come back as they are, for :func:`axis_lengths` to say why.
     """
     kinds = spec.inputs
@@ -944,8 +946,7 @@ def broadcast(
     wanted = {key: tuple(lengths[place] for place in places[key]) for key in kinds}
     if calls.normalised:
         first = next(iter(kinds))
-        kept = index_sources(spec)
-        summed = [k for k, (a, _) in enumerate(places[first]) if a not in kept]
+        summed = [k for k, (a, _) in enumerate(places[first]) if a not in unreduced]
         padded = (*(1,) * (len(places[first]) - len(given[first])), *given[first])
         if any(padded[k] != wanted[first][k] for k in summed):
             return given

@@ -19,6 +19,7 @@ from lossbridge import frontdoor
 from lossbridge.errors import ArgumentError, listed, shown, suggestion
 from lossbridge.frontdoor import Form
 from lossbridge.ir import is_star
+from lossbridge.plan import index_sources
 from lossbridge.spec import Port
 from lossbridge.witnesses import Witness, find, native_of
 from lossbridge_jax.native import Loss, compile
@@ -63,7 +64,7 @@ class Original(Loss):
             return
         rank = max(map(len, shapes.values()))
         spec = self.bound.specs[self.bound.select({}, [rank] * len(inputs))]
-        wanted = frontdoor.broadcast(spec, shapes, self._witness.calls)
+        wanted = frontdoor.broadcast(spec, shapes, self._witness.calls, index_sources(spec))
         for name, x in inputs.items():
             inputs[name] = jnp.broadcast_to(x, wanted[name])
 

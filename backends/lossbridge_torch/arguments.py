@@ -198,11 +198,11 @@ def check_alike(name: str, tensors: Mapping[str, Any]) -> None:
 
 
 def stretched(
-    name: str, calls: Calls, spec: Spec, inputs: Mapping[str, Tensor]
+    name: str, calls: Calls, spec: Spec, inputs: Mapping[str, Tensor], unreduced: Sequence[str]
 ) -> dict[str, Tensor]:
     """The inputs broadcast as the built-in does it."""
     given = {key: tuple(inputs[key].shape) for key in spec.inputs}
-    wanted = frontdoor.broadcast(spec, given, calls)
+    wanted = frontdoor.broadcast(spec, given, calls, unreduced)
     # One by one: Dynamo does not compare dictionaries of sizes that it holds open.
     if all(wanted[key] == shape for key, shape in given.items()):
         return dict(inputs)

@@ -601,6 +601,14 @@ def resolve(token: int, which: int, weighted: bool, masked: bool) -> Fused:
 resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def unreduced(token: int, which: int) -> tuple[str, ...]:
+    """The axes that the value of one of a loss's specifications has before its reduction."""
+    return index_sources(BOUNDS[token].specs[which])
+
+
+unreduced._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def prepare(
     token: int,
     owner: int,

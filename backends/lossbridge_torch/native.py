@@ -75,6 +75,7 @@ from lossbridge_torch.engine import (
     stage_of,
     token_of,
     transformed,
+    unreduced,
 )
 from lossbridge_torch.lowering import LOWERING
 from lossbridge_torch.ports import given_to, outside
@@ -448,7 +449,8 @@ class Loss(nn.Module):
         original = bound.form.original
         if original is not None and (
             _arranged(original, inputs)
-            or frontdoor.broadcast(spec, shapes, original.calls) != shapes
+            or frontdoor.broadcast(spec, shapes, original.calls, unreduced(self._token, which))
+            != shapes
         ):
             return None
         lengths = frontdoor.axis_lengths(spec.inputs, shapes, bound.form.name)
@@ -534,7 +536,8 @@ class Loss(nn.Module):
                 inputs[key] = moved(kind, inputs[key], bound.axis)
         if original is not None:
             if original.calls.broadcast:
-                inputs = stretched(name, original.calls, spec, inputs)
+                axes = unreduced(self._token, which)
+                inputs = stretched(name, original.calls, spec, inputs, axes)
             kept = {n: self._array(n) for n, x in original.arrays.items() if type(x) is Tensor}
             alike = {n: inputs.get(n, kept.get(n)) for n in original.calls.alike}
             if all(n in inputs or n in bound.form.params for n in alike) and not _autocast():
