@@ -23,7 +23,7 @@ from lossbridge.errors import (
     shown,
     suggestion,
 )
-from lossbridge.frontdoor import DEFAULT_CLASS_AXIS, forms, is_class_axis, settings_of
+from lossbridge.frontdoor import DEFAULT_CLASS_AXIS, Bound, forms, is_class_axis, settings_of
 from lossbridge.ir import Graph
 from lossbridge.kinds import Kind, moved_axis
 from lossbridge.migrate.domains import domains
@@ -444,12 +444,11 @@ def remade_with(x: Side, side: str, name: str, value: str) -> str:
 
 def coefficient_of(x: Side, name: str) -> str | None:
     """The loss whose fixed coefficient in a combination has this name in its specification."""
-    combined = None if x.ours is None else x.ours.bound.combined
-    coefficients: Mapping[str, Spec] = {} if combined is None else combined.coefficients
-    for term, spec in coefficients.items():
-        if name in spec.inputs and name in x.ours.bound.form.params:
-            return term
-    return None
+    bound: Bound | None = None if x.ours is None else x.ours.bound
+    if bound is None or bound.combined is None or name not in bound.form.params:
+        return None
+    coefficients = bound.combined.coefficients.items()
+    return next((term for term, spec in coefficients if name in spec.inputs), None)
 
 
 def _with_values(spec: Spec, values: Mapping[str, Any]) -> Spec:
