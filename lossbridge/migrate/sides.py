@@ -422,10 +422,10 @@ def as_formula(x: Side, inputs: Mapping[str, Any]) -> tuple[Spec, Graph, dict[st
     kind, divisor = spec.reduction.kind, spec.reduction.normalizer
     options = Options("mean", "elements") if kind == "none" else Options(kind, divisor)
     given = {**values, **inputs}
-    if spec.axis is not None:
-        for n in spec.inputs:
-            if len(spec.inputs[n].axes) == 2 and np.ndim(given[n]) > 1:
-                given[n] = np.moveaxis(given[n], min(spec.axis, np.ndim(given[n]) - 1), -1)
+    for n, kind in spec.inputs.items():
+        if moved_axis(kind) is not None and np.ndim(given[n]) > 1:
+            place = min(x.signature.place(kind), np.ndim(given[n]) - 1)
+            given[n] = np.moveaxis(given[n], place, -1)
     return spec, plan(spec, numbers, options).written, given
 
 

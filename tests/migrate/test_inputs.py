@@ -200,6 +200,21 @@ def test_a_setting_of_ours_is_solved_for(delta: float) -> None:
     assert found.causes[0].fix == f"pass delta={delta} to b"
 
 
+@pytest.mark.parametrize("axis", [None, -1])
+@pytest.mark.parametrize("platform", ["torch", "keras", "jax"])
+def test_a_setting_is_tried_at_every_rank(platform: str, axis: int | None) -> None:
+    # Of images, PyTorch's classes lie at axis 1: the formula had them last, and no cause was named.
+    front = pytest.importorskip(f"lossbridge.{platform}")
+    for name, setting in (
+        ("CrossEntropyLoss", {"label_smoothing": 0.1}),
+        ("FocalLoss", {"gamma": 1.7}),
+    ):
+        make = partial(getattr(front, name), axis=axis)
+        found = compare(make(), make(**setting))
+        ((key, value),) = setting.items()
+        assert found.causes[0].fix == f"pass {key}={value} to a"
+
+
 def _specification(body: str) -> lossbridge.Spec:
     shapes = dict.fromkeys(("prediction", "target"), "real[*batch]")
     return lossbridge.loads(
