@@ -422,9 +422,9 @@ def as_formula(x: Side, inputs: Mapping[str, Any]) -> tuple[Spec, Graph, dict[st
     kind, divisor = spec.reduction.kind, spec.reduction.normalizer
     options = Options("mean", "elements") if kind == "none" else Options(kind, divisor)
     given = {**values, **inputs}
-    for n, kind in spec.inputs.items():
-        if moved_axis(kind) is not None and np.ndim(given[n]) > 1:
-            place = min(x.signature.place(kind), np.ndim(given[n]) - 1)
+    for n, taken in spec.inputs.items():
+        if moved_axis(taken) is not None and np.ndim(given[n]) > 1:
+            place = min(x.signature.place(taken), np.ndim(given[n]) - 1)
             given[n] = np.moveaxis(given[n], place, -1)
     return spec, plan(spec, numbers, options).written, given
 
