@@ -247,22 +247,25 @@ def _others(x: Side, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
         if name in SILENT or name == "empty":
             continue
         options: list[Any] = [known[name]] if name in known else []
-        if _costly(x):
-            pass
-        elif name == "reduction":
-            options += ["mean", "sum", "none", "batchmean", "mean_with_sample_weight"]
-        elif isinstance(value, bool):
-            options += [not value]
-        elif isinstance(value, int | float) and name != "axis":
-            options += [0.0, 1.0, 0.5, 2.0]
-        elif value is not None and name != "axis":
-            options += [None]
+        if not _costly(x):
+            options += _usual(name, value)
         kept: list[Any] = []
         for option in options:
             if not same(option, value) and not any(same(option, k) for k in kept):
                 kept.append(option)
         found += [(name, option) for option in kept]
     return found[:MOST]
+
+
+def _usual(name: str, value: Any) -> list[Any]:
+    """What an argument is often given, or what leaves its term out."""
+    if name == "reduction":
+        return ["mean", "sum", "none", "batchmean", "mean_with_sample_weight"]
+    if isinstance(value, bool):
+        return [not value]
+    if name == "axis" or value is None:
+        return []
+    return [0.0, 1.0, 0.5, 2.0] if isinstance(value, int | float) else [None]
 
 
 def values(
